@@ -1,0 +1,106 @@
+"""Arithmetic that reads the same for one job and for a hundred thousand: int in, int out; int64 array in, array out.
+
+Families, layers, optimizers and sharding use these instead of ``if`` on a number, so that a sweep is the same code as a
+single estimate. numpy is never imported here: whoever holds an array has imported it already.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Count: TypeAlias = "int | np.ndarray[Any, Any]"
+    Condition: TypeAlias = "bool | np.ndarray[Any, Any]"
+else:
+    Count = Condition = Any
+
+BLOCK = 512
+"""The CUDA caching allocator's granule in bytes (pytorch c10/core/AllocatorConfig.h:19, kMinBlockSize)."""
+
+
+def _numpy() -> Any:
+    return sys.modules["numpy"]
+
+
+def is_array(value: object) -> bool:
+    """Whether ``value`` holds many jobs at once."""
+    return hasattr(value, "dtype")
+
+
+def where(condition: Condition, yes: Count, no: Count) -> Count:
+    """``yes`` where the condition holds, ``no`` elsewhere.
+
+    >>> where(3 > 2, 10, 20)
+    10
+    """
+    if is_array(condition):
+        return _numpy().where(condition, yes, no)
+    return yes if condition else no
+
+
+def maximum(first: Count, second: Count) -> Count:
+    """The larger of two, element by element."""
+    if is_array(first) or is_array(second):
+        return _numpy().maximum(first, second)
+    return first if first >= second else second
+
+
+def minimum(first: Count, second: Count) -> Count:
+    """The smaller of two, element by element."""
+    if is_array(first) or is_array(second):
+        return _numpy().minimum(first, second)
+    return first if first <= second else second
+
+
+def ceil_div(amount: Count, by: Count) -> Count:
+    """Division rounded up.
+
+    >>> ceil_div(7, 2), ceil_div(8, 2), ceil_div(0, 2)
+    (4, 4, 0)
+    """
+    return -(-amount // by)
+
+
+def round_up(amount: Count, multiple: Count) -> Count:
+    """The next multiple at or above ``amount``.
+
+    >>> round_up(513, 512), round_up(512, 512), round_up(0, 512)
+    (1024, 512, 0)
+    """
+    return ceil_div(amount, multiple) * multiple
+
+
+def rounded(requested: Count) -> Count:
+    """Bytes of one buffer after the allocator's 512 B rounding; an empty tensor takes no block.
+
+    >>> rounded(1), rounded(512), rounded(0)
+    (512, 512, 0)
+    """
+    return round_up(requested, BLOCK)
+
+
+def both(first: Condition, second: Condition) -> Condition:
+    """Logical and, for bools and arrays alike."""
+    return first & second
+
+
+def not_(condition: Condition) -> Condition:
+    """Logical not, for bools and arrays alike."""
+    return ~condition if is_array(condition) else not condition
+
+
+def product(factors: Iterable[Count]) -> Count:
+    """The product; 1 for none, which is a scalar tensor's element count."""
+    total: Count = 1
+    for factor in factors:
+        total = total * factor
+    return total
+
+
+def as_count(condition: Condition) -> Count:
+    """1 where the condition holds, 0 elsewhere: how many there are of something that may be absent."""
+    return where(condition, 1, 0)

@@ -1,0 +1,70 @@
+"""What decoder families share: embeddings, a list of layers, a final norm, and the heads transformers hangs on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from memcalc.families.base import Architecture
+from memcalc.layers.base import Layer, Module, Nothing, Stack
+from memcalc.layers.basic import Embedding, Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How a family names the parts of its body."""
+
+    body: str = "model"
+    embedding: str = "embed_tokens"
+    layers: str = "layers"
+    norm: str = "norm"
+    head: str = "lm_head"
+
+
+def decoder_architecture(
+    config: Any,
+    architecture: str,
+    layer: Layer,
+    norm: Layer,
+    *,
+    rotary: Layer | None = None,
+    names: Names | None = None,
+    before_layers: tuple[tuple[str, Layer], ...] = (),
+    head_bias: bool = False,
+) -> Architecture:
+    """A decoder body with the head that ``architecture`` names.
+
+    ``layer`` is one layer, or a layer that already is a whole list (several kinds of :class:`Stack` in one).
+    """
+    names = names or Names()
+    layers = layer if isinstance(layer, Stack | Module) else Stack(layer, config.num_hidden_layers)
+    body: list[tuple[str, Layer]] = [
+        (names.embedding, Embedding(config.vocab_size, config.hidden_size)),
+        *before_layers,
+        (names.layers, layers),
+        (names.norm, norm),
+    ]
+    if rotary is not None:
+        body.append(("rotary_emb", rotary))
+    return headed(config, architecture, Module(body), names, head_bias=head_bias)
+
+
+def headed(config: Any, architecture: str, body: Layer, names: Names, *, head_bias: bool = False) -> Architecture:
+    """The body alone, or under a language-model, classification or question-answering head."""
+    hidden = config.hidden_size
+    if architecture.endswith("Model"):
+        return Architecture(body)
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        tied = {}
+        head: Layer = Linear(hidden, config.vocab_size, head_bias)
+        if config.tie_word_embeddings:
+            tied = {f"{names.head}.weight": f"{names.body}.{names.embedding}.weight"}
+            head = Nothing()
+        return Architecture(Module([(names.body, body), (names.head, head)]), tied)
+    # source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
+    if architecture.endswith("ForSequenceClassification"):
+        return Architecture(Module([(names.body, body), ("score", Linear(hidden, config.num_labels, bias=False))]))
+    if architecture.endswith("ForTokenClassification"):
+        return Architecture(Module([(names.body, body), ("score", Linear(hidden, config.num_labels))]))
+    assert architecture.endswith("ForQuestionAnswering"), architecture
+    return Architecture(Module([("transformer", body), ("qa_outputs", Linear(hidden, 2))]))

@@ -1,0 +1,92 @@
+"""What a family is: a validated config, the heads it can carry, and how it is composed from layers.
+
+One file per ``model_type``, named after it (``deberta-v2`` is ``deberta_v2.py``), each with one ``FAMILY``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memcalc.errors import InputError, did_you_mean
+from memcalc.layers.base import Layer
+
+Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
+"""A dimension: a whole number above zero and below a trillion."""
+MaybeZero = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+"""A count that may be none, as of token types or shared experts."""
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false and nothing that merely looks like it."""
+
+
+class FamilyConfig(BaseModel):
+    """The keys of a model's ``config.json`` that decide its tensors, with the defaults of the class in transformers.
+
+    Keys that decide nothing (``rope_theta``, ``bos_token_id``) are not declared and are passed over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other spellings found on the Hub, each with the key it stands for."""
+
+    num_labels: MaybeZero = 2
+    """Classes of a classification head (transformers configuration_utils.py: PretrainedConfig.num_labels defaults to 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model, built: the tree of layers, and which names share another's storage."""
+
+    root: Layer
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A ``model_type``.
+
+    Attributes:
+        model_type: Hugging Face's key.
+        config: the keys that decide the tensors.
+        architectures: the class names it can build.
+        usual: the one meant when a config names none.
+        build: makes the layers of one of them.
+        source: where the shapes were read.
+    """
+
+    model_type: str
+    config: type[FamilyConfig]
+    architectures: tuple[str, ...]
+    usual: str
+    build: Callable[[Any, str], Architecture]
+    source: str
+
+
+def known_families() -> list[str]:
+    """Every ``model_type`` there is a file for, without importing any of them."""
+    here = Path(__file__).parent
+    return sorted(path.stem for path in here.glob("[a-z]*.py") if path.stem != "base")
+
+
+def load_family(model_type: str, path: str = "model.model_type") -> Family:
+    """The family of that ``model_type``.
+
+    Raises:
+        InputError: no such family; it is never guessed.
+    """
+    stem = model_type.replace("-", "_").lower()
+    names = known_families()
+    if stem not in names:
+        way_out = did_you_mean(model_type, names)
+        raise InputError(
+            path, model_type, "is not a family memcalc knows",
+            f"{way_out} any module can be read with py:package.module:factory",
+        )  # fmt: skip
+    family: Family = import_module(f"memcalc.families.{stem}").FAMILY
+    return family

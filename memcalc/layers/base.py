@@ -1,0 +1,93 @@
+"""What a layer is, and how layers are put together. A family is a tree of these and nothing else.
+
+A layer yields the tensors it holds. The same object will play its forward and backward on a tape, so a layer keeps the
+sizes that decide its activations (heads, head dimension, group counts), not just the shapes of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from memcalc.arrays import Condition, Count, as_count
+from memcalc.tensors import Span, Tensor
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """Anything that can say which tensors it holds, named from itself downward."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The parameters and buffers, in the order the module registers them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Layers under names, in the order they run. A name may stand twice (two kinds of member in one list of modules);
+    an empty name adds no level.
+    """
+
+    parts: Sequence[tuple[str, Layer]]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Each part's tensors, under its name."""
+        for name, part in self.parts:
+            for tensor in part.tensors():
+                yield tensor.under(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """``count`` equal layers in a list of modules: ``layers.0``, ``layers.1``, …
+
+    Where a list holds several kinds of layer, each kind is a stack of its own with the ``indices`` it occupies.
+    """
+
+    layer: Layer
+    count: Count
+    indices: Sequence[int] | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The layer's tensors, counted ``count`` times."""
+        span = Span(self.count, self.indices)
+        for tensor in self.layer.tensors():
+            yield tensor.repeated(span)
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """A layer that is there only where a condition on numbers holds, as a token-type table of no rows is not."""
+
+    condition: Condition
+    layer: Layer
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The layer's tensors, counted once or not at all."""
+        times = as_count(self.condition)
+        for tensor in self.layer.tensors():
+            yield tensor.present(times)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A layer whose parameters receive no gradient, as Whisper's sinusoidal position table."""
+
+    layer: Layer
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The layer's tensors, none of them trainable."""
+        from dataclasses import replace
+
+        for tensor in self.layer.tensors():
+            yield replace(tensor, trainable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """A layer without tensors: an activation, a dropout, an identity."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())

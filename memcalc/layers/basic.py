@@ -1,0 +1,140 @@
+"""The leaves: matrices, tables, normalisations, convolutions, and single tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from memcalc.arrays import Count
+from memcalc.tensors import Kind, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``nn.Linear``: weight ``(out, in)``, bias ``(out)``; ``transposed`` is transformers' ``Conv1D``, weight ``(in, out)``.
+
+    >>> [t.shape for t in Linear(4, 3).tensors()]
+    [(3, 4), (3,)]
+    """
+
+    in_features: Count
+    out_features: Count
+    bias: bool = True
+    transposed: bool = False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Weight, then bias."""
+        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        yield Tensor("weight", shape, kind="linear")
+        if self.bias:
+            yield Tensor("bias", (self.out_features,), kind="linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """``nn.Embedding``: weight ``(rows, width)``."""
+
+    rows: Count
+    width: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The table."""
+        yield Tensor("weight", (self.rows, self.width), kind="embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation over ``width`` features: RMSNorm (no bias), LayerNorm (bias), or one without any weight."""
+
+    width: Count
+    bias: bool = False
+    weight: bool = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Scale, then shift."""
+        if self.weight:
+            yield Tensor("weight", (self.width,), kind="norm")
+        if self.bias:
+            yield Tensor("bias", (self.width,), kind="norm")
+
+
+def rms_norm(width: Count) -> Norm:
+    """A root-mean-square normalisation: a scale alone."""
+    return Norm(width)
+
+
+def layer_norm(width: Count, *, bias: bool = True) -> Norm:
+    """A layer normalisation: a scale and, by default, a shift."""
+    return Norm(width, bias=bias)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """``nn.BatchNorm2d``: scale and shift, and as buffers the running mean, variance and an int64 batch counter."""
+
+    width: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Two parameters, three buffers."""
+        yield Tensor("weight", (self.width,), kind="norm")
+        yield Tensor("bias", (self.width,), kind="norm")
+        yield Tensor("running_mean", (self.width,), role="buffer")
+        yield Tensor("running_var", (self.width,), role="buffer")
+        yield Tensor("num_batches_tracked", (), dtype="int64", role="buffer")
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A convolution of any dimension: weight ``(out, in / groups, *kernel)``, bias ``(out)``."""
+
+    in_channels: Count
+    out_channels: Count
+    kernel: Sequence[Count]
+    bias: bool = True
+    groups: Count = 1
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Weight, then bias."""
+        yield Tensor("weight", (self.out_channels, self.in_channels // self.groups, *self.kernel), kind="conv")
+        if self.bias:
+            yield Tensor("bias", (self.out_channels,), kind="conv")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A single parameter registered by name on its module."""
+
+    shape: Sequence[Count]
+    kind: Kind = "other"
+    trainable: bool = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The one."""
+        yield Tensor("", tuple(self.shape), kind=self.kind, trainable=self.trainable)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A single buffer registered by name on its module."""
+
+    shape: Sequence[Count]
+    dtype: str = "float32"
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The one."""
+        yield Tensor("", tuple(self.shape), dtype=self.dtype, role="buffer")
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryTable:
+    """The inverse frequencies a rotary embedding keeps, float32, and the copy of the unscaled ones kept beside them.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py LlamaRotaryEmbedding.__init__ (register_buffer, twice)
+    """
+
+    rotated: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """``inv_freq`` and ``original_inv_freq``, half the rotated dimensions each."""
+        for name in ("inv_freq", "original_inv_freq"):
+            yield Tensor(name, ((self.rotated + 1) // 2,), role="buffer")

@@ -1,0 +1,137 @@
+"""Attention, feed-forward and the block around them, in the shapes the families share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memcalc.arrays import Count
+from memcalc.layers.base import Layer, Module
+from memcalc.layers.basic import Linear, Norm
+from memcalc.tensors import Tensor
+
+QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+"""The names most decoders give their four attention matrices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-head, grouped-query or multi-query attention with four separate projections.
+
+    ``query_norm``/``key_norm`` is the width of a normalisation of queries and keys: one head (qwen3, gemma3) or the whole
+    projection (olmo2); None for none.
+    """
+
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    bias: bool = False
+    output_bias: bool = False
+    key_bias: bool | None = None
+    names: Mapping[str, str] = field(default_factory=lambda: QKVO)
+    query_norm: Count | None = None
+    key_norm: Count | None = None
+    extra: tuple[tuple[str, Layer], ...] = ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
+        key_bias = self.bias if self.key_bias is None else self.key_bias
+        parts: list[tuple[str, Layer]] = [
+            (self.names["q"], Linear(self.hidden, self.heads * self.head_dim, self.bias)),
+            (self.names["k"], Linear(self.hidden, self.kv_heads * self.head_dim, key_bias)),
+            (self.names["v"], Linear(self.hidden, self.kv_heads * self.head_dim, self.bias)),
+            (self.names["o"], Linear(self.heads * self.head_dim, self.hidden, self.output_bias)),
+        ]
+        if self.query_norm is not None:
+            parts.append((self.names.get("q_norm", "q_norm"), Norm(self.query_norm)))
+        if self.key_norm is not None:
+            parts.append((self.names.get("k_norm", "k_norm"), Norm(self.key_norm)))
+        yield from Module([*parts, *self.extra]).tensors()
+
+
+@dataclass(frozen=True, slots=True)
+class FusedAttention:
+    """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features."""
+
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    bias: bool = True
+    output_bias: bool = True
+    transposed: bool = False
+    names: Mapping[str, str] = field(default_factory=lambda: {"qkv": "c_attn", "o": "c_proj"})
+    extra: tuple[tuple[str, Layer], ...] = ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The fused projection, then the output projection."""
+        fused = (self.heads + 2 * self.kv_heads) * self.head_dim
+        yield from Module(
+            [
+                (self.names["qkv"], Linear(self.hidden, fused, self.bias, self.transposed)),
+                (self.names["o"], Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed)),
+                *self.extra,
+            ]
+        ).tensors()
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """Two matrices around an activation; ``names`` are (in, out)."""
+
+    hidden: Count
+    intermediate: Count
+    bias: bool = True
+    transposed: bool = False
+    names: tuple[str, str] = ("c_fc", "c_proj")
+    activation: str = "gelu"
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Up, then down."""
+        up, down = self.names
+        yield from Module(
+            [
+                (up, Linear(self.hidden, self.intermediate, self.bias, self.transposed)),
+                (down, Linear(self.intermediate, self.hidden, self.bias, self.transposed)),
+            ]
+        ).tensors()
+
+
+@dataclass(frozen=True, slots=True)
+class GatedMLP:
+    """Three matrices, the activated gate multiplied into the up-projection; ``fused`` keeps gate and up in one matrix."""
+
+    hidden: Count
+    intermediate: Count
+    bias: bool = False
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    fused: Literal[""] | str = ""
+    activation: str = "silu"
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Gate and up (or both in one matrix of that name), then down."""
+        gate, up, down = self.names
+        first: list[tuple[str, Layer]] = (
+            [(self.fused, Linear(self.hidden, 2 * self.intermediate, self.bias))]
+            if self.fused
+            else [(name, Linear(self.hidden, self.intermediate, self.bias)) for name in (gate, up)]
+        )
+        yield from Module([*first, (down, Linear(self.intermediate, self.hidden, self.bias))]).tensors()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One transformer layer: attention, feed-forward and the normalisations around them, under a family's names.
+
+    ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
+    decides what backward keeps.
+    """
+
+    parts: tuple[tuple[str, Layer], ...]
+    parallel: bool = False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Each part's tensors under its name."""
+        yield from Module(self.parts).tensors()

@@ -1,0 +1,223 @@
+"""What an optimizer keeps, as data: its state tensors as a function of one parameter, and what its step needs for a moment.
+
+An entry is one decorated function that yields the :class:`State` tensors of one :class:`Param`, in the order the library
+creates them, plus :class:`Temporary` terms for the step. Conditions on sizes use ``where``/``as_count``, never ``if``, so
+that the same entry serves one estimate and a sweep over arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from memcalc.arrays import Count, product
+from memcalc.errors import InputError, did_you_mean
+from memcalc.registry import Registry
+from memcalc.tensors import Kind, itemsize
+
+Place = Literal["device", "host", "managed"]
+"""Where a tensor lives; ``managed`` is CUDA unified memory that pages between both and no allocator counts."""
+Implementation = Literal["foreach", "fused", "single"]
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """What an optimizer is handed: ``count`` identical tensors (a shard or a flat buffer under ZeRO).
+
+    ``dtype`` is that of the tensor the optimizer updates, the fp32 master where the precision scheme keeps one.
+    """
+
+    shape: tuple[Count, ...]
+    dtype: str = "float32"
+    grad_dtype: str = "float32"
+    name: str = "weight"
+    kind: Kind = "linear"
+    count: Count = 1
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions."""
+        return len(self.shape)
+
+    @property
+    def numel(self) -> Count:
+        """Elements of one of them."""
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Count:
+        """Bytes of one of them."""
+        return self.numel * itemsize(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """``count`` equal state tensors kept for one parameter; 0 where a threshold leaves it out.
+
+    Attributes:
+        name: the library's own key.
+        part: what the tensor is: ``momentum``, ``variance``, ``master``, ``step``, ``scales``, ``preconditioner``, …
+        dtype: torch's dtype name; packed types as the bytes they are stored in (4-bit: uint8, half as many).
+        numel: elements of its storage (which may be larger than the view an optimizer keeps).
+        count: how many of it there are.
+        place: ``device``, ``host`` or ``managed``.
+    """
+
+    name: str
+    part: str
+    dtype: str
+    numel: Count
+    count: Count = 1
+    place: Place = "device"
+
+    @property
+    def nbytes(self) -> Count:
+        """Requested bytes of one of them."""
+        return self.numel * itemsize(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Temporary:
+    """Bytes a step needs on the device beyond what is kept: ``each`` tensor's need, summed over all tensors when they are
+    processed together (foreach), or the largest one's when they are processed in turn (single-tensor).
+
+    A second term of the same step that is live at the same moment is a Temporary of its own.
+    """
+
+    name: str
+    nbytes: Count
+    over: Literal["sum", "max"]
+
+
+class Options(Mapping[str, Any]):
+    """An optimizer's constructor options: its defaults, overlaid by what was asked; read as attributes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+StatesOf = Callable[[Param, Options], Iterable[State]]
+TemporariesOf = Callable[[Param, Options, Implementation], Iterable[Temporary]]
+SharedOf = Callable[[Sequence[Param], Options], Iterable[State]]
+
+
+def no_temporaries(param: Param, options: Options, implementation: Implementation) -> Iterable[Temporary]:
+    """For a step whose kernels work in place."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """One optimizer of one library.
+
+    Attributes:
+        name: ``<PyPI name>:<Class>[+variant]``.
+        cls: dotted path of the class, for people and for the tests that run it.
+        summary: what it keeps, in one line.
+        source: project, version, file and lines the facts were read from.
+        states: its state tensors for one parameter.
+        temporaries: its step's needs for one parameter; None where nobody has measured them.
+        shared: tables kept once for all parameters.
+        options: every constructor option that changes memory, with the library's default; further names in ``ignored``.
+        ignored: options accepted because the constructor has them, which change no byte.
+        implementations: the step's forms; the first is CUDA's default.
+        born: when the states are allocated.
+        needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
+        accepts: whether it takes this parameter.
+    """
+
+    name: str
+    cls: str
+    summary: str
+    source: str
+    states: StatesOf
+    temporaries: TemporariesOf | None = no_temporaries
+    shared: SharedOf | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+    implementations: tuple[Implementation, ...] = ("single",)
+    born: Literal["first_step", "init"] = "first_step"
+    needs: str = ""
+    accepts: Callable[[Param], bool] = lambda param: True
+    frees_gradients: bool = False
+
+    def resolve(self, arguments: Mapping[str, Any], path: str = "training.optimizer_args") -> Options:
+        """Defaults overlaid by what was asked.
+
+        Raises:
+            InputError: an option this optimizer's constructor does not have, or a value of another type.
+        """
+        values = dict(self.options)
+        for key, value in arguments.items():
+            if key in self.options:
+                values[key] = _typed(value, self.options[key], f"{path}.{key}")
+            elif key not in self.ignored:
+                known = sorted({*self.options, *self.ignored})
+                raise InputError(f"{path}.{key}", value, f"is not an option of {self.name}", did_you_mean(key, known))
+        return Options(values)
+
+    def implementation(self, options: Options) -> Implementation:
+        """The form its step takes: what ``foreach`` or ``fused`` ask for, else CUDA's default."""
+        if options.get("fused") and "fused" in self.implementations:
+            return "fused"
+        foreach = options.get("foreach")
+        if foreach is not None:
+            return "foreach" if foreach and "foreach" in self.implementations else "single"
+        return self.implementations[0]
+
+
+OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
+
+COMMON_IGNORED = frozenset({"lr", "betas", "eps", "weight_decay", "maximize", "differentiable"})
+"""Options of nearly every constructor that change no byte of state; entries where one does list it in ``options``."""
+
+
+def optimizer(name: str, **fields: Any) -> Callable[[StatesOf], StatesOf]:
+    """Register the decorated function as the states of a new optimizer.
+
+    >>> @optimizer("example:Momentum", cls="example.Momentum", summary="one fp32 buffer", source="an example")
+    ... def momentum(p, o):
+    ...     yield State("buffer", "momentum", p.dtype, p.numel)
+    >>> [s.nbytes for s in OPTIMIZERS.get("example:Momentum").states(Param((3, 4)), Options({}))]
+    [48]
+    """
+
+    def register(states: StatesOf) -> StatesOf:
+        ignored = COMMON_IGNORED | frozenset(fields.pop("ignored", ()))
+        OPTIMIZERS.add(name, Optimizer(name=name, states=states, ignored=ignored, **fields))
+        return states
+
+    return register
+
+
+def _typed(value: Any, default: Any, path: str) -> Any:
+    """``value`` if its type is the default's; a default of None takes anything."""
+    if default is None or value is None:
+        return value
+    if isinstance(default, bool) != isinstance(value, bool):
+        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
+    if isinstance(default, float) and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, type(default)):
+        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
+    return value
+
+
+def _noun(default: Any) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(type(default), "a list")
