@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Count: TypeAlias = "int | np.ndarray[Any, Any]"
-    Condition: TypeAlias = "bool | np.ndarray[Any, Any]"
+    Count: TypeAlias = int | np.ndarray[Any, Any]
+    Condition: TypeAlias = bool | np.ndarray[Any, Any]
 else:
     Count = Condition = Any
 
@@ -38,21 +38,21 @@ def where(condition: Condition, yes: Count, no: Count) -> Count:
     10
     """
     if is_array(condition):
-        return _numpy().where(condition, yes, no)
+        return cast(Count, _numpy().where(condition, yes, no))
     return yes if condition else no
 
 
 def maximum(first: Count, second: Count) -> Count:
     """The larger of two, element by element."""
     if is_array(first) or is_array(second):
-        return _numpy().maximum(first, second)
+        return cast(Count, _numpy().maximum(first, second))
     return first if first >= second else second
 
 
 def minimum(first: Count, second: Count) -> Count:
     """The smaller of two, element by element."""
     if is_array(first) or is_array(second):
-        return _numpy().minimum(first, second)
+        return cast(Count, _numpy().minimum(first, second))
     return first if first <= second else second
 
 
@@ -90,7 +90,7 @@ def both(first: Condition, second: Condition) -> Condition:
 
 def not_(condition: Condition) -> Condition:
     """Logical not, for bools and arrays alike."""
-    return ~condition if is_array(condition) else not condition
+    return ~condition if not isinstance(condition, bool) else not condition
 
 
 def product(factors: Iterable[Count]) -> Count:

@@ -23,7 +23,7 @@ class LlamaConfig(FamilyConfig):
     tie_word_embeddings: Flag = False
 
 
-def attention_sizes(config: LlamaConfig):
+def attention_sizes(config: LlamaConfig) -> tuple[int, int, int]:
     """(query heads, key-value heads, head dimension), the last two derived where the config leaves them out."""
     heads = config.num_attention_heads
     kv_heads = heads if config.num_key_value_heads is None else config.num_key_value_heads
@@ -62,7 +62,7 @@ FAMILY = Family(
         "LlamaForSequenceClassification",
         "LlamaForTokenClassification",
         "LlamaForQuestionAnswering",
-    ),  # fmt: skip
+    ),
     usual="LlamaForCausalLM",
     build=build,
     source="transformers 5.23.0 models/llama/modeling_llama.py",

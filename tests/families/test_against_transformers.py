@@ -25,7 +25,7 @@ ALL = [
 def truth(model_type: str, case: dict):
     """(tensors, config) as transformers builds them: name -> (shape, dtype, role, trainable)."""
     config = transformers.CONFIG_MAPPING[load_family(model_type).model_type](**case["config"])
-    with torch.device("meta"), transformers.initialization.no_init_weights():
+    with torch.device("meta"):
         module = getattr(transformers, case["architecture"])(config)
     config.architectures = [case["architecture"]]
     described = {}
