@@ -52,6 +52,9 @@ def validate(family: Family, config: Mapping[str, Any], path: str) -> FamilyConf
     for alias, key in family.config.aliases.items():
         if alias in values and (values.get(key) is None or key not in values):
             values[key] = values[alias]
+    if "num_labels" not in values and isinstance(values.get("id2label"), Mapping):
+        # transformers writes the labels' names and not their number (configuration_utils.py: PretrainedConfig.num_labels)
+        values["num_labels"] = len(values["id2label"])
     try:
         return family.config.model_validate(values)
     except ValidationError as error:
