@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from memcalc.arrays import Count
 from memcalc.families.base import Architecture
-from memcalc.layers.base import Layer, Module, Nothing, Stack
-from memcalc.layers.basic import Embedding, Linear
+from memcalc.layers.base import Layer, Module, Stack
+from memcalc.layers.basic import Embedding, Linear, TiedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Names:
     layers: str = "layers"
     norm: str = "norm"
     head: str = "lm_head"
+    token_head: str = "score"
+    question_body: str = "transformer"
 
 
 def decoder_architecture(
@@ -49,22 +52,34 @@ def decoder_architecture(
     return headed(config, architecture, Module(body), names, head_bias=head_bias)
 
 
-def headed(config: Any, architecture: str, body: Layer, names: Names, *, head_bias: bool = False) -> Architecture:
-    """The body alone, or under a language-model, classification or question-answering head."""
-    hidden = config.hidden_size
-    if architecture.endswith("Model"):
-        return Architecture(body)
+def headed(
+    config: Any,
+    architecture: str,
+    body: Layer,
+    names: Names,
+    *,
+    head_bias: bool = False,
+    width: Count | None = None,
+    answers: Count = 2,
+) -> Architecture:
+    """The body alone, or under a language-model, classification or question-answering head.
+
+    ``width`` is that of what the head reads where it is not ``hidden_size``; ``answers`` what a question-answering head says.
+    """
+    hidden = config.hidden_size if width is None else width
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         tied = {}
         head: Layer = Linear(hidden, config.vocab_size, head_bias)
         if config.tie_word_embeddings:
             tied = {f"{names.head}.weight": f"{names.body}.{names.embedding}.weight"}
-            head = Nothing()
+            head = TiedLinear(hidden, config.vocab_size, head_bias)
         return Architecture(Module([(names.body, body), (names.head, head)]), tied)
+    if architecture.endswith("Model"):
+        return Architecture(body)
     # source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
     if architecture.endswith("ForSequenceClassification"):
         return Architecture(Module([(names.body, body), ("score", Linear(hidden, config.num_labels, bias=False))]))
     if architecture.endswith("ForTokenClassification"):
-        return Architecture(Module([(names.body, body), ("score", Linear(hidden, config.num_labels))]))
+        return Architecture(Module([(names.body, body), (names.token_head, Linear(hidden, config.num_labels))]))
     assert architecture.endswith("ForQuestionAnswering"), architecture
-    return Architecture(Module([("transformer", body), ("qa_outputs", Linear(hidden, 2))]))
+    return Architecture(Module([(names.question_body, body), ("qa_outputs", Linear(hidden, answers))]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from memcalc.arrays import Count
 from memcalc.tensors import Kind, Tensor
@@ -31,6 +32,31 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class TiedLinear:
+    """An ``nn.Linear`` that reads another module's weight: it multiplies like one, and holds a bias at most."""
+
+    in_features: Count
+    out_features: Count
+    bias: bool = False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The bias, if any."""
+        if self.bias:
+            yield Tensor("bias", (self.out_features,), kind="linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """``nn.Dropout``: no tensors, but a mask in training wherever the probability is above zero."""
+
+    probability: float
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """``nn.Embedding``: weight ``(rows, width)``."""
 
@@ -44,11 +70,15 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation over ``width`` features: RMSNorm (no bias), LayerNorm (bias), or one without any weight."""
+    """A normalisation over ``width`` features: RMSNorm (no bias), LayerNorm (bias), or one without any weight.
+
+    ``function`` says which it computes, as a layer normalisation without a bias holds what an RMSNorm holds.
+    """
 
     width: Count
     bias: bool = False
     weight: bool = True
+    function: Literal["rms", "layer"] = "rms"
 
     def tensors(self) -> Iterator[Tensor]:
         """Scale, then shift."""
@@ -63,9 +93,9 @@ def rms_norm(width: Count) -> Norm:
     return Norm(width)
 
 
-def layer_norm(width: Count, *, bias: bool = True) -> Norm:
-    """A layer normalisation: a scale and, by default, a shift."""
-    return Norm(width, bias=bias)
+def layer_norm(width: Count, *, bias: bool = True, weight: bool = True) -> Norm:
+    """A layer normalisation: by default a scale and a shift."""
+    return Norm(width, bias=bias, weight=weight, function="layer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ class Attention:
     """Multi-head, grouped-query or multi-query attention with four separate projections.
 
     ``query_norm``/``key_norm`` is the width of a normalisation of queries and keys: one head (qwen3, gemma3) or the whole
-    projection (olmo2); None for none.
+    projection (olmo2); None for none. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
+    may look back on (None: all), ``alibi`` a position bias added to the scores.
     """
 
     hidden: Count
@@ -34,6 +35,9 @@ class Attention:
     query_norm: Count | None = None
     key_norm: Count | None = None
     extra: tuple[tuple[str, Layer], ...] = ()
+    dropout: float = 0.0
+    window: Count | None = None
+    alibi: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
@@ -64,6 +68,9 @@ class FusedAttention:
     transposed: bool = False
     names: Mapping[str, str] = field(default_factory=lambda: {"qkv": "c_attn", "o": "c_proj"})
     extra: tuple[tuple[str, Layer], ...] = ()
+    dropout: float = 0.0
+    window: Count | None = None
+    alibi: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """The fused projection, then the output projection."""
