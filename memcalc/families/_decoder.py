@@ -8,7 +8,7 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.families.base import Architecture
 from memcalc.layers.base import Layer, Module, Stack
-from memcalc.layers.basic import Embedding, Linear, TiedLinear
+from memcalc.layers.basic import Dropout, Embedding, Linear, TiedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +34,25 @@ def decoder_architecture(
     names: Names | None = None,
     before_layers: tuple[tuple[str, Layer], ...] = (),
     head_bias: bool = False,
+    embedding: Layer | None = None,
+    after_head: tuple[Layer, ...] = (),
 ) -> Architecture:
     """A decoder body with the head that ``architecture`` names.
 
-    ``layer`` is one layer, or a layer that already is a whole list (several kinds of :class:`Stack` in one).
+    ``layer`` is one layer, or a layer that already is a whole list (several kinds of :class:`Stack` in one); ``embedding``
+    stands in for a plain table; ``after_head`` is what happens to the logits.
     """
     names = names or Names()
     layers = layer if isinstance(layer, Stack | Module) else Stack(layer, config.num_hidden_layers)
     body: list[tuple[str, Layer]] = [
-        (names.embedding, Embedding(config.vocab_size, config.hidden_size)),
+        (names.embedding, Embedding(config.vocab_size, config.hidden_size) if embedding is None else embedding),
         *before_layers,
         (names.layers, layers),
         (names.norm, norm),
     ]
     if rotary is not None:
         body.append(("rotary_emb", rotary))
-    return headed(config, architecture, Module(body), names, head_bias=head_bias)
+    return headed(config, architecture, Module(body), names, head_bias=head_bias, after_head=after_head)
 
 
 def headed(
@@ -61,10 +64,12 @@ def headed(
     head_bias: bool = False,
     width: Count | None = None,
     answers: Count = 2,
+    after_head: tuple[Layer, ...] = (),
 ) -> Architecture:
     """The body alone, or under a language-model, classification or question-answering head.
 
-    ``width`` is that of what the head reads where it is not ``hidden_size``; ``answers`` what a question-answering head says.
+    ``width`` is that of what the head reads where it is not ``hidden_size``; ``answers`` what a question-answering head says;
+    ``after_head`` what happens to a language model's logits.
     """
     hidden = config.hidden_size if width is None else width
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
@@ -73,13 +78,26 @@ def headed(
         if config.tie_word_embeddings:
             tied = {f"{names.head}.weight": f"{names.body}.{names.embedding}.weight"}
             head = TiedLinear(hidden, config.vocab_size, head_bias)
-        return Architecture(Module([(names.body, body), (names.head, head)]), tied)
+        return Architecture(Module([(names.body, body), (names.head, head), *(("", layer) for layer in after_head)]), tied)
     if architecture.endswith("Model"):
         return Architecture(body)
     # source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
     if architecture.endswith("ForSequenceClassification"):
         return Architecture(Module([(names.body, body), ("score", Linear(hidden, config.num_labels, bias=False))]))
     if architecture.endswith("ForTokenClassification"):
-        return Architecture(Module([(names.body, body), (names.token_head, Linear(hidden, config.num_labels))]))
+        head = Linear(hidden, config.num_labels, getattr(config, "token_classification_bias", True))
+        dropout = Dropout(_classifier_dropout(config))
+        return Architecture(Module([(names.body, body), ("dropout", dropout), (names.token_head, head)]))
     assert architecture.endswith("ForQuestionAnswering"), architecture
     return Architecture(Module([(names.question_body, body), ("qa_outputs", Linear(hidden, answers))]))
+
+
+def _classifier_dropout(config: Any) -> float:
+    """The dropout before a token classifier: its own key, the residual one where the config has that, or a tenth.
+
+    source: transformers 5.23.0 modeling_layers.py GenericForTokenClassification.__init__
+    """
+    for key in ("classifier_dropout", "hidden_dropout"):
+        if getattr(config, key, None) is not None:
+            return float(getattr(config, key))
+    return 0.1

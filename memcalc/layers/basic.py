@@ -69,6 +69,31 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaledEmbedding:
+    """An ``nn.Embedding`` whose rows are multiplied by a constant kept as a float32 scalar buffer.
+
+    source: transformers 5.23.0 models/gemma/modeling_gemma.py GemmaTextScaledWordEmbedding.__init__
+    """
+
+    rows: Count
+    width: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The table, then the scalar."""
+        yield Tensor("weight", (self.rows, self.width), kind="embedding")
+        yield Tensor("embed_scale", (), role="buffer")
+
+
+NormFunction = Literal["rms", "layer", "rms_plus_one", "rms_float_scale", "layer_float", "layer_composed"]
+"""What a normalisation computes, which decides what backward keeps of it.
+
+``rms``: normalised in fp32, cast back, then scaled (llama); ``rms_plus_one``: scaled by one plus the weight, in fp32 (gemma);
+``rms_float_scale``: scaled in fp32 before the cast (olmo2); ``layer``: torch's own layer normalisation; ``layer_float``: the
+same on an fp32 copy (olmo); ``layer_composed``: written out step by step in fp32 (cohere).
+"""
+
+
+@dataclass(frozen=True, slots=True)
 class Norm:
     """A normalisation over ``width`` features: RMSNorm (no bias), LayerNorm (bias), or one without any weight.
 
@@ -78,7 +103,7 @@ class Norm:
     width: Count
     bias: bool = False
     weight: bool = True
-    function: Literal["rms", "layer"] = "rms"
+    function: NormFunction = "rms"
 
     def tensors(self) -> Iterator[Tensor]:
         """Scale, then shift."""
@@ -88,9 +113,9 @@ class Norm:
             yield Tensor("bias", (self.width,), kind="norm")
 
 
-def rms_norm(width: Count) -> Norm:
+def rms_norm(width: Count, *, function: NormFunction = "rms") -> Norm:
     """A root-mean-square normalisation: a scale alone."""
-    return Norm(width)
+    return Norm(width, function=function)
 
 
 def layer_norm(width: Count, *, bias: bool = True, weight: bool = True) -> Norm:
@@ -106,8 +131,8 @@ class BatchNorm:
 
     def tensors(self) -> Iterator[Tensor]:
         """Two parameters, three buffers."""
-        yield Tensor("weight", (self.width,), kind="norm")
-        yield Tensor("bias", (self.width,), kind="norm")
+        yield Tensor("weight", (self.width,), kind="batch_norm")
+        yield Tensor("bias", (self.width,), kind="batch_norm")
         yield Tensor("running_mean", (self.width,), role="buffer")
         yield Tensor("running_var", (self.width,), role="buffer")
         yield Tensor("num_batches_tracked", (), dtype="int64", role="buffer")
@@ -163,8 +188,9 @@ class RotaryTable:
     """
 
     rotated: Count
+    prefix: str = ""
 
     def tensors(self) -> Iterator[Tensor]:
-        """``inv_freq`` and ``original_inv_freq``, half the rotated dimensions each."""
+        """``inv_freq`` and ``original_inv_freq``, half the rotated dimensions each; ``prefix`` tells layer types apart."""
         for name in ("inv_freq", "original_inv_freq"):
-            yield Tensor(name, ((self.rotated + 1) // 2,), role="buffer")
+            yield Tensor(self.prefix + name, ((self.rotated + 1) // 2,), role="buffer")

@@ -19,8 +19,10 @@ QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 class Attention:
     """Multi-head, grouped-query or multi-query attention with four separate projections.
 
-    ``query_norm``/``key_norm`` is the width of a normalisation of queries and keys: one head (qwen3, gemma3) or the whole
-    projection (olmo2); None for none. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
+    ``query_norm``/``key_norm`` is a normalisation of queries and keys, or the width of an RMSNorm: one head (qwen3, gemma3) or
+    the whole projection (olmo2); None for none. The order of ``names`` is that in which the module registers its matrices.
+    ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
+    of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
     may look back on (None: all), ``alibi`` a position bias added to the scores.
     """
 
@@ -32,32 +34,40 @@ class Attention:
     output_bias: bool = False
     key_bias: bool | None = None
     names: Mapping[str, str] = field(default_factory=lambda: QKVO)
-    query_norm: Count | None = None
-    key_norm: Count | None = None
+    query_norm: Count | Layer | None = None
+    key_norm: Count | Layer | None = None
     extra: tuple[tuple[str, Layer], ...] = ()
     dropout: float = 0.0
     window: Count | None = None
     alibi: bool = False
+    rotary: Count | None = None
+    causal: bool = True
+    softcap: float | None = None
+    clip: float | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
         key_bias = self.bias if self.key_bias is None else self.key_bias
-        parts: list[tuple[str, Layer]] = [
-            (self.names["q"], Linear(self.hidden, self.heads * self.head_dim, self.bias)),
-            (self.names["k"], Linear(self.hidden, self.kv_heads * self.head_dim, key_bias)),
-            (self.names["v"], Linear(self.hidden, self.kv_heads * self.head_dim, self.bias)),
-            (self.names["o"], Linear(self.heads * self.head_dim, self.hidden, self.output_bias)),
-        ]
-        if self.query_norm is not None:
-            parts.append((self.names.get("q_norm", "q_norm"), Norm(self.query_norm)))
-        if self.key_norm is not None:
-            parts.append((self.names.get("k_norm", "k_norm"), Norm(self.key_norm)))
+        matrices = {
+            "q": Linear(self.hidden, self.heads * self.head_dim, self.bias),
+            "k": Linear(self.hidden, self.kv_heads * self.head_dim, key_bias),
+            "v": Linear(self.hidden, self.kv_heads * self.head_dim, self.bias),
+            "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias),
+        }
+        parts: list[tuple[str, Layer]] = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
+        for key, norm in (("q_norm", self.query_norm), ("k_norm", self.key_norm)):
+            if norm is not None:
+                parts.append((self.names.get(key, key), norm if isinstance(norm, Layer) else Norm(norm)))
         yield from Module([*parts, *self.extra]).tensors()
 
 
 @dataclass(frozen=True, slots=True)
 class FusedAttention:
-    """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features."""
+    """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features.
+
+    The order of ``names`` is that in which the module registers its matrices; ``rotary`` is how many of a head's dimensions are
+    rotated (None: none).
+    """
 
     hidden: Count
     heads: Count
@@ -71,17 +81,18 @@ class FusedAttention:
     dropout: float = 0.0
     window: Count | None = None
     alibi: bool = False
+    rotary: Count | None = None
+    causal: bool = True
 
     def tensors(self) -> Iterator[Tensor]:
-        """The fused projection, then the output projection."""
+        """The fused projection and the output projection, then whatever a family adds."""
         fused = (self.heads + 2 * self.kv_heads) * self.head_dim
-        yield from Module(
-            [
-                (self.names["qkv"], Linear(self.hidden, fused, self.bias, self.transposed)),
-                (self.names["o"], Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed)),
-                *self.extra,
-            ]
-        ).tensors()
+        matrices = {
+            "qkv": Linear(self.hidden, fused, self.bias, self.transposed),
+            "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed),
+        }
+        parts = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
+        yield from Module([*parts, *self.extra]).tensors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +144,13 @@ class Block:
     """One transformer layer: attention, feed-forward and the normalisations around them, under a family's names.
 
     ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
-    decides what backward keeps.
+    decides what backward keeps. So do ``norms``: of what goes into attention and MLP (``pre``), of what comes out before it
+    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert).
     """
 
     parts: tuple[tuple[str, Layer], ...]
     parallel: bool = False
+    norms: Literal["pre", "output", "both", "post"] = "pre"
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors under its name."""

@@ -1,0 +1,43 @@
+"""Normalisations of queries and keys that hold one scale for each head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memcalc.arrays import Count
+from memcalc.layers.base import Stack
+from memcalc.layers.basic import NormFunction, layer_norm
+from memcalc.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """One normalisation over ``head_dim`` whose scale differs by head: weight ``(heads, head_dim)``.
+
+    source: transformers 5.23.0 models/cohere/modeling_cohere.py CohereLayerNorm, as CohereAttention.__init__ makes it
+    """
+
+    heads: Count
+    head_dim: Count
+    function: NormFunction = "layer_composed"
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The scale."""
+        yield Tensor("weight", (self.heads, self.head_dim), kind="norm")
+
+
+@dataclass(frozen=True, slots=True)
+class NormPerHead:
+    """A list of layer normalisations, one for each head, each with a scale ``(head_dim,)`` and no shift.
+
+    source: transformers 5.23.0 models/stablelm/modeling_stablelm.py StableLmLayerNormPerHead.__init__
+    """
+
+    heads: Count
+    head_dim: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The scales, under ``norms``."""
+        for tensor in Stack(layer_norm(self.head_dim, bias=False), self.heads).tensors():
+            yield tensor.under("norms")

@@ -1,0 +1,42 @@
+"""Layers without tensors that still leave something for backward: scalings, caps, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memcalc.arrays import Count
+from memcalc.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A multiplication by a constant, as of cohere's logits."""
+
+    factor: float
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Softcap:
+    """``cap · tanh(x / cap)``, as of gemma2's logits: three steps of the shape of ``x``."""
+
+    cap: float
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """``nn.AvgPool2d`` that leaves ``positions`` of the positions it is given."""
+
+    positions: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())
