@@ -22,6 +22,10 @@ MaybeZero = Annotated[int, Field(strict=True, ge=0, le=2**40)]
 """A count that may be none, as of token types or shared experts."""
 Flag = Annotated[bool, Field(strict=True)]
 """True or false and nothing that merely looks like it."""
+Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
+"""Of a dropout."""
+Depth = Annotated[int, Field(strict=True, gt=0, le=100_000)]
+"""How many layers, where several kinds alternate and the indices of each are therefore listed."""
 
 
 class FamilyConfig(BaseModel):
