@@ -1,0 +1,1 @@
+"""The engines, each of which turns a job into a footprint; they never import each other."""

@@ -1,0 +1,126 @@
+"""From a job and its model to a footprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memcalc.arrays import Count
+from memcalc.engines.analytic.plan import Plan, check_parameters, make_plan
+from memcalc.engines.analytic.static import MODELLED, Account, accounts
+from memcalc.footprint import Components, Footprint, ModelSummary, Peak, Rank, States
+from memcalc.job import Job
+from memcalc.models import Model
+from memcalc.tape.events import COMPONENTS, ROLES
+from memcalc.textbook import card
+from memcalc.units import checked_bytes
+
+PEAK_NOT_MODELLED = "the peak of the whole step is not modelled yet: peak.low is what the states alone take"
+
+
+def estimate_job(job: Job, model: Model) -> Footprint:
+    """The footprint of one job.
+
+    Raises:
+        InputError: names or values that cannot be, or a total of 2**63 bytes and more.
+        NotModelledError: a parallelism memcalc does not model yet.
+    """
+    plan = make_plan(job)
+    check_parameters(plan, model)
+    ranks = int(plan.shards * plan.replicas)
+    counted = accounts(plan, model, ranks)
+    fullest = counted[0]
+    components = component_bytes(fullest)
+    total = checked_bytes(number(fullest.by_bound.stretch.top), "states")
+    parameters = number(model.num_parameters)
+    return Footprint(
+        model=ModelSummary(
+            name=model.name, family=model.family, architecture=model.architecture, num_parameters=parameters,
+            num_trainable_parameters=number(model.num_trainable_parameters),
+            num_tensors=number(sum((tensor.count for tensor in model.parameters), 0)),
+        ),
+        job=understood(job, plan, model),
+        engine="analytic",
+        components=Components(**components),
+        optimizer_states={part: number(size) for part, size in fullest.parts.items()},
+        peak=Peak(low=number(fullest.by_rounded.stretch.top)),
+        states=states_of(fullest),
+        phases=phases_of(fullest),
+        host=host_bytes(fullest),
+        ranks=tuple(
+            Rank(one.layout.index, number(one.layout.multiplicity), None, number(one.by_rounded.stretch.top)) for one in counted
+        ),
+        textbook=card(plan.optimizer.name, parameters, plan.stage, number(plan.shards)),
+        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
+        warnings=tuple(warnings_of(job, plan, total)),
+        bytes_per_parameter={
+            name: None if size is None else round(size / parameters, 6) for name, size in components.items()
+        },
+    )  # fmt: skip
+
+
+def number(value: Count) -> int:
+    """A scalar count as a plain int."""
+    return int(value)
+
+
+def component_bytes(account: Account) -> dict[str, int | None]:
+    """Each modelled role's own maximum in requested bytes; null for the rest, and for roles the layout knows in part."""
+    tops = account.by_requested.stretch.role_top
+    known = [role for role in MODELLED if role not in account.layout.partial]
+    return {COMPONENTS[role]: number(tops.get(role, 0)) if role in known else None for role in ROLES}
+
+
+def states_of(account: Account) -> States:
+    """The highest instant of what is kept."""
+    rounded = account.by_rounded.stretch
+    phase, instant = account.by_rounded.instant()
+    return States(
+        requested=number(account.by_requested.stretch.top),
+        rounded=number(rounded.top),
+        phase=phase,
+        instant=instant,
+        at_peak={COMPONENTS[role]: number(rounded.at_top[role]) for role in ROLES if number(rounded.at_top.get(role, 0))},
+    )
+
+
+def phases_of(account: Account) -> dict[str, dict[str, int | None]]:
+    """Each phase's highest point: of the states alone, until the step is modelled."""
+    tops = account.by_requested.stretch.phase_top
+    rounded = account.by_rounded.stretch.phase_top
+    return {
+        phase: {"peak_allocated": None, "states_requested": number(tops[phase]), "states_rounded": number(rounded[phase])}
+        for phase in tops
+        if phase not in ("init", "zero_grad")
+    }
+
+
+def host_bytes(account: Account) -> dict[str, int]:
+    """What lives in CPU memory, and what pages between both."""
+    host = {"optimizer_states": number(account.host)}
+    if managed := number(account.managed):
+        host["managed_optimizer_states"] = managed
+    return host
+
+
+def warnings_of(job: Job, plan: Plan, total: int) -> list[str]:
+    """Settings that change nothing yet, and needs nobody has measured."""
+    said = []
+    if plan.optimizer.temporaries is None:
+        said.append(f"what the step of {plan.optimizer.name} needs for a moment has not been measured; it is not in the states")
+    if job.scope == "step":
+        said.append(PEAK_NOT_MODELLED)
+    return said
+
+
+def understood(job: Job, plan: Plan, model: Model) -> dict[str, Any]:
+    """The job with every default filled in and every short name resolved."""
+    told = job.model_dump(mode="json")
+    told["model"] = job.model if isinstance(job.model, str) else {**job.model}
+    told["training"] |= {"optimizer": plan.optimizer.name, "optimizer_args": dict(plan.options)}
+    told["training"]["optimizer_implementation"] = plan.implementation
+    told["parallelism"] |= {
+        "dp": number(plan.shards * plan.replicas), "dp_shard": number(plan.shards), "dp_replicate": number(plan.replicas),
+        "zero_backend": plan.backend,
+    }  # fmt: skip
+    told["behaviour"]["gpu"] = job.behaviour.gpu or job.hardware.gpu
+    return told

@@ -1,0 +1,159 @@
+"""A job with every name resolved: scheme, optimizer and options, the engine that shards, and over how many ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from memcalc.arrays import Count
+from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
+from memcalc.job import Job, Parallelism
+from memcalc.models import Model
+from memcalc.optimizers.base import Implementation, Optimizer, Options
+from memcalc.optimizers.names import find_optimizer
+from memcalc.parallelism.base import Setting
+from memcalc.precision import SCHEMES, Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the engine computes with; ``shards``, ``replicas`` and ``accumulation`` may be arrays.
+
+    Attributes:
+        scheme: the precision scheme.
+        optimizer: the registry's entry.
+        options: its options, defaults filled in.
+        implementation: the form of its step.
+        backend: the data-parallel engine.
+        stage: ZeRO stage.
+        shards: ranks the states are split over.
+        replicas: groups of them.
+        zero_args: the engine's options, as given.
+        accumulation: micro-batches to a step.
+        assumptions: what the job left open.
+    """
+
+    scheme: Scheme
+    optimizer: Optimizer
+    options: Options
+    implementation: Implementation
+    backend: str
+    stage: int
+    shards: Count
+    replicas: Count
+    zero_args: dict[str, bool | int | float]
+    accumulation: Count
+    assumptions: tuple[str, ...]
+
+    def setting(self, model: Model) -> Setting:
+        """The question for the data-parallel engine."""
+        return Setting(
+            model=model, scheme=self.scheme, optimizer=self.optimizer, implementation=self.implementation,
+            stage=self.stage, shards=self.shards, replicas=self.replicas, args=self.zero_args,
+        )  # fmt: skip
+
+
+def make_plan(job: Job) -> Plan:
+    """Resolve a job's names.
+
+    Raises:
+        InputError: an unknown optimizer, option, precision, or a mesh that contradicts itself.
+        NotModelledError: tensor, pipeline, context or expert parallelism.
+    """
+    training, parallelism = job.training, job.parallelism
+    _refuse_unmodelled(parallelism)
+    scheme = SCHEMES.get(training.precision, "training.precision")
+    optimizer = find_optimizer(training.optimizer, "training.optimizer")
+    options = optimizer.resolve(training.optimizer_args)
+    shards, replicas = _mesh(parallelism)
+    backend, assumed = _backend(parallelism, scheme, shards * replicas)
+    implementation, why = _implementation(scheme, optimizer, options, backend)
+    assumptions = list(why) if optimizer.temporaries is not None else []
+    if assumed:
+        assumptions.append(assumed)
+    return Plan(
+        scheme=scheme, optimizer=optimizer, options=options, implementation=implementation, backend=backend,
+        stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
+        accumulation=training.gradient_accumulation_steps, assumptions=tuple(assumptions),
+    )  # fmt: skip
+
+
+def _refuse_unmodelled(parallelism: Parallelism) -> None:
+    names = {"tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert"}
+    for key, word in names.items():
+        if (ranks := getattr(parallelism, key)) > 1:
+            raise NotModelledError(
+                f"parallelism.{key}", ranks, f"asks for {word} parallelism, which is not modelled yet", "use 1"
+            )
+
+
+def _mesh(parallelism: Parallelism) -> tuple[int, int]:
+    """(shards, replicas) from ``dp`` or from ``dp_shard`` and ``dp_replicate``."""
+    dp, shard, replicate = parallelism.dp, parallelism.dp_shard, parallelism.dp_replicate
+    if shard is None and replicate is None:
+        ranks = dp or 1
+        return (ranks, 1) if parallelism.zero_stage else (1, ranks)
+    if dp is not None and dp != (shard or 1) * (replicate or 1):
+        raise InputError(
+            "parallelism.dp", dp, f"is not dp_shard × dp_replicate = {(shard or 1) * (replicate or 1)}", "leave dp out"
+        )
+    if shard is not None and shard > 1 and parallelism.zero_stage == 0:
+        raise InputError("parallelism.dp_shard", shard, "shards nothing under zero_stage 0", "set zero_stage to 1, 2 or 3")
+    return shard or 1, replicate or 1
+
+
+def _backend(parallelism: Parallelism, scheme: Scheme, ranks: int) -> tuple[str, str]:
+    """(engine, what was assumed in choosing it)."""
+    given = parallelism.zero_backend
+    if scheme.backend is not None:
+        if given not in (None, scheme.backend):
+            raise InputError(
+                "parallelism.zero_backend",
+                given,
+                f"does not have the layout {scheme.name}",
+                f"use {scheme.backend} or leave it out",
+            )
+        if scheme.backend == "fsdp2" and parallelism.zero_stage == 0:
+            raise InputError(
+                "parallelism.zero_stage", 0, "leaves nothing for fsdp2-mixed to shard", "use 3 (or 2), or precision amp-bf16"
+            )
+        return scheme.backend, ""
+    if given is not None:
+        return given, ""
+    if parallelism.zero_stage == 0:
+        return "torch", "data parallelism is torch's DistributedDataParallel" if ranks > 1 else ""
+    return "deepspeed", "ZeRO is DeepSpeed's"
+
+
+def _implementation(
+    scheme: Scheme, optimizer: Optimizer, options: Options, backend: str
+) -> tuple[Implementation, Iterable[str]]:
+    """The form of the step, and the word that says so."""
+    asked = options.get("foreach") is not None or options.get("fused")
+    if scheme.step == "textbook" and backend in ("torch", "fsdp2") and not asked:
+        return "single", ("the textbook's step updates one tensor at a time, casting its gradient to the master's dtype",)
+    chosen = optimizer.implementation(options)
+    if len(optimizer.implementations) > 1 and not asked:
+        return chosen, (f"{optimizer.name} takes its {chosen} step, CUDA's default",)
+    return chosen, ()
+
+
+def check_parameters(plan: Plan, model: Model) -> None:
+    """Every trainable parameter is one the optimizer takes.
+
+    Raises:
+        InputError: it refuses some, as torch:Muon does all but matrices.
+    """
+    if not model.parameters:
+        raise InputError("model", model.name, "has no parameters", "name another")
+    from memcalc.parallelism.base import handed
+
+    setting = plan.setting(model)
+    refused = [tensor.name for tensor in setting.trainable if not plan.optimizer.accepts(handed(setting, tensor))]
+    if refused and plan.backend in ("torch", "fsdp2"):
+        raise InputError(
+            "training.optimizer", plan.optimizer.name, f"takes only {plan.optimizer.needs}, not {either(refused[:3])}",
+            "use one that takes every parameter",
+        )  # fmt: skip
+    if not setting.trainable:
+        raise InputError("model", NO_VALUE, "has no trainable parameter", "unfreeze one")

@@ -1,0 +1,178 @@
+"""The answer: the one type every output, verdict and comparison is a function of. It computes nothing.
+
+Bytes are integers; ``None`` means not modelled, ``0`` modelled and zero. The keys of :meth:`Footprint.to_dict` are a contract:
+additions are free, a rename or a change of meaning raises ``schema_version``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """The model as understood."""
+
+    name: str
+    family: str
+    num_parameters: int
+    num_trainable_parameters: int
+    architecture: str | None = None
+    num_tensors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Each role's own maximum over the steady step: requested bytes on the fullest rank. Never to be summed."""
+
+    parameters: int | None = None
+    parameter_copies: int | None = None
+    master_parameters: int | None = None
+    buffers: int | None = None
+    gradients: int | None = None
+    optimizer_states: int | None = None
+    inputs: int | None = None
+    activations: int | None = None
+    temporaries: int | None = None
+    communication: int | None = None
+    workspace: int | None = None
+    context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The highest instant of the step. ``low`` and ``high`` bound the allocated peak."""
+
+    requested: int | None = None
+    rounded: int | None = None
+    allocated: int | None = None
+    reserved: int | None = None
+    device: int | None = None
+    low: int | None = None
+    high: int | None = None
+    phase: str | None = None
+    instant: str | None = None
+    iteration: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The highest instant of what is kept: parameters, copies, masters, gradients, optimizer states and its step's needs.
+
+    Activations, inputs, workspaces and the CUDA context are not in it, so it is a lower bound of the step's peak.
+    ``at_peak`` gives the roles live then and sums exactly to ``rounded``.
+    """
+
+    requested: int
+    rounded: int
+    phase: str
+    instant: str
+    at_peak: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """``multiplicity`` ranks alike, the first of them ``index``."""
+
+    index: int
+    multiplicity: int
+    peak: int | None
+    states: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """The verdict on a device."""
+
+    gpu: str | None
+    capacity: int
+    usable: int
+    verdict: str
+    headroom: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Where every byte of a training step goes, on one rank.
+
+    Attributes:
+        model: what was measured.
+        job: the job as understood, every default filled in.
+        engine: how it was found.
+        components: each role's own maximum.
+        optimizer_states: parts of ``components.optimizer_states`` (momentum, variance, …).
+        peak: the highest instant of the whole step.
+        states: the highest instant of what is kept.
+        at_peak: roles live at ``peak``, summing to ``peak.rounded``; None where that is not modelled.
+        phases: each phase's highest point.
+        host: bytes in CPU memory, by component, and managed memory that pages.
+        unattributed: bytes of a measurement nothing explains.
+        ranks: the distinct ranks, the fullest first.
+        fits: the verdict, where a device or memory was given.
+        textbook: the textbook's figures for the same question.
+        assumptions: what was assumed because the job did not say.
+        warnings: settings that were ignored, and the like.
+    """
+
+    model: ModelSummary
+    job: dict[str, Any]
+    engine: str
+    components: Components
+    optimizer_states: dict[str, int]
+    peak: Peak
+    states: States
+    phases: dict[str, dict[str, int | None]]
+    host: dict[str, int]
+    ranks: tuple[Rank, ...]
+    fits: Fits | None = None
+    at_peak: dict[str, int] | None = None
+    unattributed: int | None = None
+    textbook: dict[str, Any] | None = None
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    bytes_per_parameter: dict[str, float | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's JSON object, as plain data."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": asdict(self.model),
+            "job": self.job,
+            "engine": self.engine,
+            "components": asdict(self.components),
+            "optimizer_states": self.optimizer_states,
+            "bytes_per_parameter": self.bytes_per_parameter,
+            "at_peak": self.at_peak,
+            "peak": asdict(self.peak),
+            "states": asdict(self.states),
+            "phases": self.phases,
+            "host": self.host,
+            "unattributed": self.unattributed,
+            "ranks": [asdict(rank) for rank in self.ranks],
+            "fits": None if self.fits is None else asdict(self.fits),
+            "textbook": self.textbook,
+            "assumptions": list(self.assumptions),
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __rich__(self) -> RenderableType:
+        from memcalc.formats.table import render
+
+        return render(self)
+
+    def _repr_html_(self) -> str:
+        from memcalc.formats.html import fragment
+
+        return fragment(self)

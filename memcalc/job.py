@@ -1,0 +1,173 @@
+"""What is asked: a model, how it is trained, over which ranks, on which hardware. Every default is written here.
+
+A job is read from flags, from a mapping or from YAML. Keys may be grouped (``training: {optimizer: adamw}``) or written flat
+(``optimizer: adamw``); both mean the same, and the grouped form is what is printed back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from memcalc.errors import InputError
+from memcalc.units import parse_bytes, parse_fraction
+from memcalc.validation import explain
+
+Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
+Ranks = Annotated[int, Field(strict=True, gt=0, le=2**20)]
+Argument = bool | int | float | str | list[Any] | None
+
+
+class Section(BaseModel):
+    """A group of a job's keys: fixed once read, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Training(Section):
+    """How the model is trained."""
+
+    optimizer: str = "adam"
+    """A short name (``adam``, ``adamw8bit``) or ``<PyPI name>:<Class>``; see ``memcalc list optimizers``."""
+    optimizer_args: dict[str, Argument] = Field(default_factory=dict)
+    """Options of the optimizer's constructor, as ``fused: true``."""
+    precision: str = "fp16"
+    """A precision scheme; see ``memcalc list precisions``."""
+    micro_batch_size: Size | None = None
+    """Samples in one forward pass of one rank."""
+    sequence_length: Size | None = None
+    """Tokens of one sample."""
+    source_length: Size | None = None
+    """Tokens, or audio frames, that an encoder reads, where the model has both sides."""
+    image_size: Size | None = None
+    """Pixels of an image's side."""
+    gradient_accumulation_steps: Size = 1
+    """Forward and backward passes to one optimizer step."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What is recomputed in backward instead of kept."""
+    attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"
+    """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """The norm gradients are clipped to; none without it."""
+
+
+class Parallelism(Section):
+    """The ranks, and what is split over them."""
+
+    dp: Ranks | None = None
+    """Data-parallel ranks, the short way: replicas under stage 0, shards under stages 1 to 3."""
+    zero_stage: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
+    """0 nothing, 1 optimizer states, 2 gradients too, 3 parameters too."""
+    zero_backend: Literal["deepspeed", "fsdp2", "megatron", "torch"] | None = None
+    """Whose implementation; unless the precision decides, DeepSpeed's from stage 1 on, torch's DDP below."""
+    zero_args: dict[str, bool | int | float] = Field(default_factory=dict)
+    """The engine's options, as ``reduce_bucket_size: 200000000``."""
+    dp_replicate: Ranks | None = None
+    """Groups that hold the same (hybrid sharding)."""
+    dp_shard: Ranks | None = None
+    """Ranks that states are split over."""
+    tp: Ranks = 1
+    """Tensor-parallel ranks."""
+    pp: Ranks = 1
+    """Pipeline stages."""
+    cp: Ranks = 1
+    """Context-parallel ranks."""
+    ep: Ranks = 1
+    """Expert-parallel ranks."""
+
+
+class Hardware(Section):
+    """What the job must fit."""
+
+    gpu: str | None = None
+    """A device by name; see ``memcalc list gpus``."""
+    memory: Annotated[int, Field(strict=True, gt=0)] | None = None
+    """Bytes a rank may use, in place of a device; written as 24GiB, 80GB or a number."""
+    headroom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the memory to leave free."""
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_bytes(value, "hardware.memory") if isinstance(value, str) else value
+
+    @field_validator("headroom", mode="before")
+    @classmethod
+    def _headroom(cls, value: Any) -> Any:
+        return parse_fraction(value, "hardware.headroom") if isinstance(value, str) else value
+
+
+class Behaviour(Section):
+    """The software and device whose behaviour is assumed; null where nothing depends on it yet."""
+
+    torch: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    gpu: str | None = None
+
+
+class Job(Section):
+    """One question: what does a training step of this model take on one rank, and does it fit?"""
+
+    model: str | dict[str, Any]
+    """A shipped name, a path, ``hf:org/name``, ``py:module:factory``, ``{params: 7B}``, or a config with its ``model_type``."""
+    name: str | None = None
+    """What to call the job in output."""
+    scope: Literal["states", "step"] = "step"
+    """``states``: parameters, gradients and optimizer; ``step``: everything up to the peak of the step."""
+    engine: Literal["analytic"] = "analytic"
+    """How the answer is found."""
+    training: Training = Field(default_factory=Training)
+    parallelism: Parallelism = Field(default_factory=Parallelism)
+    hardware: Hardware = Field(default_factory=Hardware)
+    behaviour: Behaviour = Field(default_factory=Behaviour)
+
+
+SECTIONS: dict[str, type[Section]] = {"training": Training, "parallelism": Parallelism, "hardware": Hardware}
+"""The groups whose keys may also stand flat; ``behaviour`` may not, for its ``gpu`` is another."""
+FLAT: dict[str, str] = {key: section for section, kind in SECTIONS.items() for key in kind.model_fields}
+"""Every key that may stand flat, with the group it belongs to."""
+KEYS = [*Job.model_fields, *FLAT, *Behaviour.model_fields]
+
+
+def grouped(mapping: Mapping[str, Any], path: str = "job") -> dict[str, Any]:
+    """Flat keys moved into their groups; nothing is validated but that no key is given twice.
+
+    >>> grouped({"model": "gpt2", "optimizer": "adamw", "dp": 8})
+    {'model': 'gpt2', 'training': {'optimizer': 'adamw'}, 'parallelism': {'dp': 8}}
+    """
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if not isinstance(key, str):
+            raise InputError(path, key, "is not a key", "keys are words")
+        if key in FLAT:
+            section = result.setdefault(FLAT[key], {})
+            if isinstance(section, dict):
+                if key in section:
+                    raise InputError(f"{path}.{key}", value, f"is given twice, here and under {FLAT[key]}", "give it once")
+                section[key] = value
+        elif key in SECTIONS and isinstance(value, Mapping):
+            section = result.setdefault(key, {})
+            for inner, what in value.items():
+                if inner in section:
+                    raise InputError(
+                        f"{path}.{key}.{inner}", what, "is given twice, here and without its group", "give it once"
+                    )
+                section[inner] = what
+        else:
+            result[key] = value
+    return result
+
+
+def read_job(mapping: Mapping[str, Any], path: str = "") -> Job:
+    """A validated job from a mapping.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong type or out of range, a number that is not finite.
+    """
+    try:
+        return Job.model_validate(grouped(mapping, path or "job"))
+    except ValidationError as error:
+        raise explain(error, path, KEYS) from None

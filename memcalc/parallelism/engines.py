@@ -1,0 +1,23 @@
+"""Which engine answers: by backend and stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from memcalc.parallelism import plain
+from memcalc.parallelism.base import Layout, Setting
+
+BACKENDS = ("deepspeed", "fsdp2", "megatron", "torch")
+
+
+def layouts(setting: Setting, backend: str, ranks: int) -> list[Layout]:
+    """The distinct layouts over ``ranks`` ranks (1 or any larger number: only whether there are several matters)."""
+    if backend == "torch":
+        if setting.stage == 0:
+            return plain.ddp(setting) if ranks > 1 else plain.layouts(setting)
+        module = "zero_redundancy"
+    else:
+        module = backend
+    answer: Callable[[Setting, int], list[Layout]] = import_module(f"memcalc.parallelism.{module}").layouts
+    return answer(setting, ranks)

@@ -1,0 +1,120 @@
+"""Every rank holds everything: one GPU, or plain data parallelism under torch's DDP, DeepSpeed's stage 0 or Megatron-LM's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from memcalc.arrays import Count, is_array
+from memcalc.parallelism.base import (
+    Holding,
+    Layout,
+    ScalarOnlyError,
+    Setting,
+    autocast_copies,
+    buffers_of,
+    each,
+    engine_args,
+    handed,
+    scalar,
+    scaler_scalars,
+    step_casts,
+)  # fmt: skip
+from memcalc.tape.events import Buffer
+from memcalc.tensors import Tensor, itemsize
+
+FIRST_BUCKET = 2**20
+"""Bytes after which DDP closes its first bucket (pytorch torch/csrc/distributed/c10d/reducer.hpp:kDefaultFirstBucketBytes)."""
+DDP_ARGS = {"bucket_cap_mb": 25, "gradient_as_bucket_view": False}
+"""pytorch torch/nn/parallel/distributed.py:DistributedDataParallel.__init__."""
+
+
+def layouts(setting: Setting) -> list[Layout]:
+    """The one layout all ranks share."""
+    scheme = setting.scheme
+    resident = [
+        *each(setting.model.parameters, setting.dtype, "parameter"),
+        *buffers_of(setting),
+        *each(setting.trainable, setting.master, "master_parameter", " (master)"),
+        *scaler_scalars(setting),
+    ]
+    gradients = [] if scheme.gradient_lives == "layer" else each(setting.trainable, setting.grad_dtype, "gradient", ".grad")
+    main = each(
+        setting.trainable, lambda tensor: scheme.main_gradient if setting.master(tensor) else None, "gradient", ".main_grad"
+    )
+    if scheme.main_gradient_lives == "always":
+        resident += main
+    else:
+        gradients += main
+    return [
+        Layout(
+            resident=tuple(resident),
+            forward=tuple(autocast_copies(setting)),
+            backward=(),
+            gradients=tuple(gradients),
+            step=tuple(step_casts(setting, [(t.name, t.numel, t.count) for t in setting.trainable if setting.master(t)])),
+            params=tuple(handed(setting, tensor) for tensor in setting.trainable),
+            multiplicity=setting.shards * setting.replicas,
+        )
+    ]
+
+
+def ddp(setting: Setting) -> list[Layout]:
+    """Under torch's DistributedDataParallel: the same, and buckets as large as the gradients, made in its constructor.
+
+    source: pytorch 2.13 torch/csrc/distributed/c10d/reducer.cpp:Reducer::initialize_buckets
+    """
+    args = engine_args(setting.args, DDP_ARGS, "torch's DistributedDataParallel")
+    (layout,) = layouts(setting)
+    held = [
+        Holding(Buffer("DDP bucket", size, "communication")) for size in ddp_buckets(setting, args["bucket_cap_mb"] * 2**20)
+    ]
+    gradients = layout.gradients
+    if args["gradient_as_bucket_view"]:
+        # p.grad is then a view of its bucket and holds no memory of its own
+        gradients = ()
+    return [replace(layout, resident=(*layout.resident, *held), gradients=gradients)]
+
+
+def ddp_buckets(setting: Setting, cap: int) -> list[Count]:
+    """Bytes of each bucket: gradients in the reverse of their order, closed once a bucket reaches its limit.
+
+    source: pytorch 2.13 torch/csrc/distributed/c10d/reducer.cpp:compute_bucket_assignment_by_size (one list a dtype)
+    """
+    totals: list[Count] = []
+    for dtype in sorted({setting.grad_dtype(tensor) for tensor in setting.trainable}):
+        mine = [tensor for tensor in setting.trainable if setting.grad_dtype(tensor) == dtype]
+        totals += _closed(mine, itemsize(dtype), cap)
+    return totals
+
+
+def in_order(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """(position in ``tensors``, elements) of every single tensor in the order of registration: layer by layer, not by kind.
+
+    Raises:
+        ScalarOnlyError: sizes are arrays, so that there is no one list.
+    """
+    if any(is_array(tensor.count) or is_array(tensor.numel) for tensor in tensors):
+        raise ScalarOnlyError
+    single: list[tuple[tuple[int, int], int, int]] = []
+    stacks: dict[str, int] = {}
+    for position, tensor in enumerate(tensors):
+        # a stack stands where its first tensor stood
+        first = stacks.setdefault(tensor.name.split("*")[0] if tensor.spans else tensor.name, position)
+        outer = tensor.spans[0].labels() if tensor.spans and tensor.count else [0] * bool(tensor.count)
+        inner = scalar(tensor.count) // max(len(outer), 1)
+        single += [((first, index), position, scalar(tensor.numel)) for index in outer for _ in range(inner)]
+    return [(position, numel) for _, position, numel in sorted(single)]
+
+
+def _closed(tensors: Sequence[Tensor], size: int, cap: int) -> list[Count]:
+    buckets: list[Count] = []
+    limit, filled = min(FIRST_BUCKET, cap), 0
+    for _, numel in reversed(in_order(tensors)):
+        filled += numel * size
+        if filled >= limit:
+            buckets.append(filled)
+            limit, filled = cap, 0
+    if filled:
+        buckets.append(filled)
+    return buckets

@@ -1,0 +1,1 @@
+"""Tapes of allocations, and the fold that reads them."""

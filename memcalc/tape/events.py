@@ -1,0 +1,107 @@
+"""The tape: the allocations and frees of a training step on one rank, with repetition written once.
+
+A tape is a tree, so that eighty equal layers are one layer and a number. Readers never look at where a buffer came from:
+``fold`` adds up stretches, ``unroll`` expands them for an allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from memcalc.arrays import Count
+
+Role = Literal[
+    "parameter", "parameter_copy", "master_parameter", "buffer", "gradient", "optimizer_state",
+    "input", "activation", "temporary", "communication", "workspace", "context",
+]  # fmt: skip
+ROLES: tuple[Role, ...] = Role.__args__  # type: ignore[attr-defined]
+"""What bytes are for, in the order they are shown."""
+
+COMPONENTS: dict[Role, str] = {
+    "parameter": "parameters", "parameter_copy": "parameter_copies", "master_parameter": "master_parameters",
+    "buffer": "buffers", "gradient": "gradients", "optimizer_state": "optimizer_states", "input": "inputs",
+    "activation": "activations", "temporary": "temporaries", "communication": "communication",
+    "workspace": "workspace", "context": "context",
+}  # fmt: skip
+"""Each role's name among a footprint's components."""
+
+Phase = Literal["init", "forward", "loss", "backward", "clip", "optimizer_step", "zero_grad"]
+PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One piece of memory.
+
+    Attributes:
+        site: what it is, for a reader: a tensor's name, a bucket's, a state's.
+        requested: bytes its tensor needs.
+        role: what it is for.
+        place: ``device``, ``host``, or ``managed`` (pages between them, counted by no allocator).
+        stream: the CUDA stream it is allocated on.
+    """
+
+    site: str
+    requested: Count
+    role: Role
+    place: Literal["device", "host", "managed"] = "device"
+    stream: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """A buffer is born."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A buffer dies."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A phase begins; what follows belongs to it until the next mark."""
+
+    phase: Phase
+    iteration: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The body, ``times`` over; 0 is nothing at all. A body holds no marks."""
+
+    times: Count
+    body: tuple[Event, ...]
+
+
+Event: TypeAlias = Alloc | Free | Mark | Repeat
+
+
+def allocs(buffer: Buffer, times: Count = 1) -> Event:
+    """``times`` buffers alike, born one after another."""
+    return _times(times, Alloc(buffer))
+
+
+def frees(buffer: Buffer, times: Count = 1) -> Event:
+    """``times`` buffers alike, dying one after another."""
+    return _times(times, Free(buffer))
+
+
+def within(held: Iterable[tuple[Buffer, Count]], between: Iterable[Event] = ()) -> list[Event]:
+    """Buffers that are born, live through ``between`` and die."""
+    pairs = list(held)
+    return [
+        *(allocs(buffer, times) for buffer, times in pairs),
+        *between,
+        *(frees(buffer, times) for buffer, times in reversed(pairs)),
+    ]
+
+
+def _times(times: Count, event: Event) -> Event:
+    return event if isinstance(times, int) and times == 1 else Repeat(times, (event,))

@@ -1,0 +1,193 @@
+"""Fold: read a tape as two numbers a stretch, ``net`` and ``top``, without expanding what repeats.
+
+``net`` is what a stretch leaves behind, ``top`` the highest point inside it, both from its start:
+
+    a then b:    net = a.net + b.net              top = max(a.top, a.net + b.top)
+    n times a:   net = n·a.net                    top = max(a.top, (n − 1)·a.net + a.top)
+
+Which instant won and what was live then, role by role, follows the same ``max``. Numbers are ints or int64 arrays: a sweep
+is this very code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from memcalc.arrays import Count, maximum, rounded, where
+from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, Role
+
+Measure = Callable[[Count], Count]
+Roles = dict[Role, Count]
+
+
+def requested(size: Count) -> Count:
+    """The measure that takes a buffer's bytes as asked for."""
+    return size
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A stretch of tape, folded.
+
+    Attributes:
+        net: bytes by role that it leaves behind (negative where it frees more than it makes).
+        top: the highest total inside it, from its start; at least 0, its start.
+        at_top: bytes by role at that point, summing to ``top``.
+        instant: which point that is, as an index into the fold's list of instants.
+        role_top: the highest point of each role on its own.
+        phase_top: the highest total inside each phase it touches, from its start.
+    """
+
+    net: Roles = field(default_factory=dict)
+    top: Count = 0
+    at_top: Roles = field(default_factory=dict)
+    instant: Count = -1
+    role_top: Roles = field(default_factory=dict)
+    phase_top: dict[Phase, Count] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Count:
+        """Net bytes over all roles."""
+        return sum(self.net.values(), 0)
+
+    def then(self, after: Stretch) -> Stretch:
+        """This stretch followed by another."""
+        base = self.total
+        candidate = base + after.top
+        wins = candidate > self.top
+        roles = {**self.net, **after.net, **self.at_top, **after.at_top, **self.role_top, **after.role_top}
+        return Stretch(
+            net={role: self.net.get(role, 0) + after.net.get(role, 0) for role in roles},
+            top=maximum(self.top, candidate),
+            at_top={
+                role: where(wins, self.net.get(role, 0) + after.at_top.get(role, 0), self.at_top.get(role, 0)) for role in roles
+            },
+            instant=where(wins, after.instant, self.instant),
+            role_top={
+                role: maximum(self.role_top.get(role, 0), self.net.get(role, 0) + after.role_top.get(role, 0)) for role in roles
+            },
+            phase_top=_merge(self.phase_top, {phase: base + top for phase, top in after.phase_top.items()}),
+        )
+
+    def times(self, count: Count) -> Stretch:
+        """This stretch ``count`` times over; nothing at all for 0."""
+        some = count > 0
+        # The top is in the last turn where each turn leaves something behind, in the first where it does not.
+        before = where(some, count - 1, 0)
+        climbs = self.total > 0
+        lead = {role: where(climbs, before * net, 0) for role, net in self.net.items()}
+        base = sum(lead.values(), 0)
+        return Stretch(
+            net={role: count * net for role, net in self.net.items()},
+            top=where(some, base + self.top, 0),
+            at_top={role: where(some, lead.get(role, 0) + bytes_, 0) for role, bytes_ in self.at_top.items()},
+            instant=self.instant,
+            role_top={
+                role: where(some, maximum(top, before * self.net.get(role, 0) + top), 0) for role, top in self.role_top.items()
+            },
+            phase_top={phase: where(some, base + top, 0) for phase, top in self.phase_top.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A tape, read.
+
+    Attributes:
+        stretch: the whole tape as one stretch.
+        instants: (phase, site) of every point that was a candidate for the peak.
+    """
+
+    stretch: Stretch
+    instants: tuple[tuple[Phase, str], ...]
+
+    def instant(self) -> tuple[Phase, str]:
+        """The phase and site of the peak, for one job."""
+        index = self.stretch.instant
+        assert isinstance(index, int), "the instant of one job, not of many"
+        return self.instants[index] if index >= 0 else ("init", "")
+
+
+def fold(tape: Iterable[Event], measure: Measure = rounded, place: str = "device") -> Fold:
+    """Read a tape in one measure and one place.
+
+    >>> from memcalc.tape.events import Buffer
+    >>> layer = Buffer("layer", 1000, "activation")
+    >>> scratch = Buffer("scratch", 300, "temporary")
+    >>> tape = [Mark("forward"), Repeat(3, (Alloc(layer), Alloc(scratch), Free(scratch)))]
+    >>> folded = fold(tape, requested).stretch
+    >>> folded.top, folded.total, folded.at_top["temporary"]
+    (3300, 3000, 300)
+    """
+    return _Folder(measure, place).run(tape)
+
+
+class _Folder:
+    """One reading. Runs of allocations, and runs of frees, are gathered before they are composed: they only climb or fall."""
+
+    def __init__(self, measure: Measure, place: str) -> None:
+        self.measure = measure
+        self.place = place
+        self.phase: Phase = "init"
+        self.instants: list[tuple[Phase, str]] = []
+
+    def run(self, tape: Iterable[Event]) -> Fold:
+        """The whole tape."""
+        return Fold(self.stretch(tape), tuple(self.instants))
+
+    def stretch(self, events: Iterable[Event]) -> Stretch:
+        """Events in a row, composed."""
+        done = Stretch()
+        run: Roles = {}
+        sign, site = 1, ""
+        for event in events:
+            leaf = _leaf(event)
+            if leaf is None:
+                done, run = done.then(self.gathered(run, sign, site)).then(self.composed(event)), {}
+                continue
+            buffer, times, direction = leaf
+            if buffer.place != self.place:
+                continue
+            if direction != sign:
+                done, run = done.then(self.gathered(run, sign, site)), {}
+            sign, site = direction, buffer.site
+            run[buffer.role] = run.get(buffer.role, 0) + times * self.measure(buffer.requested)
+        return done.then(self.gathered(run, sign, site))
+
+    def composed(self, event: Event) -> Stretch:
+        """A mark, which opens its phase, or a body repeated."""
+        if isinstance(event, Mark):
+            self.phase = event.phase
+            return Stretch(phase_top={event.phase: 0})
+        assert isinstance(event, Repeat), event
+        return self.stretch(event.body).times(event.times)
+
+    def gathered(self, run: Roles, sign: int, site: str) -> Stretch:
+        """A run of allocations, whose end is its top, or of frees, whose start is."""
+        if not run:
+            return Stretch()
+        if sign < 0:
+            return Stretch(net={role: -size for role, size in run.items()})
+        top = sum(run.values(), 0)
+        self.instants.append((self.phase, site))
+        return Stretch(dict(run), top, dict(run), len(self.instants) - 1, dict(run), {self.phase: top})
+
+
+def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:
+    """(buffer, how often, +1 or -1) for equal allocations or equal frees in a row; None for anything else."""
+    times: Count = 1
+    if isinstance(event, Repeat) and len(event.body) == 1:
+        times, event = event.times, event.body[0]
+    if isinstance(event, Alloc):
+        return event.buffer, times, 1
+    if isinstance(event, Free):
+        return event.buffer, times, -1
+    return None
+
+
+def _merge(first: dict[Phase, Count], second: dict[Phase, Count]) -> dict[Phase, Count]:
+    merged = dict(first)
+    for phase, top in second.items():
+        merged[phase] = maximum(merged[phase], top) if phase in merged else top
+    return merged

@@ -1,0 +1,60 @@
+"""pydantic's findings, said the way memcalc says errors: path, value, rule, way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from memcalc.errors import NO_VALUE, InputError, did_you_mean, either
+
+_RULES = {
+    "int_type": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_type": "is not true or false",
+    "bool_parsing": "is not true or false",
+    "string_type": "is not text",
+    "list_type": "is not a list",
+    "dict_type": "is not a mapping",
+    "model_type": "is not a mapping",
+    "model_attributes_type": "is not a mapping",
+    "int_parsing_size": "is too large to be a size",
+}
+
+
+def explain(error: ValidationError, path: str, known: Iterable[str] = ()) -> InputError:
+    """The first finding as an :class:`InputError`; ``known`` are the keys an unknown one may have meant."""
+    finding = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in (path, *finding["loc"]) if part != "")
+    kind, context = finding["type"], finding.get("ctx", {})
+    if kind == "extra_forbidden":
+        return InputError(where, NO_VALUE, "is not a known key", did_you_mean(str(finding["loc"][-1]), known))
+    if kind == "missing":
+        return InputError(where, NO_VALUE, "is missing", "add it")
+    rule, way_out = _rule(kind, context, str(finding["msg"]))
+    return InputError(where, finding["input"], rule, way_out)
+
+
+def _rule(kind: str, context: dict[str, Any], message: str) -> tuple[str, str]:
+    if kind in ("greater_than", "greater_than_equal"):
+        bound = context["gt"] if kind == "greater_than" else context["ge"]
+        return (f"is not above {bound}" if kind == "greater_than" else f"is below {bound}"), "give a larger one"
+    if kind in ("less_than", "less_than_equal"):
+        bound = context["lt"] if kind == "less_than" else context["le"]
+        return f"is above {bound}", "give a smaller one"
+    if kind == "literal_error":
+        return "is not one of the choices", f"use {context['expected'].replace(chr(39), '')}"
+    if kind == "value_error":
+        reason, _, way_out = str(context["error"]).partition("; ")
+        return reason, way_out
+    return _RULES.get(kind, f"breaks a rule ({message.lower()})"), ""
+
+
+def choices(words: Iterable[str]) -> str:
+    """A way out that lists the choices."""
+    return f"use {either(sorted(words))}"
