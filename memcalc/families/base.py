@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memcalc.errors import InputError, did_you_mean
+from memcalc.errors import InputError, did_you_mean, either
 from memcalc.layers.base import Layer
 
 Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
@@ -38,9 +38,27 @@ class FamilyConfig(BaseModel):
 
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other spellings found on the Hub, each with the key it stands for."""
+    divides: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("num_attention_heads", "hidden_size"),
+        ("num_key_value_heads", "num_attention_heads"),
+    )
+    """Pairs of keys whose first must divide the second, or the module fails to build or to run; keys that a family lacks or
+    a config leaves out are passed over. A family that transformers builds with any number of heads says so here."""
 
     num_labels: MaybeZero = 2
     """Classes of a classification head (transformers configuration_utils.py: PretrainedConfig.num_labels defaults to 2)."""
+
+    def check(self) -> tuple[str, str, str] | None:
+        """The first rule between keys that one job's config breaks, as (key, rule, way out); None where all hold.
+
+        Numbers are ints here: a config is checked before it is stacked with others. A family with further rules adds them.
+        """
+        for divisor, whole in self.divides:
+            part, amount = getattr(self, divisor, None), getattr(self, whole, None)
+            if isinstance(part, int) and isinstance(amount, int) and amount % part:
+                near = sorted((n for n in range(1, min(amount, 4096) + 1) if amount % n == 0), key=lambda n: abs(n - part))[:2]
+                return divisor, f"does not divide {whole} = {amount}", f"use {either([str(n) for n in sorted(near)])}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
