@@ -7,7 +7,7 @@ sizes that decide its activations (heads, head dimension, group counts), not jus
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from memcalc.arrays import Condition, Count, as_count
@@ -42,18 +42,21 @@ class Module:
 class Stack:
     """``count`` equal layers in a list of modules: ``layers.0``, ``layers.1``, …
 
-    Where a list holds several kinds of layer, each kind is a stack of its own with the ``indices`` it occupies.
+    Where a list holds several kinds of layer, each kind is a stack of its own with the ``indices`` it occupies. A ``prefix``
+    stands before each index, as in torchvision's ``encoder_layer_0``.
     """
 
     layer: Layer
     count: Count
     indices: Sequence[int] | None = None
+    prefix: str = ""
 
     def tensors(self) -> Iterator[Tensor]:
         """The layer's tensors, counted ``count`` times."""
         span = Span(self.count, self.indices)
         for tensor in self.layer.tensors():
-            yield tensor.repeated(span)
+            repeated = tensor.repeated(span)
+            yield replace(repeated, name=self.prefix + repeated.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,6 @@ class Frozen:
 
     def tensors(self) -> Iterator[Tensor]:
         """The layer's tensors, none of them trainable."""
-        from dataclasses import replace
-
         for tensor in self.layer.tensors():
             yield replace(tensor, trainable=False)
 

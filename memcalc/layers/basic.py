@@ -69,6 +69,18 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class TiedEmbedding:
+    """An ``nn.Embedding`` that reads another module's table: it looks up like one, and holds nothing."""
+
+    rows: Count
+    width: Count
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
 class ScaledEmbedding:
     """An ``nn.Embedding`` whose rows are multiplied by a constant kept as a float32 scalar buffer.
 
@@ -140,13 +152,18 @@ class BatchNorm:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A convolution of any dimension: weight ``(out, in / groups, *kernel)``, bias ``(out)``."""
+    """A convolution of any dimension: weight ``(out, in / groups, *kernel)``, bias ``(out)``.
+
+    ``stride`` and ``padding`` have an entry for each dimension of ``kernel``; None is a stride of one, and no padding.
+    """
 
     in_channels: Count
     out_channels: Count
     kernel: Sequence[Count]
     bias: bool = True
     groups: Count = 1
+    stride: Sequence[Count] | None = None
+    padding: Sequence[Count] | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Weight, then bias."""

@@ -40,3 +40,14 @@ class AveragePool:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A nonlinearity that stands alone, as a pooler's tanh."""
+
+    function: str
+
+    def tensors(self) -> Iterator[Tensor]:
+        """None."""
+        return iter(())

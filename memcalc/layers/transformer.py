@@ -23,7 +23,8 @@ class Attention:
     the whole projection (olmo2); None for none. The order of ``names`` is that in which the module registers its matrices.
     ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
-    may look back on (None: all), ``alibi`` a position bias added to the scores.
+    may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a learned one is
+    (t5), ``cross`` that keys and values come from another sequence.
     """
 
     hidden: Count
@@ -44,6 +45,8 @@ class Attention:
     causal: bool = True
     softcap: float | None = None
     clip: float | None = None
+    cross: bool = False
+    added_bias: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
@@ -97,7 +100,7 @@ class FusedAttention:
 
 @dataclass(frozen=True, slots=True)
 class MLP:
-    """Two matrices around an activation; ``names`` are (in, out)."""
+    """Two matrices around an activation; ``names`` are (in, out), ``dropout`` that of the activated features."""
 
     hidden: Count
     intermediate: Count
@@ -105,6 +108,7 @@ class MLP:
     transposed: bool = False
     names: tuple[str, str] = ("c_fc", "c_proj")
     activation: str = "gelu"
+    dropout: float = 0.0
 
     def tensors(self) -> Iterator[Tensor]:
         """Up, then down."""
@@ -127,6 +131,7 @@ class GatedMLP:
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     fused: Literal[""] | str = ""
     activation: str = "silu"
+    dropout: float = 0.0
 
     def tensors(self) -> Iterator[Tensor]:
         """Gate and up (or both in one matrix of that name), then down."""
@@ -146,12 +151,16 @@ class Block:
     ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
     decides what backward keeps. So do ``norms``: of what goes into attention and MLP (``pre``), of what comes out before it
     is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert).
+    ``registered`` names the parts a module registers before the others, where that is not the order they run in (albert).
     """
 
     parts: tuple[tuple[str, Layer], ...]
     parallel: bool = False
     norms: Literal["pre", "output", "both", "post"] = "pre"
+    registered: tuple[str, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors under its name."""
-        yield from Module(self.parts).tensors()
+        first = [(name, layer) for name, layer in self.parts if name in self.registered]
+        rest = [(name, layer) for name, layer in self.parts if name not in self.registered]
+        yield from Module([*first, *rest]).tensors()
