@@ -67,11 +67,12 @@ class States:
     """The highest instant of what is kept: parameters, copies, masters, gradients, optimizer states and its step's needs.
 
     Activations, inputs, workspaces and the CUDA context are not in it, so it is a lower bound of the step's peak.
-    ``at_peak`` gives the roles live then and sums exactly to ``rounded``.
+    ``bound`` is the most the CUDA allocator may count for it; ``at_peak`` gives the roles live then, which sum to ``rounded``.
     """
 
     requested: int
     rounded: int
+    bound: int
     phase: str
     instant: str
     at_peak: dict[str, int]
@@ -85,6 +86,18 @@ class Rank:
     multiplicity: int
     peak: int | None
     states: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """``times`` buffers of ``requested`` bytes each."""
+
+    component: str
+    name: str
+    requested: int
+    times: int
+    place: str
+    lives: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +133,8 @@ class Footprint:
         textbook: the textbook's figures for the same question.
         assumptions: what was assumed because the job did not say.
         warnings: settings that were ignored, and the like.
+        buffers: what the states are made of, buffer by buffer; the explanation of each component. Not part of the JSON
+            unless asked for.
     """
 
     model: ModelSummary
@@ -138,11 +153,12 @@ class Footprint:
     textbook: dict[str, Any] | None = None
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    buffers: tuple[Held, ...] = ()
     bytes_per_parameter: dict[str, float | None] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The contract's JSON object, as plain data."""
-        return {
+    def to_dict(self, *, explain: bool = False) -> dict[str, Any]:
+        """The contract's JSON object, as plain data; ``explain`` adds every buffer."""
+        told = {
             "schema_version": SCHEMA_VERSION,
             "model": asdict(self.model),
             "job": self.job,
@@ -162,10 +178,13 @@ class Footprint:
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
         }
+        if explain:
+            told["buffers"] = [asdict(held) for held in self.buffers]
+        return told
 
-    def to_json(self, indent: int | None = 2) -> str:
+    def to_json(self, indent: int | None = 2, *, explain: bool = False) -> str:
         """The same as text."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.to_dict(explain=explain), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def __rich__(self) -> RenderableType:
         from memcalc.formats.table import render

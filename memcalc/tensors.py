@@ -32,11 +32,12 @@ ITEMSIZE = {
 }
 """Bytes per element, by torch's own dtype names (pytorch c10/core/ScalarType.h)."""
 
-Kind = Literal["linear", "embedding", "norm", "conv", "expert", "recurrent", "other"]
+Kind = Literal["linear", "embedding", "norm", "batch_norm", "conv", "expert", "recurrent", "other"]
 """The operator that reads a tensor: decides autocast copies, quantisation overrides and Muon's matrices.
 
 ``linear``: weight or bias of a matrix multiplication; ``conv``: of a convolution; ``expert``: a mixture's stacked matrices;
-``embedding``: a lookup table; ``norm``: a normalisation's scale or shift; ``recurrent``: state-space parameters.
+``embedding``: a lookup table; ``norm``: a normalisation's scale or shift
+(``batch_norm`` apart, which apex O2 leaves in fp32); ``recurrent``: state-space parameters.
 """
 
 

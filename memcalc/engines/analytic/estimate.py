@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.plan import Plan, check_parameters, make_plan
-from memcalc.engines.analytic.static import MODELLED, Account, accounts
-from memcalc.footprint import Components, Footprint, ModelSummary, Peak, Rank, States
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings, temporaries
+from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.parallelism.base import Holding
 from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card
 from memcalc.units import checked_bytes
@@ -30,7 +32,7 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     counted = accounts(plan, model, ranks)
     fullest = counted[0]
     components = component_bytes(fullest)
-    total = checked_bytes(number(fullest.by_bound.stretch.top), "states")
+    checked_bytes(number(fullest.by_bound.stretch.top), "states")
     parameters = number(model.num_parameters)
     return Footprint(
         model=ModelSummary(
@@ -51,7 +53,8 @@ def estimate_job(job: Job, model: Model) -> Footprint:
         ),
         textbook=card(plan.optimizer.name, parameters, plan.stage, number(plan.shards)),
         assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
-        warnings=tuple(warnings_of(job, plan, total)),
+        warnings=tuple(warnings_of(job, plan)),
+        buffers=tuple(buffers_of(plan, fullest)),
         bytes_per_parameter={
             name: None if size is None else round(size / parameters, 6) for name, size in components.items()
         },
@@ -77,6 +80,7 @@ def states_of(account: Account) -> States:
     return States(
         requested=number(account.by_requested.stretch.top),
         rounded=number(rounded.top),
+        bound=number(account.by_bound.stretch.top),
         phase=phase,
         instant=instant,
         at_peak={COMPONENTS[role]: number(rounded.at_top[role]) for role in ROLES if number(rounded.at_top.get(role, 0))},
@@ -102,7 +106,26 @@ def host_bytes(account: Account) -> dict[str, int]:
     return host
 
 
-def warnings_of(job: Job, plan: Plan, total: int) -> list[str]:
+def buffers_of(plan: Plan, account: Account) -> Iterable[Held]:
+    """Every buffer of a layout, so that each component can be added up by hand."""
+    layout = account.layout
+    lives = {
+        "always": layout.resident,
+        "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
+        "forward to backward": layout.forward,
+        "backward": layout.backward,
+        "backward to " + ("the step" if layout.early else "zero_grad"): layout.gradients,
+        "start of the step": layout.cast,
+        "the step": (*layout.step, *(Holding(b, n) for b, n in temporaries(plan, layout.params, in_turn=layout.in_turn))),
+    }
+    for life, holdings in lives.items():
+        for held in holdings:
+            buffer, times = held.buffer, number(held.times)
+            if times and number(buffer.requested):
+                yield Held(COMPONENTS[buffer.role], buffer.site, number(buffer.requested), times, buffer.place, life)
+
+
+def warnings_of(job: Job, plan: Plan) -> list[str]:
     """Settings that change nothing yet, and needs nobody has measured."""
     said = []
     if plan.optimizer.temporaries is None:

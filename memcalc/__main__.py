@@ -1,0 +1,60 @@
+"""The program: one command in, one exit code out.
+
+0 yes · 1 no · 2 could not be judged · 70 a fault of memcalc itself · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from memcalc.errors import EXIT_FAULT, MemcalcError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with the documented exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; every error is one line on stderr."""
+    from typer import Abort
+
+    from memcalc.cli.app import command
+
+    try:
+        code = command().main(arguments, prog_name="memcalc", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except MemcalcError as error:
+        return _said(f"memcalc: {error}", error.exit_code)
+    except (KeyboardInterrupt, Abort):
+        return _said("memcalc: interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # the reader (head, less) has gone: point stdout elsewhere so that the interpreter's own flush stays quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        # a usage error of the argument parser knows how to show itself; anything else is our fault
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        if os.environ.get("MEMCALC_DEBUG"):
+            raise
+        fault = f"{type(error).__name__}: {error}".replace("\n", " ")
+        return _said(
+            f"memcalc: a fault of memcalc itself ({fault}); please report it with the command and MEMCALC_DEBUG=1's output",
+            EXIT_FAULT,
+        )
+
+
+def _said(line: str, code: int) -> int:
+    sys.stdout.flush()
+    print(line, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The group of commands. Only the one that runs is imported, so that start-up stays short."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command as typer_command
+
+COMMANDS = {
+    "estimate": "memcalc.cli.estimate",
+    "compare": "memcalc.cli.compare",
+    "check": "memcalc.cli.check",
+    "sweep": "memcalc.cli.sweep",
+    "list": "memcalc.cli.list",
+    "textbook": "memcalc.cli.textbook",
+    "schema": "memcalc.cli.schema",
+    "version": "memcalc.cli.version",
+}
+"""Each command's module, which holds an ``app`` with that one command."""
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its commands by name and loads them one at a time."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands, in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None for an unknown one, which the parser reports."""
+        if cmd_name not in COMMANDS:
+            return None
+        loaded = typer_command(import_module(COMMANDS[cmd_name]).app)
+        loaded.name = cmd_name
+        return loaded
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Offer the nearest command for one that does not exist."""
+        from memcalc.errors import InputError, did_you_mean
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise InputError("", args[0], "is not a command", did_you_mean(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+
+group = typer.Typer(
+    cls=LazyGroup,
+    help="How many bytes a training step takes, and where each byte goes.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@group.callback()
+def _group() -> None:
+    """How many bytes a training step takes, and where each byte goes."""
+
+
+def command() -> Any:
+    """The whole command line, ready to run."""
+    return typer_command(group)
+
+
+def single(**settings: Any) -> typer.Typer:
+    """An app for one command's module."""
+    return typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}, **settings)

@@ -1,0 +1,81 @@
+"""``memcalc estimate``: one job, where its bytes go, and whether it fits."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from memcalc.cli import options as o
+from memcalc.cli.app import single
+
+app = single()
+
+
+class Format(StrEnum):
+    """How the answer is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="table, json, csv, markdown.", rich_help_panel=o.OUTPUT, metavar="FORM")
+]
+
+
+@app.command()
+def estimate(
+    model: o.ModelArgument = None,
+    params: o.Params = None,
+    sets: o.Sets = None,
+    optimizer: o.OptimizerName = None,
+    optimizer_arg: o.OptimizerArgs = None,
+    precision: o.Precision = None,
+    micro_batch_size: o.MicroBatch = None,
+    sequence_length: o.Sequence = None,
+    source_length: o.Source = None,
+    image_size: o.Image = None,
+    gradient_accumulation_steps: o.Accumulation = None,
+    activation_checkpointing: o.Checkpointing = None,
+    attention: o.AttentionKernel = None,
+    max_grad_norm: o.Clipping = None,
+    dp: o.Dp = None,
+    zero_stage: o.Stage = None,
+    zero_backend: o.Backend = None,
+    zero_arg: o.ZeroArgs = None,
+    dp_replicate: o.Replicate = None,
+    dp_shard: o.Shard = None,
+    tp: o.Tp = None,
+    pp: o.Pp = None,
+    gpu: o.Gpu = None,
+    memory: o.Memory = None,
+    headroom: o.Headroom = None,
+    scope: o.Scope = None,
+    form: FormatOption = Format.table,
+    exact: o.ExactBytes = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Every buffer, adding up.", rich_help_panel=o.OUTPUT)] = False,
+    app_dir: o.AppDir = None,
+) -> None:
+    """Where the bytes of one training step go, and whether they fit.
+
+    Exits with 1 when --gpu or --memory is given and it certainly does not fit.
+    """
+    mapping = o.job_mapping(
+        model, params=params, sets=sets, optimizer=optimizer, optimizer_args=optimizer_arg, precision=precision,
+        micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length, image_size=image_size,
+        gradient_accumulation_steps=gradient_accumulation_steps, activation_checkpointing=activation_checkpointing,
+        attention=attention, max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
+        zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp,
+        gpu=gpu, memory=memory, headroom=headroom, scope=scope,
+    )  # fmt: skip
+    from memcalc.api import estimate_mapping
+    from memcalc.formats import show
+
+    footprint = estimate_mapping(mapping, app_dir=app_dir)
+    show.one(footprint, form.value, exact=exact, explain=explain)
+    if footprint.fits is not None and footprint.fits.verdict in ("does_not_fit", "tight"):
+        raise typer.Exit(1)

@@ -1,0 +1,31 @@
+"""``memcalc list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from memcalc.cli.app import single
+from memcalc.cli.estimate import Format
+
+app = single()
+
+
+@app.command("list")
+def show(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="optimizers, models, gpus or precisions.", show_default=False)],
+    containing: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only rows that contain this.", show_default=False)] = "",
+    form: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.", metavar="FORM")] = Format.table,
+) -> None:
+    """List optimizers, models, gpus or precisions, whole or those that contain a text."""
+    from memcalc.listing import rows
+
+    found = rows(kind, containing)
+    if form is Format.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    from memcalc.formats import listed
+
+    listed.show(found, form.value)

@@ -1,0 +1,145 @@
+"""The options commands share, written once, and the job they spell."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from memcalc.errors import NO_VALUE, InputError
+from memcalc.units import parse_bytes, parse_count, parse_fraction
+
+TRAINING, RANKS, HARDWARE, OUTPUT = "Training", "Ranks", "Hardware", "Output"
+
+
+def _option(*names: str, group: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, metavar=metavar, show_default=False)
+
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Shipped name, path, hf:org/name or py:module:factory.", show_default=False),
+]
+Params = Annotated[str | None, _option("--params", group=TRAINING, text="A bare size instead of MODEL: 7e9, 7B.", metavar="N")]
+Sets = Annotated[
+    list[str] | None, _option("--set", group=TRAINING, text="Override a key of the model's config.", metavar="KEY=VALUE")
+]
+OptimizerName = Annotated[
+    str | None, _option("--optimizer", group=TRAINING, text="Optimizer (default adam); see list optimizers.", metavar="NAME")
+]
+OptimizerArgs = Annotated[
+    list[str] | None, _option("--optimizer-arg", group=TRAINING, text="An option of it: fused=true.", metavar="KEY=VALUE")
+]
+Precision = Annotated[
+    str | None, _option("--precision", group=TRAINING, text="Scheme (default fp16); see list precisions.", metavar="NAME")
+]
+MicroBatch = Annotated[
+    int | None, _option("--micro-batch-size", group=TRAINING, text="Samples in one forward pass.", metavar="N")
+]
+Sequence = Annotated[int | None, _option("--sequence-length", group=TRAINING, text="Tokens of one sample.", metavar="N")]
+Source = Annotated[
+    int | None, _option("--source-length", group=TRAINING, text="Tokens or frames an encoder reads.", metavar="N")
+]
+Image = Annotated[int | None, _option("--image-size", group=TRAINING, text="Pixels of an image's side.", metavar="N")]
+Accumulation = Annotated[
+    int | None, _option("--gradient-accumulation-steps", group=TRAINING, text="Micro-batches to a step.", metavar="N")
+]
+Checkpointing = Annotated[
+    str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective or full.", metavar="MODE")
+]
+AttentionKernel = Annotated[
+    str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
+]
+Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
+Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
+Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
+Backend = Annotated[
+    str | None, _option("--zero-backend", group=RANKS, text="deepspeed, fsdp2, megatron, torch.", metavar="NAME")
+]
+ZeroArgs = Annotated[
+    list[str] | None, _option("--zero-arg", group=RANKS, text="An option of it: reduce_bucket_size=2e8.", metavar="KEY=VALUE")
+]
+Replicate = Annotated[int | None, _option("--dp-replicate", group=RANKS, text="Groups that hold the same.", metavar="N")]
+Shard = Annotated[int | None, _option("--dp-shard", group=RANKS, text="Ranks that states are split over.", metavar="N")]
+Tp = Annotated[int | None, _option("--tp", group=RANKS, text="Tensor-parallel ranks.", metavar="N")]
+Pp = Annotated[int | None, _option("--pp", group=RANKS, text="Pipeline stages.", metavar="N")]
+Gpu = Annotated[str | None, _option("--gpu", group=HARDWARE, text="Device that it must fit; see list gpus.", metavar="NAME")]
+Memory = Annotated[str | None, _option("--memory", group=HARDWARE, text="Or just a size: 24GiB.", metavar="SIZE")]
+Headroom = Annotated[str | None, _option("--headroom", group=HARDWARE, text="Share of it to leave free: 5%.", metavar="SHARE")]
+Scope = Annotated[str | None, _option("--scope", group=HARDWARE, text="Judge the states or the whole step.", metavar="WHAT")]
+AppDir = Annotated[str | None, _option("--app-dir", group=OUTPUT, text="Where py: modules are looked for.", metavar="DIR")]
+ExactBytes = Annotated[bool, _option("--bytes", group=OUTPUT, text="Figures in bytes, not GiB.")]
+
+
+def job_mapping(model: str | None, *, params: str | None = None, sets: list[str] | None = None, **flags: Any) -> dict[str, Any]:
+    """What the flags say, as the mapping a job file would hold.
+
+    Raises:
+        InputError: no model or two, a pair that is not KEY=VALUE, a size that cannot be read.
+    """
+    mapping = {key: value for key, value in flags.items() if value is not None}
+    mapping["model"] = _model(model, params, sets)
+    for key in ("optimizer_args", "zero_args"):
+        if key in mapping:
+            mapping[key] = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
+    return {**mapping, **hardware_mapping(memory=mapping.get("memory"), headroom=mapping.get("headroom"))}
+
+
+def hardware_mapping(**flags: str | None) -> dict[str, Any]:
+    """The hardware's flags that were given, sizes and shares read."""
+    mapping: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    if "memory" in mapping:
+        mapping["memory"] = parse_bytes(mapping["memory"], "--memory")
+    if "headroom" in mapping:
+        mapping["headroom"] = parse_fraction(mapping["headroom"], "--headroom")
+    return mapping
+
+
+def words(text: str, needed: str) -> list[str]:
+    """Words with commas between; at least one where ``needed`` names the flag.
+
+    >>> words("adam, sgd", "--optimizers")
+    ['adam', 'sgd']
+    """
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if needed and not found:
+        raise InputError(needed, NO_VALUE, "is missing", f"give names with commas between, as {needed} adam,adamw8bit,sophia")
+    return found
+
+
+def _model(model: str | None, params: str | None, sets: list[str] | None) -> str | dict[str, Any]:
+    if params is not None:
+        if model is not None:
+            raise InputError("--params", params, "is given beside a model", "give one of the two")
+        return {"params": parse_count(params, "--params")}
+    if model is None:
+        raise InputError("MODEL", NO_VALUE, "is missing", "name one (memcalc list models), or give --params 7e9")
+    return {"base": model, **pairs(sets, "--set")} if sets else model
+
+
+def pairs(words: list[str] | None, flag: str) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a mapping, the values read as YAML scalars are.
+
+    >>> pairs(["fused=true", "rank=8", "proj=std"], "--optimizer-arg")
+    {'fused': True, 'rank': 8, 'proj': 'std'}
+    """
+    result: dict[str, Any] = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InputError(flag, word, "is not KEY=VALUE", "write it as fused=true")
+        result[key] = scalar(value)
+    return result
+
+
+def scalar(text: str) -> Any:
+    """A word as the number, truth value or null it spells; itself otherwise."""
+    constants = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

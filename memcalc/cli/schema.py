@@ -1,0 +1,22 @@
+"""``memcalc schema``: the JSON Schema of a job, a sweep or a footprint."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from memcalc.cli.app import single
+
+app = single()
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="job, sweep, footprint or measurement.", show_default=False)],
+) -> None:
+    """Print a JSON Schema, for editors that complete job files and scripts that check answers."""
+    from memcalc.schemas import schema as schema_of
+
+    print(json.dumps(schema_of(name), indent=2, ensure_ascii=False))

@@ -1,0 +1,79 @@
+"""What there is to choose from, as rows: models, optimizers, GPUs, precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from memcalc.errors import InputError, did_you_mean
+
+Row = dict[str, Any]
+
+
+def rows(kind: str, containing: str = "") -> list[Row]:
+    """Every entry of a kind whose row contains the text, in any column.
+
+    Raises:
+        InputError: no such kind.
+    """
+    if kind not in KINDS:
+        raise InputError("list", kind, "is not something memcalc lists", did_you_mean(kind, KINDS))
+    wanted = containing.lower()
+    return [row for row in KINDS[kind]() if wanted in " ".join(str(value) for value in row.values()).lower()]
+
+
+def _models() -> list[Row]:
+    from memcalc.catalog import shipped
+    from memcalc.readers.source import read_model
+
+    listed = []
+    for name in sorted(shipped("models")):
+        model = read_model(name)
+        listed.append(
+            {"name": name, "family": model.family, "architecture": model.architecture, "parameters": int(model.num_parameters)}
+        )
+    return listed
+
+
+def _optimizers() -> list[Row]:
+    from memcalc.optimizers.names import SHORT_NAMES, all_optimizers
+
+    short: dict[str, list[str]] = {}
+    for name, full in SHORT_NAMES.items():
+        short.setdefault(full, []).append(name)
+    return [
+        {"name": entry.name, "short": ", ".join(short.get(entry.name, ())), "keeps": entry.summary, "source": entry.source}
+        for entry in all_optimizers()
+    ]
+
+
+def _gpus() -> list[Row]:
+    from memcalc.devices import all_devices
+
+    return [
+        {"name": device.name, "vendor": device.vendor, "total": device.total_bytes, "usable": device.usable_bytes}
+        for device in all_devices()
+    ]
+
+
+def _precisions() -> list[Row]:
+    from memcalc.precision import SCHEMES
+
+    return [
+        {
+            "name": scheme.name,
+            "parameters": scheme.parameter or "as stored",
+            "masters": scheme.master or "none",
+            "copies": scheme.copy or "none",
+            "what": scheme.summary,
+        }
+        for _, scheme in SCHEMES.items()
+    ]
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "optimizers": _optimizers,
+    "models": _models,
+    "gpus": _gpus,
+    "precisions": _precisions,
+}

@@ -1,0 +1,63 @@
+"""JSON Schemas of what people write and of what they read, so that editors complete job files and scripts check answers."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from memcalc.errors import InputError, NotModelledError, did_you_mean
+
+NAMES = ("job", "sweep", "footprint", "measurement")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of that name.
+
+    Raises:
+        InputError: there is none.
+        NotModelledError: measurements do not exist yet.
+    """
+    if name == "job":
+        return _job()
+    if name == "sweep":
+        from memcalc.sweep.spec import sweep_schema
+
+        return {"$schema": DIALECT, **sweep_schema()}
+    if name == "footprint":
+        return _footprint()
+    if name == "measurement":
+        raise NotModelledError(
+            "schema", name, "has no schema yet: memcalc cannot measure so far", "use job, sweep or footprint"
+        )
+    raise InputError("schema", name, "is not a schema memcalc has", did_you_mean(name, NAMES))
+
+
+def _job() -> dict[str, Any]:
+    """A job's schema, in which the keys of a group may also stand flat."""
+    from memcalc.job import FLAT, SECTIONS, Job
+
+    document = Job.model_json_schema()
+    for key, section in FLAT.items():
+        definition = document["$defs"][SECTIONS[section].__name__]["properties"][key]
+        document["properties"][key] = deepcopy(definition)
+    # sizes and shares may be written with their units
+    for place in (document["properties"], document["$defs"]["Hardware"]["properties"]):
+        place["memory"] = {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}, {"type": "null"}],
+                           "description": "Bytes, or a size with its unit: 24GiB, 80GB."}  # fmt: skip
+        place["headroom"] = {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string"}],
+                             "description": "The share to leave free: 0.05 or 5%."}  # fmt: skip
+    return {"$schema": DIALECT, "title": "memcalc job", **{k: v for k, v in document.items() if k != "title"}}
+
+
+def _footprint() -> dict[str, Any]:
+    """A footprint's schema, from its dataclasses."""
+    from pydantic import TypeAdapter
+
+    from memcalc.footprint import Footprint
+
+    document = TypeAdapter(Footprint).json_schema(mode="serialization")
+    properties = {"schema_version": {"const": 1}, **document["properties"]}
+    # every buffer is listed only when an explanation is asked for
+    required = ["schema_version", *(key for key in document["properties"] if key != "buffers")]
+    return {"$schema": DIALECT, "title": "memcalc footprint", **document, "properties": properties, "required": required}
