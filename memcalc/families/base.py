@@ -108,7 +108,7 @@ def load_family(model_type: str, path: str = "model.model_type") -> Family:
         way_out = did_you_mean(model_type, names)
         raise InputError(
             path, model_type, "is not a family memcalc knows",
-            f"{way_out} any module can be read with py:package.module:factory",
+            f"{way_out}{'' if way_out.endswith('?') else ';'} any module can be read with py:package.module:factory",
         )  # fmt: skip
     family: Family = import_module(f"memcalc.families.{stem}").FAMILY
     return family
