@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,12 @@ def compare_mapping(
         for name in names
         if (chosen := {"optimizer": name, "precision": scheme})
     ]
+
+
+def estimator(model: str | Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Footprint]:
+    """A function from a job's other keys to its footprint, the model read once."""
+    read = model_of(read_job({"model": model}))
+    return lambda keys: estimate_read(read_job({**keys, "model": model}), read)
 
 
 def _module(module: Any) -> Model:

@@ -50,6 +50,7 @@ group = typer.Typer(
     cls=LazyGroup,
     help="How many bytes a training step takes, and where each byte goes.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -66,4 +67,6 @@ def command() -> Any:
 
 def single(**settings: Any) -> typer.Typer:
     """An app for one command's module."""
-    return typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}, **settings)
+    return typer.Typer(
+        add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, **settings
+    )

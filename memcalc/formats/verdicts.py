@@ -74,7 +74,8 @@ def as_github(findings: Sequence[Finding]) -> str:
     """
     levels = {PASSED: "notice", FAILED: "error", UNJUDGED: "warning"}
     return "\n".join(
-        f"::{levels[f.outcome]} file={_property(str(f.file))},line={f.line},title={_property(f'memcalc: {f.name}')}::{_data(said(f))}"
+        f"::{levels[f.outcome]} file={_property(str(f.file))},line={f.line},"
+        f"title={_property(f'memcalc: {f.name}')}::{_data(said(f))}"
         for f in findings
     )
 

@@ -1,0 +1,33 @@
+"""``memcalc textbook``: the textbook's claims, audited on a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from memcalc.cli.app import single
+from memcalc.cli.estimate import Format, FormatOption
+
+app = single()
+
+
+@app.command()
+def textbook(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="The model to compute on.")] = "llama-3.1-8b",
+    form: FormatOption = Format.table,
+) -> None:
+    """Every claim of the textbook, the accounting under which it holds, and the one under which it does not."""
+    from memcalc.api import estimator
+    from memcalc.textbook import REMARKS, audit, rows
+
+    found = rows(audit(estimator(model)))
+    if form is Format.json:
+        print(
+            json.dumps({"schema_version": 1, "model": model, "claims": found, "remarks": REMARKS}, indent=2, ensure_ascii=False)
+        )
+        return
+    from memcalc.formats import claims
+
+    claims.show(model, found, REMARKS, form.value)
