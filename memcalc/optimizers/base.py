@@ -8,7 +8,7 @@ that the same entry serves one estimate and a sweep over arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memcalc.arrays import Count, product
@@ -79,15 +79,25 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """Bytes a step needs on the device beyond what is kept: ``each`` tensor's need, summed over all tensors when they are
-    processed together (foreach), or the largest one's when they are processed in turn (single-tensor).
+    """``count`` equal buffers a step needs on the device beyond what is kept, while one parameter is processed.
 
-    A second term of the same step that is live at the same moment is a Temporary of its own.
+    Terms of one ``moment`` are live together; the step's need is its worst moment's. 0-dim constants are left out unless
+    there is a list of them with one for every tensor.
+
+    Attributes:
+        name: what the buffer holds.
+        nbytes: bytes of one of them.
+        over: ``sum``: all parameters' are live together (foreach); ``max``: only the current parameter's (processed in
+            turn); ``previous``: the one processed before still holds it, for a Python name is freed when it is rebound.
+        count: how many of them there are for one parameter.
+        moment: which instant of the step.
     """
 
     name: str
     nbytes: Count
-    over: Literal["sum", "max"]
+    over: Literal["sum", "max", "previous"]
+    count: Count = 1
+    moment: str = ""
 
 
 class Options(Mapping[str, Any]):
@@ -117,6 +127,15 @@ TemporariesOf = Callable[[Param, Options, Implementation], Iterable[Temporary]]
 SharedOf = Callable[[Sequence[Param], Options], Iterable[State]]
 
 
+Refusals = Callable[[Options], Iterable[tuple[str, str]]]
+"""(option, rule) for each combination of options the constructor raises for."""
+
+
+def no_refusals(options: Options) -> Iterable[tuple[str, str]]:
+    """For a constructor that takes any combination of its options."""
+    return ()
+
+
 def no_temporaries(param: Param, options: Options, implementation: Implementation) -> Iterable[Temporary]:
     """For a step whose kernels work in place."""
     return ()
@@ -140,6 +159,9 @@ class Optimizer:
         born: when the states are allocated.
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
+        refuses: the combinations of options its constructor raises for.
+        own: options that are memcalc's, not the constructor's: facts it cannot know from the constructor's arguments.
+        preset: what a ``+variant`` passes to the constructor.
     """
 
     name: str
@@ -156,12 +178,16 @@ class Optimizer:
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
+    refuses: Refusals = no_refusals
+    own: frozenset[str] = frozenset()
+    preset: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, arguments: Mapping[str, Any], path: str = "training.optimizer_args") -> Options:
         """Defaults overlaid by what was asked.
 
         Raises:
-            InputError: an option this optimizer's constructor does not have, or a value of another type.
+            InputError: an option this optimizer's constructor does not have, a value of another type, or a combination
+                the constructor refuses.
         """
         values = dict(self.options)
         for key, value in arguments.items():
@@ -170,16 +196,22 @@ class Optimizer:
             elif key not in self.ignored:
                 known = sorted({*self.options, *self.ignored})
                 raise InputError(f"{path}.{key}", value, f"is not an option of {self.name}", did_you_mean(key, known))
-        return Options(values)
+        options = Options(values)
+        for key, rule in self.refuses(options):
+            raise InputError(f"{path}.{key}", options[key], rule)
+        return options
 
     def implementation(self, options: Options) -> Implementation:
-        """The form its step takes: what ``foreach`` or ``fused`` ask for, else CUDA's default."""
-        if options.get("fused") and "fused" in self.implementations:
+        """The form its step takes: what ``foreach`` or ``fused`` ask for, else CUDA's default.
+
+        Either of them given, even as false, turns the default off (torch/optim/adam.py:adam).
+        """
+        fused, foreach = options.get("fused"), options.get("foreach")
+        if fused and "fused" in self.implementations:
             return "fused"
-        foreach = options.get("foreach")
-        if foreach is not None:
-            return "foreach" if foreach and "foreach" in self.implementations else "single"
-        return self.implementations[0]
+        if fused is None and foreach is None:
+            return self.implementations[0]
+        return "foreach" if foreach and "foreach" in self.implementations else "single"
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
@@ -191,6 +223,9 @@ COMMON_IGNORED = frozenset({"lr", "betas", "eps", "weight_decay", "maximize", "d
 def optimizer(name: str, **fields: Any) -> Callable[[StatesOf], StatesOf]:
     """Register the decorated function as the states of a new optimizer.
 
+    ``ignored`` adds to COMMON_IGNORED; ``constructor`` replaces it: the names of all of the constructor's arguments that
+    change no byte, where COMMON_IGNORED would claim some it does not have.
+
     >>> @optimizer("example:Momentum", cls="example.Momentum", summary="one fp32 buffer", source="an example")
     ... def momentum(p, o):
     ...     yield State("buffer", "momentum", p.dtype, p.numel)
@@ -199,11 +234,25 @@ def optimizer(name: str, **fields: Any) -> Callable[[StatesOf], StatesOf]:
     """
 
     def register(states: StatesOf) -> StatesOf:
-        ignored = COMMON_IGNORED | frozenset(fields.pop("ignored", ()))
+        ignored = frozenset(fields.pop("ignored", ()))
+        constructor = fields.pop("constructor", None)
+        ignored = ignored | COMMON_IGNORED if constructor is None else ignored | frozenset(constructor)
         OPTIMIZERS.add(name, Optimizer(name=name, states=states, ignored=ignored, **fields))
         return states
 
     return register
+
+
+def variant(name: str, **preset: Any) -> Optimizer:
+    """Register ``<Class>+variant``: the class named before the first ``+``, with these options as its defaults.
+
+    >>> variant("example:Momentum+nothing").summary
+    'one fp32 buffer'
+    """
+    base = OPTIMIZERS.get(name.split("+")[0])
+    unknown = set(preset) - set(base.options)
+    assert not unknown, f"{name} presets {unknown}, which {base.name} does not have"
+    return OPTIMIZERS.add(name, replace(base, name=name, options={**base.options, **preset}, preset=preset))
 
 
 def _typed(value: Any, default: Any, path: str) -> Any:
