@@ -36,6 +36,7 @@ def decoder_architecture(
     head_bias: bool = False,
     embedding: Layer | None = None,
     after_head: tuple[Layer, ...] = (),
+    answers: Count = 2,
 ) -> Architecture:
     """A decoder body with the head that ``architecture`` names.
 
@@ -52,7 +53,7 @@ def decoder_architecture(
     ]
     if rotary is not None:
         body.append(("rotary_emb", rotary))
-    return headed(config, architecture, Module(body), names, head_bias=head_bias, after_head=after_head)
+    return headed(config, architecture, Module(body), names, head_bias=head_bias, answers=answers, after_head=after_head)
 
 
 def headed(

@@ -1,0 +1,46 @@
+"""What families with mixtures of experts share: the key that chooses their layout, and the spellings of their number."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from memcalc.families._rotary import RotaryConfig
+from memcalc.families.base import Flag, MaybeZero, Probability, Size
+from memcalc.layers.moe import ExpertLayout
+
+EXPERTS = {"num_local_experts": "num_experts", "n_routed_experts": "num_experts"}
+"""The number of experts as Mixtral and gpt_oss, and as DeepSeek write it."""
+
+
+class MixtureConfig(RotaryConfig):
+    """Keys that every such family reads alike; the head dimension is a key of its own, or a quotient cut to a whole number."""
+
+    divides: ClassVar[tuple[tuple[str, str], ...]] = (("num_key_value_heads", "num_attention_heads"),)
+
+    vocab_size: Size
+    hidden_size: Size
+    num_attention_heads: Size
+    num_experts_per_tok: MaybeZero | None = None
+    hidden_act: str = "silu"
+    attention_dropout: Probability = 0.0
+    tie_word_embeddings: Flag = False
+    classifier_dropout: Probability | None = None
+    hidden_dropout: Probability | None = None
+    expert_layout: ExpertLayout = "stacked"
+    """How the experts' matrices are kept: as transformers 5 does, or one module for each."""
+
+
+def head_sizes(config: Any) -> tuple[Any, Any, Any]:
+    """(query heads, key-value heads, head dimension), the last two derived where the config leaves them out."""
+    heads = config.num_attention_heads
+    kv_heads = heads if config.num_key_value_heads is None else config.num_key_value_heads
+    head_dim = config.hidden_size // heads if config.head_dim is None else config.head_dim
+    return heads, kv_heads, head_dim
+
+
+def check_layer_types(config: Any) -> tuple[str, str, str] | None:
+    """A config that lists its layers' types lists one for each (PreTrainedConfig.validate_layer_type)."""
+    types = config.layer_types
+    if types is not None and len(types) != config.num_hidden_layers:
+        return "layer_types", f"are {len(types)} for num_hidden_layers = {config.num_hidden_layers}", "list one for each layer"
+    return None

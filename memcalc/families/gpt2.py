@@ -1,0 +1,114 @@
+"""GPT-2: learned positions, matrices stored ``(in, out)``, query, key and value in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
+from memcalc.layers.base import Layer, Module
+from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
+from memcalc.layers.cross_attention import FusedCrossAttention
+from memcalc.layers.transformer import MLP, Block, FusedAttention
+
+NAMES = Names("transformer", "wte", "h", "ln_f", token_head="classifier")
+
+
+class GPT2Config(FamilyConfig):
+    """source: transformers 5.23.0 models/gpt2/configuration_gpt2.py"""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size",
+        "n_positions": "max_position_embeddings",
+        "n_ctx": "max_position_embeddings",
+    }
+
+    vocab_size: Size = 50257
+    hidden_size: Size = 768
+    num_hidden_layers: Size = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size | None = None
+    max_position_embeddings: Size = 1024
+    activation_function: str = "gelu_new"
+    resid_pdrop: Probability = 0.1
+    embd_pdrop: Probability = 0.1
+    attn_pdrop: Probability = 0.1
+    classifier_dropout: Probability | None = None
+    hidden_dropout: Probability | None = None
+    add_cross_attention: Flag = False
+    summary_use_proj: Flag = True
+    summary_proj_to_labels: Flag = True
+    summary_first_dropout: Probability = 0.1
+    tie_word_embeddings: Flag = True
+
+
+def block(config: GPT2Config) -> Block:
+    """One decoder layer, with attention to an encoder where the config asks for it."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    intermediate = 4 * hidden if config.intermediate_size is None else config.intermediate_size
+    dropout, resid = config.attn_pdrop, Dropout(config.resid_pdrop)
+    cross: tuple[tuple[str, Layer], ...] = (
+        ("crossattention", FusedCrossAttention(hidden, heads, hidden // heads, transposed=True, dropout=dropout)),
+        ("crossattention.resid_dropout", resid),
+        ("ln_cross_attn", layer_norm(hidden)),
+    )
+    return Block(
+        (
+            ("ln_1", layer_norm(hidden)),
+            ("attn", FusedAttention(hidden, heads, heads, hidden // heads, transposed=True, dropout=dropout)),
+            ("attn.resid_dropout", resid),
+            ("ln_2", layer_norm(hidden)),
+            *(cross if config.add_cross_attention else ()),
+            ("mlp", MLP(hidden, intermediate, transposed=True, activation=config.activation_function)),
+            ("mlp.dropout", resid),
+        )
+    )
+
+
+def build(config: GPT2Config, architecture: str) -> Architecture:
+    """The decoder under its head."""
+    hidden = config.hidden_size
+    double = architecture == "GPT2DoubleHeadsModel"
+    built = decoder_architecture(
+        config, "GPT2LMHeadModel" if double else architecture, block(config), layer_norm(hidden), names=NAMES,
+        before_layers=(
+            ("wpe", Embedding(config.max_position_embeddings, hidden)),
+            ("drop", Dropout(config.embd_pdrop)),
+        ),
+    )  # fmt: skip
+    if not double:
+        return built
+    return Architecture(Module([("", built.root), ("multiple_choice_head", choice_head(config))]), built.tied)
+
+
+def choice_head(config: GPT2Config) -> Layer:
+    """The second head of GPT2DoubleHeadsModel, which sets ``num_labels`` to 1 whatever the config says.
+
+    source: transformers 5.23.0 models/gpt2/modeling_gpt2.py GPT2SequenceSummary.__init__
+    """
+    parts: list[tuple[str, Layer]] = [("first_dropout", Dropout(config.summary_first_dropout))]
+    if config.summary_use_proj:
+        classes = 1 if config.summary_proj_to_labels else config.hidden_size
+        parts.insert(0, ("summary", Linear(config.hidden_size, classes)))
+    return Module(parts)
+
+
+FAMILY = Family(
+    model_type="gpt2",
+    config=GPT2Config,
+    architectures=(
+        "GPT2LMHeadModel",
+        "GPT2Model",
+        "GPT2DoubleHeadsModel",
+        "GPT2ForSequenceClassification",
+        "GPT2ForTokenClassification",
+        "GPT2ForQuestionAnswering",
+    ),
+    usual="GPT2LMHeadModel",
+    build=build,
+    source="transformers 5.23.0 models/gpt2/modeling_gpt2.py",
+)
