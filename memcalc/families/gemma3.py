@@ -31,15 +31,6 @@ class Gemma3Config(FamilyConfig):
     tie_word_embeddings: Flag | None = True
     """This one decides, not that of ``text_config``."""
 
-    def check(self) -> tuple[str, str, str] | None:
-        """The rules of either section, under its name."""
-        for name, section in (("text_config", self.text_config), ("vision_config", self.vision_config)):
-            broken = section.check()
-            if broken is not None:
-                key, rule, way_out = broken
-                return f"{name}.{key}", rule, way_out
-        return None
-
 
 def projector(config: Gemma3Config) -> Module:
     """From the tower's positions to the language model's: pooled, normalised, multiplied by a bare matrix.
