@@ -26,14 +26,16 @@ class Layer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Module:
     """Layers under names, in the order they run. A name may stand twice (two kinds of member in one list of modules);
-    an empty name adds no level.
+    an empty name adds no level. ``registered`` names the parts registered before the others, where that is not the order they
+    run in (a head built before its body).
     """
 
     parts: Sequence[tuple[str, Layer]]
+    registered: tuple[str, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors, under its name."""
-        for name, part in self.parts:
+        for name, part in sorted(self.parts, key=lambda part: part[0] not in self.registered):
             for tensor in part.tensors():
                 yield tensor.under(name)
 

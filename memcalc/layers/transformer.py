@@ -161,6 +161,4 @@ class Block:
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors under its name."""
-        first = [(name, layer) for name, layer in self.parts if name in self.registered]
-        rest = [(name, layer) for name, layer in self.parts if name not in self.registered]
-        yield from Module([*first, *rest]).tensors()
+        yield from Module(self.parts, self.registered).tensors()

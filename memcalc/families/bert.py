@@ -1,0 +1,66 @@
+"""BERT: post-norm encoder with learned positions, token types and a pooler."""
+
+from __future__ import annotations
+
+from memcalc.families._encoder import BertLikeConfig, Part, encoder_body, on_body, task_head, vocabulary_head
+from memcalc.families.base import Architecture, Family
+from memcalc.layers.base import Module
+from memcalc.layers.basic import Linear, layer_norm
+from memcalc.layers.encoder import Transform
+
+
+class BertConfig(BertLikeConfig):
+    """source: transformers 5.23.0 models/bert/configuration_bert.py"""
+
+
+POOLED = ("Model", "ForPreTraining", "ForNextSentencePrediction", "ForSequenceClassification", "ForMultipleChoice")
+"""The heads whose body keeps its pooler (modeling_bert.py: add_pooling_layer)."""
+
+
+def predictions(config: BertConfig) -> tuple[Module, dict[str, str]]:
+    """The masked language model's head and what it ties.
+
+    source: transformers 5.23.0 models/bert/modeling_bert.py BertLMPredictionHead.__init__
+    """
+    hidden = config.hidden_size
+    transform = Transform(("dense", Linear(hidden, hidden)), config.hidden_act, ("LayerNorm", layer_norm(hidden)))
+    words = "bert.embeddings.word_embeddings.weight"
+    return vocabulary_head(config, ("transform", transform), at="cls.predictions", words=words)
+
+
+def build(config: BertConfig, architecture: str) -> Architecture:
+    """The encoder under its head."""
+    kind = architecture.removeprefix("Bert")
+    body = encoder_body(config, pooler=kind in POOLED)
+    next_sentence: Part = ("cls.seq_relationship", Linear(config.hidden_size, 2))
+    if kind == "Model":
+        return Architecture(body)
+    if kind in ("ForPreTraining", "ForMaskedLM", "LMHeadModel"):
+        head, tied = predictions(config)
+        parts: list[Part] = [("cls.predictions", head)]
+        if kind == "ForPreTraining":
+            parts.append(next_sentence)
+        return on_body("bert", body, parts, tied)
+    if kind == "ForNextSentencePrediction":
+        return on_body("bert", body, [next_sentence])
+    return on_body("bert", body, task_head(kind, config.hidden_size, config.num_labels, config.head_dropout))
+
+
+FAMILY = Family(
+    model_type="bert",
+    config=BertConfig,
+    architectures=(
+        "BertForMaskedLM",
+        "BertModel",
+        "BertForPreTraining",
+        "BertLMHeadModel",
+        "BertForNextSentencePrediction",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+        "BertForMultipleChoice",
+    ),
+    usual="BertForMaskedLM",
+    build=build,
+    source="transformers 5.23.0 models/bert/modeling_bert.py",
+)

@@ -1,0 +1,34 @@
+"""XLM-RoBERTa: RoBERTa over many languages; its defaults differ, and its heads are built before the body."""
+
+from __future__ import annotations
+
+from memcalc.families._encoder import BertLikeConfig
+from memcalc.families._roberta import roberta
+from memcalc.families.base import Architecture, Family
+
+
+class XLMRobertaConfig(BertLikeConfig):
+    """source: transformers 5.23.0 models/xlm_roberta/configuration_xlm_roberta.py"""
+
+
+def build(config: XLMRobertaConfig, architecture: str) -> Architecture:
+    """The encoder under its head."""
+    return roberta(config, architecture.removeprefix("XLMRoberta"), head_first=True)
+
+
+FAMILY = Family(
+    model_type="xlm-roberta",
+    config=XLMRobertaConfig,
+    architectures=(
+        "XLMRobertaForMaskedLM",
+        "XLMRobertaModel",
+        "XLMRobertaForCausalLM",
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaForTokenClassification",
+        "XLMRobertaForQuestionAnswering",
+        "XLMRobertaForMultipleChoice",
+    ),
+    usual="XLMRobertaForMaskedLM",
+    build=build,
+    source="transformers 5.23.0 models/xlm_roberta/modeling_xlm_roberta.py",
+)
