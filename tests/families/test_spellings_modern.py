@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from memcalc.errors import InputError
+from memcalc.families._siglip import SiglipVisionConfig
 from memcalc.families.base import load_family
 from memcalc.layers.base import Stack
 from memcalc.layers.transformer import Attention
@@ -62,6 +63,17 @@ def test_keys_left_out_take_the_defaults_of_transformers(model_type, case):
     complete = transformers.CONFIG_MAPPING[model_type](**case["config"], **named).to_dict()
     written = read(model_type, **named, **case["config"])
     assert described(written) == described(model_from_config(json.loads(json.dumps(complete, default=str))))
+
+
+@pytest.mark.parametrize("model_type", [*FAMILIES, "siglip_vision_model"])
+def test_every_default_is_that_of_transformers(model_type):
+    """Key by key, those that decide no tensor too, a default here is the default of the class there."""
+    transformers = pytest.importorskip("transformers", reason="the oracle is transformers' configs")
+    config = SiglipVisionConfig if model_type == "siglip_vision_model" else load_family(model_type).config
+    theirs = {field.name: field.default for field in dataclasses.fields(transformers.CONFIG_MAPPING[model_type])}
+    shared = {name: field.default for name, field in config.model_fields.items() if name in theirs and "_config" not in name}
+    assert len(shared) >= (2 if model_type == "gemma3" else 9)
+    assert shared == {name: theirs[name] for name in shared}
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
