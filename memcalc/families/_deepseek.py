@@ -34,6 +34,10 @@ class DeepseekConfig(MixtureConfig):
     all published models have 1; transformers 5.23.0 does not read it."""
     n_group: MaybeZero | None = None
     topk_group: MaybeZero | None = None
+    num_key_value_heads: Size | None = None
+    """As many as heads, whatever it says: what keys and values share is the latent they are made from."""
+    head_dim: Size | None = None
+    """Of the rotary table alone."""
     q_lora_rank: Size | None = 1536
     kv_lora_rank: Size = 512
     qk_nope_head_dim: MaybeZero = 128

@@ -42,5 +42,5 @@ FAMILY = Family(
     architectures=("DeepseekV2ForCausalLM", "DeepseekV2Model", "DeepseekV2ForSequenceClassification"),
     usual="DeepseekV2ForCausalLM",
     build=build,
-    source="transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py; separate experts: DeepSeek's own modeling code",
+    source="transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py; separate experts: conversion_mapping.py",
 )

@@ -25,8 +25,6 @@ class DeepseekV3Config(DeepseekConfig):
     first_k_dense_replace: MaybeZero = 3
     n_group: MaybeZero | None = 8
     topk_group: MaybeZero | None = 4
-    head_dim: Size | None = None
-    """Of the rotary table; the rotated part of a head unless a config says otherwise."""
 
 
 def build(config: DeepseekV3Config, architecture: str) -> Architecture:
@@ -35,6 +33,7 @@ def build(config: DeepseekV3Config, architecture: str) -> Architecture:
         config.hidden_size, config.num_experts, config.num_experts_per_tok,
         correction=True, groups=config.n_group, top_groups=config.topk_group, scoring="sigmoid",
     )  # fmt: skip
+    # the rotated part of a head, unless a config says otherwise; V2 does not listen
     rotary_dim = config.qk_rope_head_dim if config.head_dim is None else config.head_dim
     return deepseek_architecture(config, architecture, mixture(config, router, mlp_bias=False), rotary_dim)
 
@@ -50,5 +49,5 @@ FAMILY = Family(
     ),
     usual="DeepseekV3ForCausalLM",
     build=build,
-    source="transformers 5.23.0 models/deepseek_v3/modeling_deepseek_v3.py; separate experts: 4.57.1, the same file",
+    source="transformers 5.23.0 models/deepseek_v3/modeling_deepseek_v3.py; separate experts: conversion_mapping.py",
 )

@@ -26,7 +26,6 @@ class FalconConfig(RotaryConfig):
         "n_layer": "num_hidden_layers",
         "n_head": "num_attention_heads",
         "num_kv_heads": "num_key_value_heads",
-        "n_head_kv": "num_key_value_heads",
         "ffn_hidden_size": "intermediate_size",
     }
 
@@ -36,6 +35,8 @@ class FalconConfig(RotaryConfig):
     num_attention_heads: Size = 71
     num_key_value_heads: Size | None = None
     """Of the new decoder architecture; the old one has one, or as many as heads."""
+    n_head_kv: Size | None = None
+    """The same in configs of Falcon-40B's own code, which knew no architecture but the new one."""
     intermediate_size: Size | None = None
     num_ln_in_parallel_attn: MaybeZero | None = None
     new_decoder_architecture: Flag | None = False
@@ -52,10 +53,10 @@ class FalconConfig(RotaryConfig):
     @model_validator(mode="before")
     @classmethod
     def _grouped_is_new(cls, values: Any) -> Any:
-        """Configs that say ``n_head_kv`` are of Falcon-40B's own code, which only knew the new architecture."""
-        if isinstance(values, Mapping) and values.get("n_head_kv") is not None and "new_decoder_architecture" not in values:
-            return {**values, "new_decoder_architecture": True}
-        return values
+        """``n_head_kv`` says both how many key-value heads there are, and that the architecture is the new one."""
+        if not isinstance(values, Mapping) or values.get("n_head_kv") is None:
+            return values
+        return {"num_key_value_heads": values["n_head_kv"], "new_decoder_architecture": True, **values}
 
     def check(self) -> tuple[str, str, str] | None:
         """The number of key-value heads binds the new architecture alone: the old one does not read it."""

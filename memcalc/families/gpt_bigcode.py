@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from memcalc.arrays import Count
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer
@@ -40,6 +41,8 @@ class GPTBigCodeConfig(FamilyConfig):
     classifier_dropout: Probability | None = None
     hidden_dropout: Probability | None = None
     multi_query: Flag = True
+    num_key_value_heads: Size | None = None
+    """One or as many as heads, as ``multi_query`` says; written by transformers, and never read."""
     add_cross_attention: Flag = False
     tie_word_embeddings: Flag = True
 
@@ -47,7 +50,14 @@ class GPTBigCodeConfig(FamilyConfig):
         """The family has no cross-attention with one key and value (GPTBigCodeBlock.__init__)."""
         if self.add_cross_attention and self.multi_query:
             return "add_cross_attention", "does not go with multi_query", "set multi_query: false"
+        if self.num_key_value_heads not in (None, key_value_heads(self)):
+            return "num_key_value_heads", f"is not what multi_query makes it, {key_value_heads(self)}", "leave it out"
         return super().check()
+
+
+def key_value_heads(config: GPTBigCodeConfig) -> Count:
+    """Heads of keys and values."""
+    return 1 if config.multi_query else config.num_attention_heads
 
 
 def block(config: GPTBigCodeConfig) -> Block:
@@ -55,7 +65,6 @@ def block(config: GPTBigCodeConfig) -> Block:
     hidden, heads = config.hidden_size, config.num_attention_heads
     intermediate = 4 * hidden if config.intermediate_size is None else config.intermediate_size
     dropout, resid = config.attn_pdrop, Dropout(config.resid_pdrop)
-    kv_heads = 1 if config.multi_query else heads
     cross: tuple[tuple[str, Layer], ...] = (
         ("crossattention", FusedCrossAttention(hidden, heads, hidden // heads, dropout=dropout)),
         ("crossattention.resid_dropout", resid),
@@ -64,7 +73,7 @@ def block(config: GPTBigCodeConfig) -> Block:
     return Block(
         (
             ("ln_1", layer_norm(hidden)),
-            ("attn", FusedAttention(hidden, heads, kv_heads, hidden // heads, dropout=dropout)),
+            ("attn", FusedAttention(hidden, heads, key_value_heads(config), hidden // heads, dropout=dropout)),
             ("attn.resid_dropout", resid),
             ("ln_2", layer_norm(hidden)),
             *(cross if config.add_cross_attention else ()),

@@ -77,5 +77,5 @@ FAMILY = Family(
     ),
     usual="MixtralForCausalLM",
     build=build,
-    source="transformers 5.23.0 models/mixtral/modeling_mixtral.py; separate experts: 4.57.1, the same file",
+    source="transformers 5.23.0 models/mixtral/modeling_mixtral.py; separate experts: conversion_mapping.py",
 )

@@ -25,7 +25,7 @@ class MptAttentionConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     attn_type: Literal["multihead_attention", "multiquery_attention"] = "multihead_attention"
-    attn_pdrop: Probability = 0
+    attn_pdrop: Probability = 0.0
     clip_qkv: float | None = None
 
 
@@ -36,12 +36,15 @@ class MptConfig(FamilyConfig):
         "d_model": "hidden_size",
         "n_layers": "num_hidden_layers",
         "n_heads": "num_attention_heads",
+        "max_seq_len": "max_position_embeddings",
     }
 
     vocab_size: Size = 50368
     hidden_size: Size = 2048
     num_hidden_layers: Size = 24
     num_attention_heads: Size = 16
+    max_position_embeddings: Size = 2048
+    """Positions the bias is made for; no tensor's size."""
     attn_config: MptAttentionConfig | None = None
     classifier_dropout: Probability | None = None
     hidden_dropout: Probability | None = None

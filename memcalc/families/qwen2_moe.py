@@ -123,5 +123,5 @@ FAMILY = Family(
     ),
     usual="Qwen2MoeForCausalLM",
     build=build,
-    source="transformers 5.23.0 models/qwen2_moe/modeling_qwen2_moe.py; separate experts: 4.57.1, the same file",
+    source="transformers 5.23.0 models/qwen2_moe/modeling_qwen2_moe.py; separate experts: conversion_mapping.py",
 )

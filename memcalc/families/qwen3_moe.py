@@ -89,5 +89,5 @@ FAMILY = Family(
     ),
     usual="Qwen3MoeForCausalLM",
     build=build,
-    source="transformers 5.23.0 models/qwen3_moe/modeling_qwen3_moe.py; separate experts: 4.57.1, the same file",
+    source="transformers 5.23.0 models/qwen3_moe/modeling_qwen3_moe.py; separate experts: conversion_mapping.py",
 )

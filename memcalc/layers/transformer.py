@@ -8,7 +8,7 @@ from typing import Literal
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module
-from memcalc.layers.basic import Linear, Norm
+from memcalc.layers.basic import Linear, Norm, Parameter
 from memcalc.tensors import Tensor
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -23,8 +23,8 @@ class Attention:
     the whole projection (olmo2); None for none. The order of ``names`` is that in which the module registers its matrices.
     ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
-    may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a learned one is
-    (t5), ``cross`` that keys and values come from another sequence.
+    may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a tensor of biases
+    is (t5), ``cross`` that keys and values come from another sequence.
     """
 
     hidden: Count
@@ -61,7 +61,9 @@ class Attention:
         for key, norm in (("q_norm", self.query_norm), ("k_norm", self.key_norm)):
             if norm is not None:
                 parts.append((self.names.get(key, key), norm if isinstance(norm, Layer) else Norm(norm)))
-        yield from Module([*parts, *self.extra]).tensors()
+        # torch walks a module's own parameters before those of the modules inside it
+        own = tuple(name for name, layer in self.extra if isinstance(layer, Parameter))
+        yield from Module([*parts, *self.extra], registered=own).tensors()
 
 
 @dataclass(frozen=True, slots=True)

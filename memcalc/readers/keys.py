@@ -44,7 +44,7 @@ summary_last_dropout summary_proj_to_labels summary_type summary_use_proj suppre
 task_specific_params tie_word_embeddings time_step_floor time_step_init_scheme time_step_limit time_step_max time_step_min
 time_step_scale tokenizer_class topk_group topk_method torchscript transformers_version use_associative_scan use_bfloat16
 use_bidirectional_attention use_cache use_mambapy use_parallel_residual use_sliding_window validate_questions_answering_dict
-vocab_projection window_size
+vocab_projection window_size embedding_fraction expansion_ratio learned_pos_emb no_bias norm_type qk_head_dim
 """
 PASSIVE_KEYS = frozenset(_WORDS.split())
 """Keys that transformers writes and that decide no tensor in a family that does not declare them.
