@@ -121,7 +121,7 @@ CLAIMS: tuple[Claim, ...] = (
             Reading("with parameters and gradients, at the end of backward", _job("adam", zero_stage=1, dp=RANKS), ALL),
         ),
         "true of the states alone, up to padding; parameters and gradients stay whole",
-    ),  # fmt: skip
+    ),
     Claim(
         "Sophia lowers memory to 8P",
         8,
