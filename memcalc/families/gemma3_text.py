@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from memcalc.families._decoder import decoder_architecture
@@ -27,6 +28,8 @@ from memcalc.layers.transformer import Block, GatedMLP
 class Gemma3TextConfig(TypedRotaryConfig):
     """source: transformers 5.23.0 models/gemma3/configuration_gemma3.py Gemma3TextConfig"""
 
+    aliases: ClassVar[Mapping[str, str]] = {"_sliding_window_pattern": "sliding_window_pattern"}
+    """transformers 5 writes it so, beside the ``layer_types`` it made of it."""
     divides: ClassVar[tuple[tuple[str, str], ...]] = (
         ("num_attention_heads", "hidden_size"),
         ("num_key_value_heads", "num_attention_heads"),

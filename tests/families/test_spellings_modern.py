@@ -35,8 +35,10 @@ def read(model_type, **keys):
 
 
 def described(model) -> dict:
-    """Name -> (shape, dtype, role, kind, trainable)."""
-    return {name: (t.shape, t.dtype, t.role, t.kind, t.trainable) for t in model.tensors for name in t.names()}
+    """Name -> (shape, dtype, role, kind, trainable), and for a layer's attention its window."""
+    tensors = {name: (t.shape, t.dtype, t.role, t.kind, t.trainable) for t in model.tensors for name in t.names()}
+    windows = {i: node.window for node, places in walk(model.root) if isinstance(node, Attention) for i in places}
+    return {**tensors, **windows}
 
 
 def walk(layer):
@@ -113,6 +115,8 @@ SPELLINGS = [
      "model.rotary_emb.inv_freq", (128,)),
     ("gemma3_text", {**GQA, "sliding_window_pattern": 3}, {**GQA, "layer_types": [TYPES[t] for t in "ssfssf"]},
      "model.rotary_emb.full_attention_inv_freq", (128,)),
+    ("gemma3_text", {**GQA, "_sliding_window_pattern": 2}, {**GQA, "sliding_window_pattern": 2},
+     "model.layers.5.self_attn.q_norm.weight", (256,)),
     ("gemma3_text", {**GQA, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
                      "rope_scaling": {**LINEAR, "partial_rotary_factor": 0.25}},
      {**GQA, "rope_parameters": {"full_attention": {**LINEAR, "partial_rotary_factor": 0.25}, "sliding_attention": None}},
