@@ -76,7 +76,11 @@ def parse_json(data: bytes, where: str) -> Any:
     if not text.strip():
         raise InputError(where, NO_VALUE, "is empty", "fetch or write it again")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_constant)
+        value = json.loads(text, parse_constant=_constant)
+        if text.count(":") != _keys(value):
+            # more colons than keys came out: one inside a string, or a key that stood twice, which only a slower look tells
+            value = json.loads(text, object_pairs_hook=_once, parse_constant=_constant)
+        return value
     except json.JSONDecodeError as error:
         rest = text[error.pos :].strip()
         if not rest or error.msg.startswith("Unterminated string"):
@@ -89,6 +93,16 @@ def parse_json(data: bytes, where: str) -> Any:
         raise InputError(where, str(error), "is given twice in one object", "keep one of the two") from None
     except ValueError as error:  # NaN, or an integer of thousands of digits
         raise InputError(where, NO_VALUE, f"holds a number that cannot be read ({error})", "mend it") from None
+
+
+def _keys(value: Any) -> int:
+    """The keys of a mapping and of the mappings directly inside it, level by level; at most as many as were written."""
+    total, level = 0, [value]
+    while level:
+        mappings = [entry for entry in level if type(entry) is dict]
+        total += sum(map(len, mappings))
+        level = [entry for mapping in mappings for entry in mapping.values()]
+    return total
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

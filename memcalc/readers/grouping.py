@@ -1,15 +1,17 @@
 """From a flat list of named tensors to counted ones: ``model.layers.{0..31}.mlp.up_proj.weight`` becomes one Tensor.
 
-A name's components that are whole numbers are its indices. Tensors whose names differ in nothing else, and whose shape,
-dtype, kind, role and trainability agree, form one group; where the indices found are every combination of some numbers for
-each axis, the group is one Tensor, otherwise the fewest that a split along the outer axes gives. Nothing is lost: the
-names of what comes back are exactly the names that went in.
+A name's components that are whole numbers are its indices. Tensors whose names differ in nothing else, and that are alike
+in shape, dtype, kind, role and trainability, form one group; where the indices found are every combination of some numbers
+for each axis, the group is one Tensor, otherwise as many as a split along the outer axes gives. Nothing is lost: the names
+of what comes back are exactly the names that went in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeAlias
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeAlias, TypeVar
 
 from memcalc.errors import InputError
 from memcalc.tensors import Span, Tensor
@@ -17,8 +19,11 @@ from memcalc.tensors import Span, Tensor
 Index: TypeAlias = tuple[int, ...]
 Box: TypeAlias = tuple[tuple[int, ...], ...]
 """For each axis the labels it runs over; the box stands for every combination."""
+Likeness = TypeVar("Likeness", bound=Hashable)
 MAX_AXES = 8
 """Numbers in a name after the eighth are text: no model nests lists that deep, and a hostile name could by the thousand."""
+_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,8})(?![^.])")
+"""A whole component of plain digits; one with leading zeros would not be printed back as it was and is text."""
 
 
 def group_tensors(tensors: Iterable[Tensor], path: str = "model") -> tuple[Tensor, ...]:
@@ -32,44 +37,46 @@ def group_tensors(tensors: Iterable[Tensor], path: str = "model") -> tuple[Tenso
     h.*.weight 3
     norm.weight 1
     """
-    groups: dict[Hashable, tuple[Tensor, tuple[str, ...], list[Index]]] = {}
-    for tensor in tensors:
-        pattern, index = split_name(tensor.name)
-        key = (pattern, tensor.shape, tensor.dtype, tensor.kind, tensor.role, tensor.trainable)
-        found = groups.get(key)
-        if found is not None:
-            found[2].append(index)
-            continue
-        if "*" in tensor.name:
-            raise InputError(path, tensor.name, "is a tensor's name with * in it", "rename the module it belongs to")
-        groups[key] = (tensor, pattern, [index])
-    return tuple(
-        _tensor(first, pattern, box) for first, pattern, indices in groups.values() for box in boxes(indices, len(pattern) - 1)
-    )
+    groups = gather(((tensor.name, replace(tensor, name="")) for tensor in tensors), path)
+    return tuple(tensor for (pattern, alike), indices in groups.items() for tensor in spread(alike, pattern, indices))
 
 
-def split_name(name: str) -> tuple[tuple[str, ...], Index]:
-    """The text around a name's indices, and the indices. Written with leading zeros, a number is text.
+def gather(named: Iterable[tuple[str, Likeness]], path: str) -> dict[tuple[str, Likeness], list[Index]]:
+    """Names with what they are, gathered under (the name with ``*`` for each index, what it is): the indices found."""
+    groups: dict[tuple[str, Likeness], list[Index]] = {}
+    for name, alike in named:
+        if "*" in name:
+            raise InputError(path, name, "is a tensor's name with * in it", "rename the module it belongs to")
+        pattern, index = split_name(name)
+        groups.setdefault((pattern, alike), []).append(index)
+    return groups
+
+
+def split_name(name: str) -> tuple[str, Index]:
+    """The name with ``*`` for each index, and the indices.
 
     >>> split_name("layers.12.experts.3.w1.weight")
-    (('layers.', '.experts.', '.w1.weight'), (12, 3))
+    ('layers.*.experts.*.w1.weight', (12, 3))
     >>> split_name("layer1.weight")
-    (('layer1.weight',), ())
+    ('layer1.weight', ())
     """
-    pieces: list[str] = []
-    index: list[int] = []
-    words: list[str] = []
-    for word in name.split("."):
-        # isdecimal would take digits of other scripts, which would not be printed back as they were
-        plain = word.isascii() and word.isdigit() and len(word) < 10 and (word == "0" or word[0] != "0")
-        if plain and len(index) < MAX_AXES:
-            words.append("")
-            pieces.append(".".join(words))
-            index.append(int(word))
-            words = [""]
-        else:
-            words.append(word)
-    return (*pieces, ".".join(words)), tuple(index)
+    index = tuple(map(int, _NUMBER.findall(name)[:MAX_AXES]))
+    return (_NUMBER.sub("*", name, count=MAX_AXES) if index else name), index
+
+
+def spread(alike: Tensor, pattern: str, indices: Sequence[Index]) -> Iterator[Tensor]:
+    """The fewest counted tensors of that likeness that stand for ``pattern`` at all those indices."""
+    pieces = pattern.split("*")
+    for box in boxes(indices, len(pieces) - 1):
+        name, count, spans = pieces[0], 1, []
+        for labels, text in zip(box, pieces[1:], strict=True):
+            if len(labels) == 1:  # an axis with one label keeps the label and is no axis
+                name += f"{labels[0]}{text}"
+                continue
+            name += f"*{text}"
+            count *= len(labels)
+            spans.append(Span(len(labels), None if labels == tuple(range(len(labels))) else labels))
+        yield replace(alike, name=name, count=count, spans=tuple(spans))
 
 
 def boxes(indices: Sequence[Index], axes: int) -> list[Box]:
@@ -91,19 +98,3 @@ def boxes(indices: Sequence[Index], axes: int) -> list[Box]:
     for label in sorted(inner):
         alike.setdefault(tuple(sorted(inner[label])), []).append(label)
     return [(tuple(labels), *box) for rest, labels in alike.items() for box in boxes(rest, axes - 1)]
-
-
-def _tensor(first: Tensor, pattern: tuple[str, ...], box: Box) -> Tensor:
-    """The tensor of a box; an axis with one label keeps the label and is no axis."""
-    name, count, spans = pattern[0], 1, []
-    for labels, text in zip(box, pattern[1:], strict=True):
-        if len(labels) == 1:
-            name += f"{labels[0]}{text}"
-            continue
-        name += f"*{text}"
-        count *= len(labels)
-        spans.append(Span(len(labels), None if labels == tuple(range(len(labels))) else labels))
-    return Tensor(
-        name, first.shape, first.dtype, count=count, kind=first.kind, role=first.role, trainable=first.trainable,
-        spans=tuple(spans),
-    )  # fmt: skip
