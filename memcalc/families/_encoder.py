@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
-
-from pydantic import AfterValidator, Field, ValidationInfo
 
 from memcalc.arrays import Count
 from memcalc.families.base import Architecture, FamilyConfig, Flag, MaybeZero, Probability, Size
@@ -18,26 +15,6 @@ from memcalc.layers.transformer import MLP, Attention, Block
 Part = tuple[str, Layer]
 
 
-def _divides_hidden_size(heads: int, info: ValidationInfo) -> int:
-    """Refuse heads that leave features over, as these modules do; a validator, so it never meets an array."""
-    hidden = info.data.get("hidden_size")
-    if hidden is not None and hidden % heads:
-        raise ValueError(f"does not divide hidden_size = {hidden}")
-    return heads
-
-
-Heads = Annotated[
-    int, Field(strict=True, gt=0, le=2**40, validate_default=True), AfterValidator(_divides_hidden_size)
-]  # fmt: skip
-"""A count of heads that divides ``hidden_size``, which the config declares before it."""
-
-
-def _decoder_only(cross: bool, info: ValidationInfo) -> bool:
-    if cross and not info.data.get("is_decoder"):
-        raise ValueError("needs is_decoder = true")
-    return cross
-
-
 class EncoderConfig(FamilyConfig):
     """The keys of BERT that its descendants keep.
 
@@ -47,7 +24,7 @@ class EncoderConfig(FamilyConfig):
     vocab_size: Size = 30522
     hidden_size: Size = 768
     num_hidden_layers: Size = 12
-    num_attention_heads: Heads = 12
+    num_attention_heads: Size = 12
     intermediate_size: Size = 3072
     hidden_act: str = "gelu"
     hidden_dropout_prob: Probability = 0.1
@@ -62,7 +39,13 @@ class BertLikeConfig(EncoderConfig):
 
     classifier_dropout: Probability | None = None
     is_decoder: Flag = False
-    add_cross_attention: Annotated[bool, Field(strict=True), AfterValidator(_decoder_only)] = False
+    add_cross_attention: Flag = False
+
+    def check(self) -> tuple[str, str, str] | None:
+        """Cross-attention is a decoder's."""
+        if self.add_cross_attention and not self.is_decoder:
+            return "add_cross_attention", "needs is_decoder = true", "set is_decoder, or leave it out"
+        return super().check()
 
     @property
     def head_dropout(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.families._encoder import EncoderConfig, Heads, Part, embeddings, on_body, task_head, vocabulary_head
+from memcalc.families._encoder import EncoderConfig, Part, embeddings, on_body, task_head, vocabulary_head
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.basic import Dropout, Linear, layer_norm
@@ -20,7 +20,7 @@ class AlbertConfig(EncoderConfig):
     num_hidden_layers: Size = 12
     num_hidden_groups: Size = 1
     inner_group_num: Size = 1
-    num_attention_heads: Heads = 64
+    num_attention_heads: Size = 64
     intermediate_size: Size = 16384
     hidden_act: str = "gelu_new"
     hidden_dropout_prob: Probability = 0.0

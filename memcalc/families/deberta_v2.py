@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
 from memcalc.arrays import Count, where
-from memcalc.families._encoder import EncoderConfig, Heads, Part, on_body, task_head, vocabulary_head
+from memcalc.families._encoder import EncoderConfig, Part, on_body, task_head, vocabulary_head
 from memcalc.families.base import Architecture, Family, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Maybe, Module, Stack
 from memcalc.layers.basic import Buffer, Conv, Dropout, Embedding, Linear, Parameter, TiedLinear, layer_norm
@@ -27,10 +27,12 @@ def _words(value: Any) -> Any:
 class DebertaV2Config(EncoderConfig):
     """source: transformers 5.23.0 models/deberta_v2/configuration_deberta_v2.py; keys it omits, modeling_deberta_v2.py"""
 
+    divides: ClassVar = (("num_attention_heads", "hidden_size"), ("conv_groups", "hidden_size"))
+
     vocab_size: Size = 128100
     hidden_size: Size = 1536
     num_hidden_layers: Size = 24
-    num_attention_heads: Heads = 24
+    num_attention_heads: Size = 24
     attention_head_size: Size | None = None
     intermediate_size: Size = 6144
     embedding_size: Size | None = None

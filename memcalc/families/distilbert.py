@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memcalc.families._encoder import Heads, Part, on_body, task_head
+from memcalc.families._encoder import Part, on_body, task_head
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, Linear, TiedLinear, layer_norm
@@ -24,7 +24,7 @@ class DistilBertConfig(FamilyConfig):
     vocab_size: Size = 30522
     hidden_size: Size = 768
     num_hidden_layers: Size = 6
-    num_attention_heads: Heads = 12
+    num_attention_heads: Size = 12
     hidden_dim: Size = 4 * 768
     activation: str = "gelu"
     dropout: Probability = 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from memcalc.families._encoder import (
     BertLikeConfig,
-    Heads,
     Part,
     block,
     classification_head,
@@ -24,7 +23,7 @@ class ElectraConfig(BertLikeConfig):
 
     embedding_size: Size = 128
     hidden_size: Size = 256
-    num_attention_heads: Heads = 4
+    num_attention_heads: Size = 4
     intermediate_size: Size = 1024
     summary_use_proj: Flag = True
     summary_proj_to_labels: Flag = False
