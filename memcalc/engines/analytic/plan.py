@@ -61,11 +61,11 @@ def make_plan(job: Job) -> Plan:
         NotModelledError: tensor, pipeline, context or expert parallelism.
     """
     training, parallelism = job.training, job.parallelism
-    _refuse_unmodelled(parallelism)
+    refuse_unmodelled(parallelism)
     scheme = SCHEMES.get(training.precision, "training.precision")
     optimizer = find_optimizer(training.optimizer, "training.optimizer")
     options = optimizer.resolve(training.optimizer_args)
-    shards, replicas = _mesh(parallelism)
+    shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
     implementation, why = _implementation(scheme, optimizer, options, backend)
     assumptions = list(why) if optimizer.temporaries is not None else []
@@ -78,7 +78,12 @@ def make_plan(job: Job) -> Plan:
     )  # fmt: skip
 
 
-def _refuse_unmodelled(parallelism: Parallelism) -> None:
+def refuse_unmodelled(parallelism: Parallelism) -> None:
+    """Refuse kinds of parallelism that no engine here lays out.
+
+    Raises:
+        NotModelledError: more than one tensor, pipeline, context or expert rank.
+    """
     names = {"tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert"}
     for key, word in names.items():
         if (ranks := getattr(parallelism, key)) > 1:
@@ -87,8 +92,12 @@ def _refuse_unmodelled(parallelism: Parallelism) -> None:
             )
 
 
-def _mesh(parallelism: Parallelism) -> tuple[int, int]:
-    """(shards, replicas) from ``dp`` or from ``dp_shard`` and ``dp_replicate``."""
+def mesh(parallelism: Parallelism) -> tuple[int, int]:
+    """(shards, replicas) from ``dp`` or from ``dp_shard`` and ``dp_replicate``.
+
+    Raises:
+        InputError: they contradict each other, or shard nothing.
+    """
     dp, shard, replicate = parallelism.dp, parallelism.dp_shard, parallelism.dp_replicate
     if shard is None and replicate is None:
         ranks = dp or 1
