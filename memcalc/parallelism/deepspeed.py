@@ -5,17 +5,16 @@ source: deepspeed 0.19.8, read and run on CPU under gloo; one parameter group is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
-from memcalc.arrays import Condition, Count, as_count, ceil_div, is_array, round_up
+from memcalc.arrays import Condition, Count, as_count, ceil_div, maximum, round_up
 from memcalc.errors import InputError
 from memcalc.optimizers.base import Param
 from memcalc.parallelism import plain
 from memcalc.parallelism.base import (
     Holding,
     Layout,
-    ScalarOnlyError,
     Setting,
     autocast_copies,
     buffers_of,
@@ -110,20 +109,23 @@ def _reduced(setting: Setting, args: dict[str, int]) -> list[Holding]:
     """
     limit = args["reduce_bucket_size"]
     size = itemsize(setting.uniform())
-    total = elements(setting)
-    if is_array(total):
-        if (total > limit).any():  # type: ignore[union-attr]
-            raise ScalarOnlyError
-        largest = total
-    else:
-        largest = max(
-            closed((numel for _, numel in plain.in_order(setting.trainable)), lambda filled: filled > limit), default=0
-        )
+    largest = elements(setting)
+    if _any(largest > limit):
+        sizes = plain.closed((numel for _, numel in plain.in_order(setting.trainable)), lambda filled, _: filled > limit)
+        largest = largest_of(sizes)
     return [Holding(Buffer("all-reduce bucket", largest * size, "communication"))]
 
 
-def _flat_param(numel: Count) -> Param:
-    return Param((numel,), "float32", "float32", "flat partition", "other")
+def _flat_param(numel: Count, count: Count = 1) -> Param:
+    return Param((numel,), "float32", "float32", "flat partition", "other", count)
+
+
+def largest_of(sizes: Iterable[Count]) -> Count:
+    """The largest size, element by element."""
+    largest: Count = 0
+    for size in sizes:
+        largest = maximum(largest, size)
+    return largest
 
 
 def _stage_1_or_2(setting: Setting, args: dict[str, int]) -> Layout:
@@ -175,7 +177,7 @@ def _stage_3(setting: Setting, args: dict[str, int]) -> Layout:
         for tensor in setting.trainable
     ]
     groups = _sub_groups(setting, partition, args["sub_group_size"])
-    largest = max(groups) if len(groups) > 1 else groups[0]
+    largest = largest_of(groups)
     return Layout(
         resident=(
             *_unsharded(setting),
@@ -191,7 +193,7 @@ def _stage_3(setting: Setting, args: dict[str, int]) -> Layout:
         cast=(_flat("flattened gradients", largest, dtype, "temporary"),),
         step=(_flat("fp32 gradients", largest, "float32", "temporary"),),
         in_turn=True,
-        params=tuple(_flat_param(group) for group in groups),
+        params=tuple(_flat_param(group, as_count(group > 0)) for group in groups),
         multiplicity=setting.shards * setting.replicas,
         notes=("parameters gathered for a layer's use (up to max_live_parameters) are not part of the states",),
         partial=frozenset({"parameter_copy"}),
@@ -203,26 +205,14 @@ def _sub_groups(setting: Setting, partition: Count, limit: int) -> list[Count]:
 
     source: deepspeed runtime/zero/stage3.py:_create_fp16_sub_groups
     """
-    if is_array(partition):
-        if (partition > limit).any():  # type: ignore[union-attr]
-            raise ScalarOnlyError
+    if not _any(partition > limit):
         return [partition]
-    if partition <= limit:
-        return [partition]
-    pieces = [ceil_div(numel, setting.shards) for _, numel in plain.in_order(setting.trainable)]
-    return closed(pieces, lambda filled: filled >= limit)
+    pieces = (ceil_div(numel, setting.shards) for _, numel in plain.in_order(setting.trainable))
+    return plain.closed(pieces, lambda filled, _: filled >= limit)
 
 
-def closed(sizes: Iterable[Count], full: Callable[[Count], Condition]) -> list[Count]:
-    """Sizes gathered in order into groups, each closed once it is full."""
-    groups: list[Count] = []
-    filled: Count = 0
-    for size in sizes:
-        filled = filled + size
-        if full(filled):
-            groups.append(filled)
-            filled = 0
-    return [*groups, filled] if filled else groups
+def _any(condition: Condition) -> bool:
+    return condition if isinstance(condition, bool) else bool(condition.any())
 
 
 def _bf16_optimizer(setting: Setting) -> Layout:

@@ -45,8 +45,8 @@ def placements(setting: Setting) -> tuple[list[tuple[int, int]], int]:
     end = 0
     for _, numel in reversed(plain.in_order(setting.trainable)):
         start = -(-end // START) * START
-        placed.append((start, numel))
-        end = start + numel
+        placed.append((start, scalar(numel)))
+        end = start + scalar(numel)
     return placed, end
 
 

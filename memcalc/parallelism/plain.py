@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from memcalc.arrays import Count, is_array
+from memcalc.arrays import Condition, Count, is_array, where
 from memcalc.parallelism.base import (
     Holding,
     Layout,
@@ -88,33 +88,46 @@ def ddp_buckets(setting: Setting, cap: int) -> list[Count]:
     return totals
 
 
-def in_order(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+def in_order(tensors: Sequence[Tensor]) -> list[tuple[int, Count]]:
     """(position in ``tensors``, elements) of every single tensor in the order of registration: layer by layer, not by kind.
 
     Raises:
-        ScalarOnlyError: sizes are arrays, so that there is no one list.
+        ScalarOnlyError: how many there are is an array, so that there is no one list.
     """
-    if any(is_array(tensor.count) or is_array(tensor.numel) for tensor in tensors):
+    if any(is_array(tensor.count) for tensor in tensors):
         raise ScalarOnlyError
-    single: list[tuple[tuple[int, int], int, int]] = []
+    single: list[tuple[tuple[int, int], int]] = []
     stacks: dict[str, int] = {}
     for position, tensor in enumerate(tensors):
         # a stack stands where its first tensor stood
         first = stacks.setdefault(tensor.name.split("*")[0] if tensor.spans else tensor.name, position)
         outer = tensor.spans[0].labels() if tensor.spans and tensor.count else [0] * bool(tensor.count)
         inner = scalar(tensor.count) // max(len(outer), 1)
-        single += [((first, index), position, scalar(tensor.numel)) for index in outer for _ in range(inner)]
-    return [(position, numel) for _, position, numel in sorted(single)]
+        single += [((first, index), position) for index in outer for _ in range(inner)]
+    return [(position, tensors[position].numel) for _, position in sorted(single)]
+
+
+def closed(sizes: Iterable[Count], full: Callable[[Count, Condition], Condition]) -> list[Count]:
+    """Sizes gathered in order into groups, each closed once it is full; over arrays a group that is not there is 0.
+
+    ``full(filled, later)`` says whether a group is full; ``later`` holds once one has been closed before.
+
+    >>> closed([3, 4, 5, 1], lambda filled, later: filled >= 6)
+    [7, 6]
+    """
+    groups: list[Count] = []
+    filled: Count = 0
+    later: Condition = False
+    for size in sizes:
+        filled = filled + size
+        done = full(filled, later)
+        groups.append(where(done, filled, 0))
+        filled = where(done, 0, filled)
+        later = later | done
+    groups.append(filled)
+    return [group for group in groups if is_array(group) or group]
 
 
 def _closed(tensors: Sequence[Tensor], size: int, cap: int) -> list[Count]:
-    buckets: list[Count] = []
-    limit, filled = min(FIRST_BUCKET, cap), 0
-    for _, numel in reversed(in_order(tensors)):
-        filled += numel * size
-        if filled >= limit:
-            buckets.append(filled)
-            limit, filled = cap, 0
-    if filled:
-        buckets.append(filled)
-    return buckets
+    sizes = (numel * size for _, numel in reversed(in_order(tensors)))
+    return closed(sizes, lambda filled, later: filled >= where(later, cap, min(FIRST_BUCKET, cap)))

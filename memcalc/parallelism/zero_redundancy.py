@@ -45,7 +45,8 @@ def deal(setting: Setting) -> list[tuple[tuple[int, int], ...]]:
     Largest first, each to the rank with fewest elements so far; the lowest rank wins a tie, as ``index(min(...))`` does.
     """
     ranks = scalar(setting.shards)
-    order = sorted(plain.in_order(setting.trainable), key=lambda single: -single[1])
+    singles = [(at, scalar(numel)) for at, numel in plain.in_order(setting.trainable)]
+    order = sorted(singles, key=lambda single: -single[1])
     heap = [(0, rank) for rank in range(ranks)]
     mine: list[dict[int, int]] = [{} for _ in range(ranks)]
     for at, numel in order:
