@@ -38,7 +38,7 @@ def periodic(
 
 def others(total: Count, span: Span) -> Span:
     """The layers of ``total`` that ``span`` leaves."""
-    if span.indices is None:
+    if span.indices is None or is_array(total):
         return Span(total - span.count)
     taken = set(span.indices)
     return Span(total - span.count, tuple(i for i in range(int(total)) if i not in taken))
