@@ -1,0 +1,65 @@
+"""``hf:org/name[@revision]``: the ``config.json`` of a repository on the Hugging Face Hub. Never its weights, never its code.
+
+The fetching is huggingface_hub's, with its cache, its token and its environment variables (``HF_HUB_OFFLINE``, ``HF_HOME``,
+``HF_ENDPOINT``): a config already in the cache is read without a network.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memcalc.errors import InputError, MissingPackageError
+
+_REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*/)?[A-Za-z0-9._-]*")
+_LOCAL = "or give the path of a config.json, or py:package.module:factory"
+
+
+def fetch_config(reference: str, path: str = "model") -> Path:
+    """The local file of a repository's ``config.json``.
+
+    Args:
+        reference: ``org/name`` or ``org/name@revision``, a revision being a branch, a tag or a commit.
+        path: what errors call the value.
+
+    Raises:
+        MissingPackageError: huggingface_hub is not installed.
+        InputError: not a repository's name, no such repository, revision or file, no access, or no network and no cache.
+    """
+    repo, _, revision = reference.partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or (not revision and "@" in reference):
+        raise InputError(
+            path, f"hf:{reference}", "is not the name of a repository", "write it as hf:org/name or hf:org/name@revision"
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise MissingPackageError.extra(path, "huggingface_hub", "hub") from None
+    try:
+        return Path(hf_hub_download(repo, "config.json", revision=revision or None))
+    except Exception as error:  # requests, httpx or OSError, by version; whichever it is, a person reads one line
+        rule, way_out = _reason(error)
+        raise InputError(path, f"hf:{reference}", rule, way_out) from None
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """(rule, way out) of a failed download; the narrower errors first, since they derive from the wider ones."""
+    from huggingface_hub import utils
+
+    if isinstance(error, utils.GatedRepoError):
+        return "is gated and this token has no access", f"ask for access and log in with `hf auth login`, {_LOCAL}"
+    if isinstance(error, utils.RepositoryNotFoundError):
+        return "is not a repository of the Hub, or is private", f"check its name, {_LOCAL}"
+    if isinstance(error, utils.RevisionNotFoundError):
+        return "names a revision the repository does not have", "check what follows the @, or leave it out"
+    if isinstance(error, utils.LocalEntryNotFoundError):
+        from huggingface_hub import constants
+
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        return f"is not in the cache, and {why}", f"go online once, {_LOCAL}"
+    if isinstance(error, utils.EntryNotFoundError):
+        return "has no config.json", _LOCAL.removeprefix("or ")
+    if isinstance(error, utils.HFValidationError):
+        return "is not the name of a repository", "write it as hf:org/name"
+    lines = str(error).strip().splitlines() or [""]
+    return f"could not be fetched ({type(error).__name__}: {lines[0]})", f"try again, {_LOCAL}"
