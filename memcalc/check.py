@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from memcalc.errors import EXIT_NO, EXIT_UNJUDGED, EXIT_YES, NO_VALUE, InputErro
 from memcalc.footprint import Footprint
 from memcalc.job import grouped
 from memcalc.readers.yaml import load_yaml_with_lines
+from memcalc.records import dataclass
 
 PASSED, FAILED, UNJUDGED = "passed", "failed", "unjudged"
 OUTCOMES = {"fits": PASSED, "tight": FAILED, "does_not_fit": FAILED, "unknown": UNJUDGED}

@@ -7,8 +7,10 @@ additions are free, a rename or a change of meaning raises ``schema_version``.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any
+
+from memcalc.records import dataclass
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer
+from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from memcalc.records import dataclass
 from memcalc.registry import Registry
 from memcalc.tensors import Kind
 

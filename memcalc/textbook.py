@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from memcalc.records import dataclass
 
 CARD = {"parameters": 2, "gradients": 2, "momentum": 4, "variance": 4, "master_parameters": 4}
 """Bytes per parameter of mixed precision with Adam (Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 3.1)."""

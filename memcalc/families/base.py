@@ -6,7 +6,7 @@ One file per ``model_type``, named after it (``deberta-v2`` is ``deberta_v2.py``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memcalc.errors import InputError, did_you_mean, either
 from memcalc.layers.base import Layer
+from memcalc.records import dataclass
 
 Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 """A dimension: a whole number above zero and below a trillion."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memcalc.footprint import Footprint
+from memcalc.records import dataclass
 from memcalc.units import GIB, KIB, MIB, format_count, format_gib
 
 LABELS = {

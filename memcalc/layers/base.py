@@ -7,10 +7,11 @@ sizes that decide its activations (heads, head dimension, group counts), not jus
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from memcalc.arrays import Condition, Count, as_count
+from memcalc.records import dataclass
 from memcalc.tensors import Span, Tensor
 
 
@@ -26,8 +27,8 @@ class Layer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Module:
     """Layers under names, in the order they run. A name may stand twice (two kinds of member in one list of modules);
-    an empty name adds no level. ``registered`` names the parts registered before the others, where that is not the order they
-    run in (a head built before its body).
+    an empty name adds no level. ``registered`` names the parts registered before the others, first to last, where that is not the
+    order they run in (a head built before its body).
     """
 
     parts: Sequence[tuple[str, Layer]]
@@ -35,7 +36,8 @@ class Module:
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors, under its name."""
-        for name, part in sorted(self.parts, key=lambda part: part[0] not in self.registered):
+        rank = {name: index for index, name in enumerate(self.registered)}
+        for name, part in sorted(self.parts, key=lambda part: rank.get(part[0], len(rank))):
             for tensor in part.tensors():
                 yield tensor.under(name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from memcalc.arrays import Count, is_array, maximum, where
@@ -11,6 +11,7 @@ from memcalc.errors import InputError, did_you_mean
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Param
 from memcalc.precision import AUTOCAST_KINDS, Scheme
+from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 

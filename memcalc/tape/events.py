@@ -7,10 +7,10 @@ A tape is a tree, so that eighty equal layers are one layer and a number. Reader
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from memcalc.arrays import Count
+from memcalc.records import dataclass
 
 Role = Literal[
     "parameter", "parameter_copy", "master_parameter", "buffer", "gradient", "optimizer_state",

@@ -12,9 +12,10 @@ is this very code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from memcalc.arrays import Count, maximum, rounded, where
+from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, Role
 
 Measure = Callable[[Count], Count]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from memcalc.arrays import Count
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
@@ -13,6 +12,7 @@ from memcalc.optimizers.base import Implementation, Optimizer, Options
 from memcalc.optimizers.names import find_optimizer
 from memcalc.parallelism.base import Setting
 from memcalc.precision import SCHEMES, Scheme
+from memcalc.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

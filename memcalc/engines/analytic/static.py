@@ -7,7 +7,6 @@ arrays for many; this is the only implementation of either.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from memcalc.arrays import Count, maximum, rounded, where
 from memcalc.engines.analytic.plan import Plan
@@ -15,6 +14,7 @@ from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
 from memcalc.parallelism.base import Holding, Layout
 from memcalc.parallelism.engines import layouts
+from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, within
 from memcalc.tape.fold import Fold, fold, requested
 from memcalc.units import MIB
