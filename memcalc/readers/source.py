@@ -21,6 +21,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from memcalc.arrays import Count
 from memcalc.catalog import shipped
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.models import Model
@@ -116,7 +117,7 @@ def _from_name(text: str, asker: Asker) -> Found | Model:
 
 
 def _from_path(file: Path, asker: Asker) -> Found | Model:
-    if file.is_dir():
+    if exists(file) and file.is_dir():
         file = file_in(file, asker)
     if file.suffix.lower() in (".yaml", ".yml"):
         return _from_yaml(file, asker, file.stem)
@@ -149,7 +150,8 @@ def _from_mapping(written: Mapping[str, Any], asker: Asker, name: str = "") -> F
         way_out = "give model_type and the keys of its config.json, base and what differs from it, or params"
         raise InputError(asker.path, NO_VALUE, f"says neither model_type nor base nor params{keys}", way_out)
     # transformers signs what it writes, and what it writes holds whatever a training script put there
-    return Found(written, called or str(written.get("_name_or_path") or ""), strict="transformers_version" not in written)
+    called = called or str(written.get("_name_or_path") or written["model_type"])
+    return Found(written, called, strict="transformers_version" not in written)
 
 
 def _on_base(written: Mapping[str, Any], called: str, asker: Asker) -> Found:
@@ -186,10 +188,22 @@ def _from_code(text: str, asker: Asker) -> Model:
     return model_from_module(loaded.module, name=loaded.name, assumptions=loaded.assumptions, path=asker.path)
 
 
+def find_config(
+    source: object, *, path: str = "model", allow_code: bool = True, app_dir: Path | None = None, base_dir: Path | None = None
+) -> Found | Model:
+    """The config a source names, not yet built; the model itself where it has no config. As :func:`read_model`."""
+    return _find(source, Asker(path, allow_code, app_dir, base_dir))
+
+
 def _flat(count: Any, name: str, path: str) -> Model:
-    """A model of which only the number of parameters is known: one flat tensor."""
-    tensor = Tensor("parameters", (parse_count(count, path),), kind="linear")
+    """A model of which only the number of parameters is known."""
+    return bare_model(parse_count(count, path), name)
+
+
+def bare_model(count: Count, name: str) -> Model:
+    """A model of which only the number of parameters is known, which may be an array: one flat tensor."""
+    tensor = Tensor("parameters", (count,), kind="linear")
     return Model(
-        name=name, family="params", tensors=(tensor,),
+        name=name, family="params", tensors=(tensor,), shapes_known=False,
         assumptions=("a bare size is one flat tensor, read by matrix multiplications: no shapes, no buffers, no activations",),
     )  # fmt: skip
