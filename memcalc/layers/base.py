@@ -27,8 +27,8 @@ class Layer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Module:
     """Layers under names, in the order they run. A name may stand twice (two kinds of member in one list of modules);
-    an empty name adds no level. ``registered`` names the parts registered before the others, first to last, where that is not the
-    order they run in (a head built before its body).
+    an empty name adds no level. ``registered`` names the parts registered before the others, first to last, where that is not
+    the order they run in (a head built before its body).
     """
 
     parts: Sequence[tuple[str, Layer]]

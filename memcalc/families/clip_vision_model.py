@@ -1,0 +1,24 @@
+"""CLIP's vision tower alone, as it stands in the config of its own."""
+
+from __future__ import annotations
+
+from memcalc.families._clip import ClipVisionConfig, projected_vision, vision_tower
+from memcalc.families.base import Architecture, Family
+
+
+def build(config: ClipVisionConfig, architecture: str) -> Architecture:
+    """The tower, projected or not."""
+    if architecture == "CLIPVisionModelWithProjection":
+        return Architecture(projected_vision(config))
+    assert architecture == "CLIPVisionModel", architecture
+    return Architecture(vision_tower(config))
+
+
+FAMILY = Family(
+    model_type="clip_vision_model",
+    config=ClipVisionConfig,
+    architectures=("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    usual="CLIPVisionModel",
+    build=build,
+    source="transformers 5.23.0 models/clip/modeling_clip.py",
+)
