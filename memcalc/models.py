@@ -26,6 +26,7 @@ class Model:
         config: the validated family config.
         dtype: the dtype its weights are stored in, where that is known.
         assumptions: what the reader had to assume.
+        shapes_known: False for a bare size, whose one tensor stands for many of unknown shapes.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Model:
     config: Any = None
     dtype: str | None = None
     assumptions: tuple[str, ...] = ()
+    shapes_known: bool = True
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

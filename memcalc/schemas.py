@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from copy import deepcopy
+from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 from memcalc.errors import InputError, NotModelledError, did_you_mean
@@ -35,9 +39,15 @@ def schema(name: str) -> dict[str, Any]:
 
 def _job() -> dict[str, Any]:
     """A job's schema, in which the keys of a group may also stand flat."""
+    from memcalc import job as job_module
     from memcalc.job import FLAT, SECTIONS, Job
 
     document = Job.model_json_schema()
+    said = field_docs(job_module)
+    for name, definition in [("Job", document), *document["$defs"].items()]:
+        for key, value in definition["properties"].items():
+            if text := said.get((name, key)):
+                value["description"] = text
     for key, section in FLAT.items():
         definition = document["$defs"][SECTIONS[section].__name__]["properties"][key]
         document["properties"][key] = deepcopy(definition)
@@ -48,6 +58,20 @@ def _job() -> dict[str, Any]:
         place["headroom"] = {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string"}],
                              "description": "The share to leave free: 0.05 or 5%."}  # fmt: skip
     return {"$schema": DIALECT, "title": "memcalc job", **{k: v for k, v in document.items() if k != "title"}}
+
+
+def field_docs(module: ModuleType) -> dict[tuple[str, str], str]:
+    """(class, field) -> the string that stands under it in the module's source.
+
+    pydantic reads them too (``use_attribute_docstrings``), but whenever the class is made, which every start would pay.
+    """
+    said = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef):
+            for field, after in pairwise(node.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
+                    said[node.name, field.target.id] = " ".join(str(ast.literal_eval(after.value)).replace("``", "`").split())
+    return said
 
 
 def _footprint() -> dict[str, Any]:

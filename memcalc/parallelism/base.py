@@ -181,6 +181,8 @@ def step_casts(setting: Setting, sizes: Iterable[tuple[str, Count, Count]]) -> l
     size = itemsize(setting.scheme.master)
     if setting.implementation != "single":
         return [Holding(Buffer(f"{name} (gradient cast)", numel * size, "temporary"), count) for name, numel, count in sizes]
+    if not setting.model.shapes_known:
+        return []
     largest: Count = 0
     for _, numel, count in sizes:
         largest = maximum(largest, where(count > 0, numel, 0))

@@ -19,7 +19,7 @@ from memcalc.tensors import Span, Tensor
 
 def flat(count: int) -> Model:
     """A model of one tensor."""
-    return Model("flat", "params", (Tensor("weight", (count,), kind="linear"),))
+    return Model("flat", "test", (Tensor("weight", (count,), kind="linear"),))
 
 
 def footprint(model: Model, **keys):

@@ -53,8 +53,8 @@ def estimate_job(job: Job, model: Model) -> Footprint:
         ),
         textbook=card(plan.optimizer.name, parameters, plan.stage, number(plan.shards)),
         assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
-        warnings=tuple(warnings_of(job, plan)),
-        buffers=tuple(buffers_of(plan, fullest)),
+        warnings=tuple(warnings_of(job, plan, model)),
+        buffers=tuple(buffers_of(plan, fullest, model)),
         bytes_per_parameter={
             name: None if size is None else round(size / parameters, 6) for name, size in components.items()
         },
@@ -106,7 +106,7 @@ def host_bytes(account: Account) -> dict[str, int]:
     return host
 
 
-def buffers_of(plan: Plan, account: Account) -> Iterable[Held]:
+def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
     """Every buffer of a layout, so that each component can be added up by hand."""
     layout = account.layout
     lives = {
@@ -116,7 +116,7 @@ def buffers_of(plan: Plan, account: Account) -> Iterable[Held]:
         "backward": layout.backward,
         "backward to " + ("the step" if layout.early else "zero_grad"): layout.gradients,
         "start of the step": layout.cast,
-        "the step": (*layout.step, *(Holding(b, n) for b, n in temporaries(plan, layout.params, in_turn=layout.in_turn))),
+        "the step": (*layout.step, *(Holding(b, n) for b, n in temporaries(plan, layout, model))),
     }
     for life, holdings in lives.items():
         for held in holdings:
@@ -125,9 +125,11 @@ def buffers_of(plan: Plan, account: Account) -> Iterable[Held]:
                 yield Held(COMPONENTS[buffer.role], buffer.site, number(buffer.requested), times, buffer.place, life)
 
 
-def warnings_of(job: Job, plan: Plan) -> list[str]:
+def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:
     """Settings that change nothing yet, and needs nobody has measured."""
     said = []
+    if not model.shapes_known:
+        said.append("what the step needs for its largest tensor is not in the states: a bare size has no tensors")
     if plan.optimizer.temporaries is None:
         said.append(f"what the step of {plan.optimizer.name} needs for a moment has not been measured; it is not in the states")
     if job.scope == "step":

@@ -8,7 +8,7 @@ from memcalc.arrays import Count
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
 from memcalc.job import Job, Parallelism
 from memcalc.models import Model
-from memcalc.optimizers.base import Implementation, Optimizer, Options
+from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.names import find_optimizer
 from memcalc.parallelism.base import Setting
 from memcalc.precision import SCHEMES, Scheme
@@ -164,5 +164,18 @@ def check_parameters(plan: Plan, model: Model) -> None:
             "training.optimizer", plan.optimizer.name, f"takes only {plan.optimizer.needs}, not {either(refused[:3])}",
             "use one that takes every parameter",
         )  # fmt: skip
+    if not model.shapes_known and reads_shapes(plan.optimizer, plan.options):
+        raise InputError(
+            "training.optimizer", plan.optimizer.name, "keeps states that depend on the shapes of tensors, which a bare size lacks",
+            "name a model, or another optimizer",
+        )  # fmt: skip
     if not setting.trainable:
         raise InputError("model", NO_VALUE, "has no trainable parameter", "unfreeze one")
+
+
+def reads_shapes(optimizer: Optimizer, options: Options) -> bool:
+    """Whether a matrix's states are other than those of a vector with as many elements, as when a moment is factored."""
+    flat, square = (
+        sum(s.nbytes * s.count for s in optimizer.states(Param(shape), options)) for shape in ((2**24,), (2**12, 2**12))
+    )
+    return bool(flat != square)

@@ -53,16 +53,17 @@ def accounts(plan: Plan, model: Model, ranks: int) -> list[Account]:
 
     ``ranks`` says whether there are several (any number above 1 will do).
     """
-    counted = [account(plan, layout) for layout in layouts(plan.setting(model), plan.backend, ranks)]
+    counted = [account(plan, layout, model) for layout in layouts(plan.setting(model), plan.backend, ranks)]
     if len(counted) > 1:
         counted.sort(key=lambda one: -int(one.by_rounded.stretch.top))
     return counted
 
 
-def account(plan: Plan, layout: Layout) -> Account:
+def account(plan: Plan, layout: Layout, model: Model) -> Account:
     """One layout's tape, folded in every measure."""
+    needs = temporaries(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
-    tape = list(steady_step(plan, layout, [holding for _, holding in states]))
+    tape = list(steady_step(plan, layout, [holding for _, holding in states], needs))
     parts: dict[str, Count] = {}
     for part, held in states:
         if held.buffer.place == "device" and held.buffer.role == "optimizer_state":
@@ -103,7 +104,7 @@ def _held(state: State, site: str, times: Count) -> Holding:
     return Holding(Buffer(site, state.nbytes, role, state.place), state.count * times)
 
 
-def steady_step(plan: Plan, layout: Layout, states: list[Holding]) -> Iterable[Event]:
+def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: list[tuple[Buffer, Count]]) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start."""
     gradients = layout.gradients
     if plan.optimizer.frees_gradients:
@@ -125,24 +126,27 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding]) -> Iterable[E
     yield from _all(frees, layout.cast)
     if layout.early:
         yield from _all(frees, gradients)
-    yield from within(temporaries(plan, layout.params, in_turn=layout.in_turn))
+    yield from within(needs)
     yield from _all(frees, layout.step)
     yield Mark("zero_grad")
     if not layout.early:
         yield from _all(frees, gradients)
 
 
-def temporaries(plan: Plan, params: Iterable[Param], *, in_turn: bool = False) -> list[tuple[Buffer, Count]]:
-    """What the optimizer's step needs for a moment, all of it live at one instant; ``in_turn`` is one step a parameter."""
+def temporaries(plan: Plan, layout: Layout, model: Model) -> list[tuple[Buffer, Count]]:
+    """What the optimizer's step needs for a moment, all of it live at one instant.
+
+    Nothing is said of the largest tensor of a model whose shapes are not known.
+    """
     if plan.optimizer.temporaries is None:
         return []
     needed: list[tuple[Buffer, Count]] = []
     largest: dict[str, Count] = {}
-    for param in params:
+    for param in layout.params:
         for need in plan.optimizer.temporaries(param, plan.options, plan.implementation):
-            if need.over == "sum" and not in_turn:
+            if need.over == "sum" and not layout.in_turn:
                 needed.append((Buffer(f"{param.name} {need.name}", need.nbytes, "temporary"), param.count))
-            else:
+            elif model.shapes_known:
                 mine = where(param.count > 0, need.nbytes, 0)
                 largest[need.name] = maximum(largest.get(need.name, 0), mine)
     return needed + [(Buffer(f"largest {name}", size, "temporary"), 1) for name, size in largest.items()]
