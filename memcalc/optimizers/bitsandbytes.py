@@ -52,7 +52,8 @@ class Form:
         """Whether this parameter's states are 8 bit (optim/optimizer.py:492-505, init_state)."""
         if self.width(o) != 8 or (o.embeddings_32bit and p.kind == "embedding"):
             return False
-        return p.numel >= o.min_8bit_size
+        threshold: Count = o.min_8bit_size
+        return p.numel >= threshold
 
     def keep(self, p: Param, o: Options) -> Iterator[State]:
         """States, scales and norms of one parameter, in the order of init_state (optim/optimizer.py:492-537, 664-699)."""

@@ -92,6 +92,8 @@ class _Walker:
         if isinstance(thing, torch.Tensor):
             for part in plain_parts(thing):
                 self.keep(part, owner)
+            if thing.is_leaf and thing.grad is not None:  # a host copy of a parameter may carry a gradient of its own
+                self.visit(thing.grad, owner)
         elif isinstance(thing, Mapping):
             for key, value in thing.items():
                 self.visit(value, self.owner_of(key, owner))
