@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._seq2seq import Seq2SeqConfig, block
-from memcalc.families.base import Architecture, Family, MaybeZero, Probability, Size
+from memcalc.families.base import PAIRS, Architecture, Family, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, Linear, TiedEmbedding, TiedLinear, layer_norm
 from memcalc.layers.encoder import Transform
@@ -122,4 +122,5 @@ FAMILY = Family(
     usual="BartForConditionalGeneration",
     build=build,
     source="transformers 5.23.0 models/bart/modeling_bart.py",
+    inputs=PAIRS,
 )

@@ -62,6 +62,12 @@ class FamilyConfig(BaseModel):
         return None
 
 
+TEXT = frozenset({"sequence_length"})
+IMAGE = frozenset({"image_size"})
+PAIRS = frozenset({"sequence_length", "source_length"})
+"""What a family reads: tokens, an image, or a source that an encoder reads beside the decoder's tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """A model, built: the tree of layers, and which names share another's storage."""
@@ -81,6 +87,8 @@ class Family:
         usual: the one meant when a config names none.
         build: makes the layers of one of them.
         source: where the shapes were read.
+        inputs: the settings of a job that size what it reads.
+        attends: whether it has attention at all.
     """
 
     model_type: str
@@ -89,6 +97,8 @@ class Family:
     usual: str
     build: Callable[[Any, str], Architecture]
     source: str
+    inputs: frozenset[str] = TEXT
+    attends: bool = True
 
 
 def known_families() -> list[str]:

@@ -16,7 +16,7 @@ from memcalc.families._clip import (
     text_tower,
     vision_tower,
 )
-from memcalc.families.base import Architecture, Family, FamilyConfig, Size
+from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Size
 from memcalc.layers.base import Maybe, Module
 from memcalc.layers.basic import Linear, Parameter
 
@@ -91,4 +91,5 @@ FAMILY = Family(
     usual="CLIPModel",
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
+    inputs=TEXT | IMAGE,
 )

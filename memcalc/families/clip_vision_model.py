@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._clip import ClipVisionConfig, projected_vision, vision_tower
-from memcalc.families.base import Architecture, Family
+from memcalc.families.base import IMAGE, Architecture, Family
 
 
 def build(config: ClipVisionConfig, architecture: str) -> Architecture:
@@ -21,4 +21,5 @@ FAMILY = Family(
     usual="CLIPVisionModel",
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
+    inputs=IMAGE,
 )

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from memcalc.families import gemma3_text
 from memcalc.families._siglip import SiglipVisionConfig, siglip_vision_tower
-from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Size
+from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Flag, Size
 from memcalc.families.gemma import gemma_norm
 from memcalc.families.gemma3_text import Gemma3TextConfig
 from memcalc.layers.base import Layer, Module
@@ -77,4 +77,5 @@ FAMILY = Family(
     usual="Gemma3ForConditionalGeneration",
     build=build,
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py, models/siglip/modeling_siglip.py",
+    inputs=TEXT | IMAGE,
 )

@@ -58,4 +58,5 @@ FAMILY = Family(
     usual="MambaForCausalLM",
     build=build,
     source="transformers 5.23.0 models/mamba/modeling_mamba.py",
+    attends=False,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._t5 import FeedForward, T5LikeConfig, t5
-from memcalc.families.base import Architecture, Family, Size
+from memcalc.families.base import PAIRS, Architecture, Family, Size
 
 
 class MT5Config(T5LikeConfig):
@@ -35,4 +35,5 @@ FAMILY = Family(
     usual="MT5ForConditionalGeneration",
     build=build,
     source="transformers 5.23.0 models/mt5/modeling_mt5.py",
+    inputs=PAIRS,
 )

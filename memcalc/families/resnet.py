@@ -6,7 +6,7 @@ from typing import Literal
 
 from memcalc.arrays import Condition, Count
 from memcalc.families._alternating import alternating, periodic
-from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Size
+from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Size
 from memcalc.layers.base import Layer, Maybe, Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.convolution import ConvNorm, ConvResidual, GlobalAveragePool, MaxPool, square_conv
@@ -115,4 +115,6 @@ FAMILY = Family(
     usual="ResNetForImageClassification",
     build=build,
     source="transformers 5.23.0 models/resnet/modeling_resnet.py",
+    inputs=IMAGE,
+    attends=False,
 )

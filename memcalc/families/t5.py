@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._t5 import T5LikeConfig, t5
-from memcalc.families.base import Architecture, Family
+from memcalc.families.base import PAIRS, Architecture, Family
 
 
 class T5Config(T5LikeConfig):
@@ -32,4 +32,5 @@ FAMILY = Family(
     usual="T5ForConditionalGeneration",
     build=build,
     source="transformers 5.23.0 models/t5/modeling_t5.py",
+    inputs=PAIRS,
 )

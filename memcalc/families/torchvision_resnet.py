@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 
 from memcalc.arrays import Condition, Count
 from memcalc.families._alternating import alternating, periodic
-from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, MaybeZero, Size
+from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, MaybeZero, Size
 from memcalc.layers.base import Layer, Maybe, Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.convolution import ConvNorm, ConvResidual, GlobalAveragePool, MaxPool, square_conv
@@ -147,4 +147,6 @@ FAMILY = Family(
     usual="ResNet",
     build=build,
     source="torchvision at 07a929e models/resnet.py",
+    inputs=IMAGE,
+    attends=False,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from memcalc.arrays import Count
-from memcalc.families.base import Architecture, Family, FamilyConfig, MaybeZero, Probability, Size
+from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Linear, Parameter, layer_norm
 from memcalc.layers.patches import ImageTokens, patches
@@ -92,4 +92,5 @@ FAMILY = Family(
     usual="VisionTransformer",
     build=build,
     source="torchvision at 07a929e models/vision_transformer.py",
+    inputs=IMAGE,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
+from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Linear, Parameter, layer_norm
 from memcalc.layers.patches import Area, ImageTokens, patches
@@ -113,4 +113,5 @@ FAMILY = Family(
     usual="ViTForImageClassification",
     build=build,
     source="transformers 5.23.0 models/vit/modeling_vit.py",
+    inputs=IMAGE,
 )

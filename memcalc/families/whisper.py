@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._seq2seq import Seq2SeqConfig, block
-from memcalc.families.base import Architecture, Family, Flag, Probability, Size
+from memcalc.families.base import PAIRS, Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Frozen, Layer, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Embedding, Linear, Parameter, TiedLinear, layer_norm
 from memcalc.layers.pointwise import Activation
@@ -101,4 +101,5 @@ FAMILY = Family(
     usual="WhisperForConditionalGeneration",
     build=build,
     source="transformers 5.23.0 models/whisper/modeling_whisper.py",
+    inputs=PAIRS,
 )

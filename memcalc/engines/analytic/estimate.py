@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.engines.analytic.plan import Plan, check_parameters, make_plan
+from memcalc.engines.analytic.plan import Plan, check_parameters, check_settings, make_plan
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings, temporaries
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
@@ -28,6 +28,7 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     """
     plan = make_plan(job)
     check_parameters(plan, model)
+    ignored = check_settings(job, model)
     ranks = int(plan.shards * plan.replicas)
     counted = accounts(plan, model, ranks)
     fullest = counted[0]
@@ -53,7 +54,7 @@ def estimate_job(job: Job, model: Model) -> Footprint:
         ),
         textbook=card(plan.optimizer.name, parameters, plan.stage, number(plan.shards)),
         assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
-        warnings=tuple(warnings_of(job, plan, model)),
+        warnings=(*ignored, *warnings_of(job, plan, model)),
         buffers=tuple(buffers_of(plan, fullest, model)),
         bytes_per_parameter={
             name: None if size is None else round(size / parameters, 6) for name, size in components.items()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from memcalc.arrays import Count
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
+from memcalc.families.base import load_family
 from memcalc.job import Job, Parallelism
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
@@ -13,6 +14,9 @@ from memcalc.optimizers.names import find_optimizer
 from memcalc.parallelism.base import Setting
 from memcalc.precision import SCHEMES, Scheme
 from memcalc.records import dataclass
+
+INPUTS = ("sequence_length", "source_length", "image_size")
+"""Settings that size what a model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +170,35 @@ def check_parameters(plan: Plan, model: Model) -> None:
         )  # fmt: skip
     if not model.shapes_known and reads_shapes(plan.optimizer, plan.options):
         raise InputError(
-            "training.optimizer", plan.optimizer.name, "keeps states that depend on the shapes of tensors, which a bare size lacks",
+            "training.optimizer", plan.optimizer.name, "keeps states that depend on tensors' shapes, which a bare size lacks",
             "name a model, or another optimizer",
         )  # fmt: skip
     if not setting.trainable:
         raise InputError("model", NO_VALUE, "has no trainable parameter", "unfreeze one")
+
+
+def check_settings(job: Job, model: Model) -> list[str]:
+    """Warnings on settings that change nothing; an error on those the model has no use for.
+
+    Raises:
+        InputError: an image size for a language model, an attention kernel for a model without attention.
+    """
+    training = job.training
+    given = {key: value for key in INPUTS if (value := getattr(training, key)) is not None}
+    if model.root is None:
+        return [f"{key} changes nothing: of {model.name} only the tensors are known" for key in given]
+    family = load_family(model.family)
+    for key, value in given.items():
+        if key not in family.inputs:
+            raise InputError(
+                f"training.{key}", value, f"does not apply to {model.family}",
+                f"it takes {either([name for name in INPUTS if name in family.inputs])}; leave it out",
+            )  # fmt: skip
+    if training.attention != "auto" and not family.attends:
+        raise InputError(
+            "training.attention", training.attention, f"does not apply to {model.family}", "it has none; leave it out"
+        )
+    return []
 
 
 def reads_shapes(optimizer: Optimizer, options: Options) -> bool:
