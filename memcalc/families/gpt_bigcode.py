@@ -27,6 +27,7 @@ class GPTBigCodeConfig(FamilyConfig):
         "n_positions": "max_position_embeddings",
         "n_ctx": "max_position_embeddings",
     }
+    divides: ClassVar[tuple[tuple[str, str], ...]] = (("num_attention_heads", "hidden_size"),)
 
     vocab_size: Size = 50257
     hidden_size: Size = 768
@@ -42,7 +43,7 @@ class GPTBigCodeConfig(FamilyConfig):
     hidden_dropout: Probability | None = None
     multi_query: Flag = True
     num_key_value_heads: Size | None = None
-    """One or as many as heads, as ``multi_query`` says; written by transformers, and never read."""
+    """One with ``multi_query`` and as many as heads without, whatever it says: written by transformers, and never read."""
     add_cross_attention: Flag = False
     tie_word_embeddings: Flag = True
 
@@ -50,8 +51,12 @@ class GPTBigCodeConfig(FamilyConfig):
         """The family has no cross-attention with one key and value (GPTBigCodeBlock.__init__)."""
         if self.add_cross_attention and self.multi_query:
             return "add_cross_attention", "does not go with multi_query", "set multi_query: false"
-        if self.num_key_value_heads not in (None, key_value_heads(self)):
-            return "num_key_value_heads", f"is not what multi_query makes it, {key_value_heads(self)}", "leave it out"
+        if self.multi_query and self.num_key_value_heads not in (None, 1):
+            return (
+                "num_key_value_heads",
+                "does not go with multi_query, which has one",
+                "leave it out, or set multi_query: false",
+            )
         return super().check()
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from memcalc.arrays import Count
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._rotary import RotaryConfig, rotated
+from memcalc.families._rotary import Part, RotaryConfig, rotated
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
 from memcalc.layers.transformer import MLP, Block, FusedAttention
@@ -18,13 +15,14 @@ NAMES = Names("gpt_neox", "embed_in", "layers", "final_layer_norm", token_head="
 class GPTNeoXConfig(RotaryConfig):
     """source: transformers 5.23.0 models/gpt_neox/configuration_gpt_neox.py"""
 
-    aliases: ClassVar[Mapping[str, str]] = {"rotary_pct": "partial_rotary_factor"}
-
     vocab_size: Size = 50432
     hidden_size: Size = 6144
     num_hidden_layers: Size = 44
     num_attention_heads: Size = 64
     intermediate_size: Size = 24576
+    rotary_pct: Part = 0.25
+    """The share of a head that is rotated where ``rope_parameters`` does not say; ``partial_rotary_factor`` beside them is a
+    key this family does not read (GPTNeoXConfig.convert_rope_params_to_dict)."""
     hidden_act: str = "gelu"
     attention_bias: Flag = True
     attention_dropout: Probability = 0.0
@@ -35,8 +33,9 @@ class GPTNeoXConfig(RotaryConfig):
 
 
 def rotary_dim(config: GPTNeoXConfig) -> Count:
-    """Dimensions of a head that are rotated: a quarter, unless the config says."""
-    return rotated(config, config.hidden_size // config.num_attention_heads, default_is_partial=True, share=0.25)
+    """Dimensions of a head that are rotated."""
+    read = config.model_copy(update={"partial_rotary_factor": None})
+    return rotated(read, config.hidden_size // config.num_attention_heads, default_is_partial=True, share=config.rotary_pct)
 
 
 def block(config: GPTNeoXConfig) -> Block:
