@@ -7,7 +7,9 @@ The fetching is huggingface_hub's, with its cache, its token and its environment
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from memcalc.errors import InputError, MissingPackageError
 
@@ -44,8 +46,8 @@ def fetch_config(reference: str, path: str = "model") -> Path:
 
 def _reason(error: Exception) -> tuple[str, str]:
     """(rule, way out) of a failed download; the narrower errors first, since they derive from the wider ones."""
-    from huggingface_hub import utils
-
+    # the one place that has had them all since 0.24, though not under a public listing
+    utils: Any = import_module("huggingface_hub.utils")
     if isinstance(error, utils.GatedRepoError):
         return "is gated and this token has no access", f"ask for access and log in with `hf auth login`, {_LOCAL}"
     if isinstance(error, utils.RepositoryNotFoundError):

@@ -71,7 +71,8 @@ def settled(
     Raises:
         InputError: two spellings that disagree, in a strict config.
     """
-    values, spelled = dict(given), {}
+    values = dict(given)
+    spelled: dict[str, str] = {}
     for alias, key in config.aliases.items():
         if alias not in given or alias in config.model_fields:
             continue

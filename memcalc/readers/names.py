@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from memcalc.tensors import Kind, Tensor
 
@@ -105,7 +105,7 @@ def _owners(listed: list[Stored]) -> dict[str, Kind]:
     for name, shape, _ in listed:
         owner, _, leaf = name.rpartition(".")
         if leaf == "weight":
-            kinds[owner] = cast(Kind, "batch_norm") if owner in counted else _module_kind(owner, len(shape))
+            kinds[owner] = "batch_norm" if owner in counted else _module_kind(owner, len(shape))
     return kinds
 
 
