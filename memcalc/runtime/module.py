@@ -52,8 +52,8 @@ def model_from_module(
         if same is None:
             for tensor in _tensors(entry, storages, path):
                 listed[tensor.name] = (tensor, entry)
-        elif entry.tensor.requires_grad and not listed[same][0].trainable:
-            listed[same] = (replace(listed[same][0], trainable=True), listed[same][1])
+        elif same in listed:
+            listed[same] = _merged(*listed[same], entry)
     tensors = _with_kinds(listed)
     shared = set(storages.tied.values())
     weights: Counter[str] = Counter()
@@ -68,6 +68,15 @@ def model_from_module(
         tied=storages.tied, dtype=weights.most_common(1)[0][0] if weights else None,
         assumptions=(*assumptions, *storages.remarks),
     )  # fmt: skip
+
+
+def _merged(tensor: Tensor, first: Registered, also: Registered) -> tuple[Tensor, Registered]:
+    """What is known of a tensor once it is met again: it trains if one of its names does, and a table stays a table."""
+    if also.tensor.requires_grad and not tensor.trainable:
+        tensor = replace(tensor, trainable=True)
+    leaf = also.name.rpartition(".")[2]
+    table = kind_of_owner(also.owner, leaf, also.tensor.dim()) == "embedding"
+    return tensor, first._replace(owner=also.owner) if table else first
 
 
 def registered(module: torch.nn.Module, role: Literal["parameter", "buffer"]) -> Iterator[Registered]:
