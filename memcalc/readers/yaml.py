@@ -129,7 +129,7 @@ def _parsed(source: Path | str, where: str) -> tuple[str, str, yaml.Node]:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise _from_yaml(error, text, where) from None
-    if node is None:
+    if node is None or node.tag == f"{_CORE}null":
         raise YamlError.at(where, None, "holds nothing", "give it at least one key: value")
     return where, text, node
 
@@ -217,7 +217,8 @@ def _lines(root: yaml.Node) -> dict[str, int]:
 def _from_yaml(error: yaml.MarkedYAMLError, text: str, where: str) -> YamlError:
     mark = error.problem_mark or error.context_mark
     problem = error.problem or str(error)
-    line = None if mark is None else mark.line + 1
+    # where the text ends too soon libyaml points at the line after the last
+    line = None if mark is None else max(1, min(mark.line + 1, len(text.splitlines())))
     if problem.startswith("the key "):
         return YamlError.at(where, line, problem, "keep one of the two")
     if problem.startswith("a "):
