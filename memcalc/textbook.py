@@ -30,19 +30,19 @@ KEPT = ("parameters", "optimizer_states", "master_parameters")
 ALL = ("parameters", "gradients", "optimizer_states", "master_parameters")
 
 
-def card(optimizer: str, parameters: int, stage: int, shards: int) -> dict[str, Any] | None:
-    """The textbook's figures for one job; None for an optimizer it does not name.
+def card(optimizer: str, parameters: int, trainable: int, stage: int, shards: int) -> dict[str, Any] | None:
+    """The textbook's figures for one job, gradients and states of what is trained; None for an optimizer it does not name.
 
-    >>> card("torch:Adam", 1000, 1, 8)["optimizer_states_per_rank"]
+    >>> card("torch:Adam", 1000, 1000, 1, 8)["optimizer_states_per_rank"]
     1500
     """
     each = STATES_PER_PARAMETER.get(optimizer)
     if each is None:
         return None
-    states = round(each * parameters)
+    states = round(each * trainable)
     return {
         "parameters": CARD["parameters"] * parameters,
-        "gradients": CARD["gradients"] * parameters,
+        "gradients": CARD["gradients"] * trainable,
         "optimizer_states": states,
         "optimizer_states_per_rank": states // shards if stage else states,
         "accounting": "optimizer_states counts momentum, variance and the FP32 master copy" if each == 12 else "states alone",

@@ -107,7 +107,7 @@ def _textbook(footprint: Footprint) -> str:
         return ""
     parallelism = footprint.job["parallelism"]
     share = f"/{parallelism['dp_shard']}" if parallelism["zero_stage"] and parallelism["dp_shard"] > 1 else ""
-    each = book["optimizer_states"] / footprint.model.num_parameters
+    each = book["optimizer_states"] / footprint.model.num_trainable_parameters
     return f"textbook {each:g}P{share} = {format_gib(book['optimizer_states_per_rank'])}"
 
 

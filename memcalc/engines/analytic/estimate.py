@@ -52,7 +52,9 @@ def estimate_job(job: Job, model: Model) -> Footprint:
         ranks=tuple(
             Rank(one.layout.index, number(one.layout.multiplicity), None, number(one.by_rounded.stretch.top)) for one in counted
         ),
-        textbook=card(plan.optimizer.name, parameters, plan.stage, number(plan.shards)),
+        textbook=card(
+            plan.optimizer.name, parameters, number(model.num_trainable_parameters), plan.stage, number(plan.shards)
+        ),
         assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
         warnings=(*ignored, *warnings_of(job, plan, model)),
         buffers=tuple(buffers_of(plan, fullest, model)),
