@@ -37,7 +37,7 @@ def block(config: LlamaConfig) -> Block:
     bias = config.attention_bias
     return Block(
         (
-            ("self_attn", Attention(config.hidden_size, heads, kv_heads, head_dim, bias, output_bias=bias)),
+            ("self_attn", Attention(config.hidden_size, heads, kv_heads, head_dim, bias, output_bias=bias, rotary=head_dim)),
             ("mlp", GatedMLP(config.hidden_size, config.intermediate_size, config.mlp_bias)),
             ("input_layernorm", rms_norm(config.hidden_size)),
             ("post_attention_layernorm", rms_norm(config.hidden_size)),

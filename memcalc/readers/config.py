@@ -7,6 +7,7 @@ spellings on the Hub read alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,6 +53,7 @@ def model_from_config(config: Mapping[str, Any], *, name: str = "", path: str = 
     architecture, assumptions = chosen_architecture(family, config, path)
     model = build_model(family, validated, architecture, name=name or str(config.get("_name_or_path") or family.model_type),
                         dtype=stored_dtype(config, path), assumptions=(*assumptions, *_set_aside(config)))  # fmt: skip
+    _require_pairs(model.root, f"{path}.head_dim")
     checked_bytes(sum(int(tensor.nbytes * tensor.count) for tensor in model.tensors), path)
     if strict:
         _require_count(model, config.get("num_parameters"), f"{path}.num_parameters")
@@ -153,6 +155,24 @@ def _require_rules(config: FamilyConfig, path: str, spelled: Mapping[str, str]) 
         inner = getattr(config, key)
         if nested_config(field) is not None and isinstance(inner, FamilyConfig):
             _require_rules(inner, f"{path}.{key}", {})
+
+
+def _require_pairs(root: Any, where: str) -> None:
+    """That heads rotated whole have an even size, because rotary positions turn dimensions in pairs.
+
+    source: transformers 5.23.0 modeling_rope_utils.py RotaryEmbeddingConfigMixin.validate_rope, which lets sizes up to 4 be
+    """
+    pending = [root]
+    while pending:
+        layer = pending.pop()
+        if isinstance(layer, list | tuple):
+            pending.extend(layer)
+        elif is_dataclass(layer):
+            pending.extend(getattr(layer, entry.name) for entry in fields(layer))
+            size = getattr(layer, "head_dim", None)
+            if isinstance(size, int) and size > 4 and size % 2 and getattr(layer, "rotary", None) == size:
+                rule = "is odd, and rotary positions turn dimensions in pairs"
+                raise InputError(where, size, rule, "change it, or hidden_size and num_attention_heads if it is their quotient")
 
 
 def _set_aside(config: Mapping[str, Any]) -> list[str]:
