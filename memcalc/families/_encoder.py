@@ -101,10 +101,10 @@ def block(config: BertLikeConfig, mixer: Layer | None = None) -> Block:
     return Block((*parts, ("", feed_forward), ("output.dropout", dropout), ("output.LayerNorm", norm)), norms="post")
 
 
-def encoder_body(config: BertLikeConfig, *, pooler: bool, words: Layer | None = None) -> Module:
+def encoder_body(config: BertLikeConfig, embedded: SummedEmbeddings, *, pooler: bool) -> Module:
     """Embeddings, layers and perhaps the pooler, as BertModel and RobertaModel have them."""
     parts: list[Part] = [
-        ("embeddings", embeddings(config, config.hidden_size, words)),
+        ("embeddings", embedded),
         ("encoder.layer", Stack(block(config), config.num_hidden_layers)),
     ]
     if pooler:

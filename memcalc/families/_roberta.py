@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from memcalc.families._encoder import BertLikeConfig, Part, classification_head, encoder_body, task_head, vocabulary_head
+from dataclasses import replace
+
+from memcalc.families._encoder import (
+    BertLikeConfig,
+    Part,
+    classification_head,
+    embeddings,
+    encoder_body,
+    task_head,
+    vocabulary_head,
+)
 from memcalc.families.base import Architecture
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Parameter, TiedEmbedding, layer_norm
 from memcalc.layers.encoder import Transform, WordsLinear
 
 WORDS = "roberta.embeddings.word_embeddings.weight"
+BEFORE_POSITIONS = ("word_embeddings", "token_type_embeddings", "LayerNorm")
+"""What RobertaEmbeddings builds before its positions, which are summed in before the norm all the same."""
 
 
 def roberta(config: BertLikeConfig, kind: str, *, head_first: bool) -> Architecture:
@@ -28,7 +40,8 @@ def roberta(config: BertLikeConfig, kind: str, *, head_first: bool) -> Architect
     else:
         dropout = config.head_dropout if kind == "ForTokenClassification" else config.hidden_dropout_prob
         parts = task_head(kind, config.hidden_size, config.num_labels, dropout)
-    body = encoder_body(config, pooler=kind in ("Model", "ForMultipleChoice"), words=words)
+    embedded = replace(embeddings(config, config.hidden_size, words), registered=BEFORE_POSITIONS)
+    body = encoder_body(config, embedded, pooler=kind in ("Model", "ForMultipleChoice"))
     if not parts:
         return Architecture(body)
     first = tuple(name for name, _ in parts) if head_first else ()

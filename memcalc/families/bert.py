@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.families._encoder import BertLikeConfig, Part, encoder_body, on_body, task_head, vocabulary_head
+from memcalc.families._encoder import BertLikeConfig, Part, embeddings, encoder_body, on_body, task_head, vocabulary_head
 from memcalc.families.base import Architecture, Family
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Linear, layer_norm
@@ -31,7 +31,7 @@ def predictions(config: BertConfig) -> tuple[Module, dict[str, str]]:
 def build(config: BertConfig, architecture: str) -> Architecture:
     """The encoder under its head."""
     kind = architecture.removeprefix("Bert")
-    body = encoder_body(config, pooler=kind in POOLED)
+    body = encoder_body(config, embeddings(config, config.hidden_size), pooler=kind in POOLED)
     next_sentence: Part = ("cls.seq_relationship", Linear(config.hidden_size, 2))
     if kind == "Model":
         return Architecture(body)

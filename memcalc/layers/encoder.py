@@ -21,6 +21,7 @@ class SummedEmbeddings:
         norm: the normalisation of the sum.
         buffers: what is kept beside them, as BERT's position numbers.
         dropout: that of the result.
+        registered: the parts registered before the others, first to last, where that is not the order above.
     """
 
     tables: tuple[tuple[str, Layer], ...]
@@ -28,10 +29,11 @@ class SummedEmbeddings:
     norm: tuple[tuple[str, Layer], ...] = ()
     buffers: tuple[tuple[str, Layer], ...] = ()
     dropout: float = 0.0
+    registered: tuple[str, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Tables, projection, norm, buffers."""
-        yield from Module([*self.tables, *self.projection, *self.norm, *self.buffers]).tensors()
+        yield from Module([*self.tables, *self.projection, *self.norm, *self.buffers], self.registered).tensors()
 
 
 @dataclass(frozen=True, slots=True)
