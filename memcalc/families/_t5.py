@@ -34,6 +34,8 @@ class T5LikeConfig(FamilyConfig):
     ``tie_word_embeddings: false``, which the configs of T5 v1.1, Flan-T5, mT5 and mT0 carry, is taken at its word: their
     checkpoints hold a head of their own. transformers 5 builds them tied all the same when it is given the config alone
     (T5Config.__post_init__), and says so in the config it writes.
+
+    A decoder's depth left out is the encoder's, whichever word the latter is spelled with.
     """
 
     aliases: ClassVar = {
