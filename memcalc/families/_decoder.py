@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.families.base import Architecture
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Dropout, Embedding, Linear, TiedLinear
+from memcalc.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.records import dataclass
 from memcalc.tensors import Kind, Tensor
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Linear, Parameter
 from memcalc.layers.transformer import GatedMLP
+from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
 ExpertLayout = Literal["stacked", "separate"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module
+from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
 Area = tuple[Count, Count]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from memcalc.arrays import Count
+from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Norm, Parameter
+from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
