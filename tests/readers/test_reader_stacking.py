@@ -1,0 +1,136 @@
+"""Many configs as one config of arrays: the sweep's models, held to the scalar ones for every family there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from memcalc.families.base import FamilyConfig, known_families, load_family
+from memcalc.families.llama import LlamaConfig
+from memcalc.readers.config import build_model, stack_configs, structure_key, validate
+
+CASES = Path(__file__).parents[1] / "families" / "cases"
+DEEP = 6
+"""The most layers, groups or stages drawn: lists of layers are written out when the numbers are scalars."""
+
+
+def bases(stem: str) -> list[tuple[FamilyConfig, str]]:
+    """The family's cases, validated, each with its architecture; its default config where it has none."""
+    family = load_family(stem)
+    file = CASES / f"{stem}.yaml"
+    cases = yaml.safe_load(file.read_text()) if file.exists() else [{"architecture": family.usual, "config": {}}]
+    return [(validate(family, case["config"], "model"), case["architecture"]) for case in cases]
+
+
+@st.composite
+def varied(draw, config: BaseModel):
+    """The config with every whole number drawn anew, lists left alone."""
+    listed = any(isinstance(value, list | tuple) for value in config.__dict__.values())
+    values = {}
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            values[name] = draw(varied(value))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            counts_layers = any(word in name for word in ("layers", "groups", "depth", "step", "freq", "replace"))
+            if listed and counts_layers:
+                continue
+            values[name] = draw(st.integers(0, DEEP) if counts_layers else st.integers(0, 96))
+    return config.model_copy(update=values)
+
+
+def acceptable(config: BaseModel) -> bool:
+    """Whether each drawn number is in its key's range; rules between keys do not matter to the arithmetic."""
+    try:
+        type(config).model_validate(config.model_dump())
+    except ValidationError:
+        return False
+    return True
+
+
+def sizes(family, config, architecture) -> dict:
+    """(name, dtype, kind, role, trainable) -> elements of all tensors of that description."""
+    model = build_model(family, config, architecture, name="", dtype=None)
+    total: dict = {}
+    for tensor in model.tensors:
+        key = (tensor.name, tensor.dtype, tensor.kind, tensor.role, tensor.trainable)
+        total[key] = total.get(key, 0) + tensor.elements
+    return total
+
+
+@pytest.mark.parametrize("stem", known_families())
+def test_a_stacked_build_equals_every_scalar_build(stem):
+    """For every family, one build over arrays gives each scalar build's elements, tensor by tensor."""
+    family, cases = load_family(stem), bases(stem)
+    compared = 0
+
+    @settings(max_examples=20, deadline=None, database=None, derandomize=True,
+              suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large])  # fmt: skip
+    @given(st.data())
+    def holds(data):
+        nonlocal compared
+        config, architecture = data.draw(st.sampled_from(cases))
+        drawn = [data.draw(varied(config)) for _ in range(6)]
+        alike = [config, *(one for one in drawn if acceptable(one) and structure_key(one) == structure_key(config))]
+        together = sizes(family, stack_configs(alike), architecture)
+        for index, one in enumerate(alike):
+            alone = sizes(family, one, architecture)
+            stacked = {key: int(np.broadcast_to(value, len(alike))[index]) for key, value in together.items()}
+            assert {k: v for k, v in stacked.items() if v} == {k: v for k, v in alone.items() if v}
+        compared += len(alike) - 1
+
+    holds()
+    assert compared >= 5, "hardly any drawn config was one the family takes"
+
+
+def test_structure_is_everything_but_the_numbers():
+    """Sizes may differ within a structure; switches, None-ness and lists may not."""
+    base = structure_key(LlamaConfig())
+    assert structure_key(LlamaConfig(hidden_size=64, vocab_size=7, num_labels=0)) == base
+    others = [LlamaConfig(attention_bias=True), LlamaConfig(num_key_value_heads=8), LlamaConfig(head_dim=128)]
+    assert len({base, *(structure_key(config) for config in others)}) == 4
+
+
+def test_structure_tells_lists_and_types_apart():
+    """A list of whole numbers is structure, number by number, and 1 is not True in it."""
+
+    class Inner(FamilyConfig):
+        width: int = 1
+
+    class Odd(FamilyConfig):
+        layers: list = []
+        table: dict = {}
+        rate: float = 0.5
+        inner: Inner = Inner()
+
+    keys = [structure_key(Odd(**given)) for given in (
+        {}, {"layers": [1]}, {"layers": [2]}, {"layers": [True]}, {"layers": [1.0]}, {"table": {"a": 1}}, {"rate": 0.25},
+    )]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+    assert structure_key(Odd(inner=Inner(width=5))) == structure_key(Odd())
+    assert structure_key(Odd(layers=[Inner(width=5)])) != structure_key(Odd(layers=[Inner(width=6)]))
+
+
+def test_stacking_configs_of_several_structures_is_a_fault():
+    """Stacking what cannot be stacked is a programming error and not a silent mixture."""
+    with pytest.raises(AssertionError, match="several structures"):
+        stack_configs([LlamaConfig(), LlamaConfig(attention_bias=True)])
+
+
+def test_numbers_of_nested_configs_are_stacked_too():
+    """A config inside a config is stacked the same way, as gemma3's text_config."""
+
+    class Inner(FamilyConfig):
+        width: int = 1
+
+    class Outer(FamilyConfig):
+        inner: Inner = Inner()
+
+    stacked = stack_configs([Outer(), Outer(inner=Inner(width=9))])
+    assert stacked.inner.width.tolist() == [1, 9]
+    assert stacked.inner.width.dtype == np.int64
