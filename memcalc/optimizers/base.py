@@ -160,6 +160,8 @@ class Optimizer:
         born: when the states are allocated.
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
+        frees_gradients: whether each gradient dies in backward, before the step.
+        keeps_gradients: whether zero_grad can only zero them, so that they live from step to step.
         refuses: the combinations of options its constructor raises for.
         own: options that are memcalc's, not the constructor's: facts it cannot know from the constructor's arguments.
         preset: what a ``+variant`` passes to the constructor.
@@ -179,6 +181,7 @@ class Optimizer:
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
+    keeps_gradients: bool = False
     refuses: Refusals = no_refusals
     own: frozenset[str] = frozenset()
     preset: Mapping[str, Any] = field(default_factory=dict)

@@ -21,28 +21,28 @@ from memcalc.optimizers.base import Options, Param, Place, State, optimizer
 
 SOURCE = "torchao 0.18.0 torchao/optim/"
 MINIMUM = 4096
-"""Elements from which a state is quantised (adam.py:68, _new_buffer)."""
+"""Elements from which a state is quantised (adam.py:71-79, _new_buffer)."""
 
 Codes = Callable[[Param, int], Iterator[tuple[str, str, Any]]]
 """The tensors of one quantised moment: suffix, dtype, elements."""
 
 
 def eight_bit(p: Param, block: int) -> Iterator[tuple[str, str, Any]]:
-    """subclass_8bit.py:109-122 (zeros)."""
+    """subclass_8bit.py:103-117 (zeros)."""
     yield "codes", "uint8", p.numel
     yield "scale", "float32", p.numel // block
     yield "qmap", "float32", 256
 
 
 def four_bit(p: Param, block: int) -> Iterator[tuple[str, str, Any]]:
-    """subclass_4bit.py:114-130 (zeros)."""
+    """subclass_4bit.py:114-131 (zeros)."""
     yield "codes", "uint8", p.numel // 2
     yield "scale", "float32", p.numel // block
     yield "qmap", "float32", 16
 
 
 def fp8(p: Param, block: int) -> Iterator[tuple[str, str, Any]]:
-    """subclass_fp8.py:87-98 (zeros)."""
+    """subclass_fp8.py:85-96 (zeros)."""
     yield "codes", "float8_e4m3fn", p.numel
     yield "scale", "float32", p.numel // block
 
@@ -56,7 +56,7 @@ def moments(o: Options) -> Iterator[tuple[str, str]]:
 
 
 def low_bit(codes: Codes, p: Param, o: Options) -> Iterator[State]:
-    """A step counter on the host, then each moment in codes or, where it does not qualify, plain (adam.py:63-72, 110-116)."""
+    """A step counter on the host, then each moment in codes or, where it does not qualify, plain (adam.py:71-99, 122-128)."""
     yield State("step", "step", "float32", 1, place="host")
     fits = both(p.numel >= MINIMUM, p.numel % o.block_size == 0)
     for name, part in moments(o):
@@ -66,7 +66,7 @@ def low_bit(codes: Codes, p: Param, o: Options) -> Iterator[State]:
 
 
 def learning_rate(params: Sequence[Param], o: Options) -> Iterator[State]:
-    """One float32 on the host for a group (adam.py:45-51, add_param_group)."""
+    """One float32 on the host for a group (adam.py:53-59, add_param_group)."""
     yield State("lr", "step", "float32", 1, place="host")
 
 
@@ -88,7 +88,7 @@ for suffix, codes, block, what in (
             f"torchao:{name}{suffix}",
             cls=f"torchao.optim.{name}{suffix}",
             summary=f"{what}; the parameter's dtype below 4096 elements or in ragged blocks",
-            source=SOURCE + "adam.py:63-116, subclass_8bit.py, subclass_4bit.py, subclass_fp8.py",
+            source=SOURCE + "adam.py:71-128, subclass_8bit.py, subclass_4bit.py, subclass_fp8.py",
             options={"amsgrad": False, "block_size": block},
             constructor=CONSTRUCTOR,
             temporaries=None,
@@ -101,7 +101,7 @@ for suffix, codes, block, what in (
     "torchao:_AdamW",
     cls="torchao.optim._AdamW",
     summary="momentum and variance in the parameter's dtype, for quantised training",
-    source=SOURCE + "adam.py:400-430: an infinite block, which no size is a multiple of",
+    source=SOURCE + "adam.py:406-430: an infinite block, which no size is a multiple of",
     options={"amsgrad": False},
     constructor=CONSTRUCTOR,
     temporaries=None,
@@ -128,7 +128,7 @@ def offloaded(p: Param, o: Options) -> Iterator[State]:
 
 OFFLOAD: dict[str, Any] = {
     "cls": "torchao.optim.CPUOffloadOptimizer",
-    "source": SOURCE + "cpu_offload.py:19-110, around torch.optim.AdamW with fused=True, its default; copies born at init",
+    "source": SOURCE + "cpu_offload.py:19-114, around torch.optim.AdamW with fused=True, its default; copies born at init",
     # the keyword arguments of AdamW that change no byte of its fused form
     "constructor": {"lr", "betas", "eps", "weight_decay", "maximize"},
 }
