@@ -23,7 +23,7 @@ Argument = bool | int | float | str | list[Any] | None
 class Section(BaseModel):
     """A group of a job's keys: fixed once read, and closed to keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Training(Section):

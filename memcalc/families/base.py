@@ -35,7 +35,7 @@ class FamilyConfig(BaseModel):
     Keys that decide nothing (``rope_theta``, ``bos_token_id``) are not declared and are passed over.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), defer_build=True)
 
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other spellings found on the Hub, each with the key it stands for."""

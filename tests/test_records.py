@@ -1,0 +1,55 @@
+"""Records behave as the dataclasses a type checker takes them for."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, field, fields, replace
+
+import pytest
+
+from memcalc.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Two numbers and a list of its own."""
+
+    x: int
+    y: int = 2
+    tags: list[str] = field(default_factory=list)
+
+
+def test_fields_come_from_positions_names_and_defaults():
+    """Positions, names, defaults and factories fill a record as they do a dataclass, and no two share a factory's value."""
+    assert (Point(1), Point(1, 3), Point(y=3, x=1)) == (Point(1, 2, []), Point(1, y=3), Point(1, 3))
+    assert Point(1).tags is not Point(1).tags
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, [], 4), {}), ((1,), {"z": 3})])
+def test_what_is_missing_or_unknown_is_refused(args, kwargs):
+    """A missing field, a field too many and an unknown name are TypeErrors."""
+    with pytest.raises(TypeError, match="Point takes x, y, tags"):
+        Point(*args, **kwargs)
+
+
+def test_the_standard_tools_work():
+    """replace, asdict, fields, repr, equality, hashing and pickling are those of a dataclass."""
+    point = Point(1, tags=["a"])
+    assert asdict(replace(point, y=5)) == {"x": 1, "y": 5, "tags": ["a"]}
+    assert [f.name for f in fields(point)] == ["x", "y", "tags"]
+    assert repr(point) == "Point(x=1, y=2, tags=['a'])"
+    assert pickle.loads(pickle.dumps(point)) == point
+    assert point != (1, 2, ["a"])
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Hashable."""
+
+    a: int
+    b: str = "b"
+
+
+def test_records_of_hashable_fields_are_keys():
+    """Equal records hash alike."""
+    assert len({Fixed(1), Fixed(1, "b"), Fixed(2)}) == 2
