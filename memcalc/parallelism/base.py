@@ -189,6 +189,11 @@ def step_casts(setting: Setting, sizes: Iterable[tuple[str, Count, Count]]) -> l
     return [Holding(Buffer("largest gradient cast", largest * size, "temporary"))]
 
 
+def steps_in_turn(setting: Setting) -> bool:
+    """Whether the textbook's step goes tensor by tensor: casts one gradient, updates, lets go, and takes the next."""
+    return setting.scheme.step == "textbook" and setting.implementation == "single"
+
+
 def handed(setting: Setting, tensor: Tensor, shape: tuple[Count, ...] | None = None, count: Count | None = None) -> Param:
     """The parameter as the optimizer sees it: the master where there is one, whose gradient is of the master's dtype."""
     master = setting.master(tensor)

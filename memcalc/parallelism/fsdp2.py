@@ -10,7 +10,17 @@ from itertools import groupby
 
 from memcalc.arrays import Count, ceil_div, is_array, maximum, minimum
 from memcalc.errors import InputError
-from memcalc.parallelism.base import Holding, Layout, Setting, buffers_of, engine_args, handed, scaler_scalars, step_casts
+from memcalc.parallelism.base import (
+    Holding,
+    Layout,
+    Setting,
+    buffers_of,
+    engine_args,
+    handed,
+    scaler_scalars,
+    step_casts,
+    steps_in_turn,
+)
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 
@@ -84,6 +94,7 @@ def _rank(setting: Setting, rank: int, multiplicity: Count) -> Layout:
         params=params,
         index=rank,
         multiplicity=multiplicity,
+        in_turn=steps_in_turn(setting),
         notes=("parameters gathered for one group at a time, and reductions, are not part of the states",),
         partial=frozenset({"communication", "parameter_copy"}) if setting.stage == 3 else frozenset({"communication"}),
     )

@@ -19,6 +19,7 @@ from memcalc.parallelism.base import (
     scalar,
     scaler_scalars,
     step_casts,
+    steps_in_turn,
 )  # fmt: skip
 from memcalc.tape.events import Buffer
 from memcalc.tensors import Tensor, itemsize
@@ -55,6 +56,7 @@ def layouts(setting: Setting) -> list[Layout]:
             step=tuple(step_casts(setting, [(t.name, t.numel, t.count) for t in setting.trainable if setting.master(t)])),
             params=tuple(handed(setting, tensor) for tensor in setting.trainable),
             multiplicity=setting.shards * setting.replicas,
+            in_turn=steps_in_turn(setting),
         )
     ]
 

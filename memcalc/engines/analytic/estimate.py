@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.engines.analytic.needs import step_needs
 from memcalc.engines.analytic.plan import Plan, check_parameters, check_settings, make_plan
-from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings, temporaries
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
@@ -119,7 +120,11 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
         "backward": layout.backward,
         "backward to " + ("the step" if layout.early else "zero_grad"): layout.gradients,
         "start of the step": layout.cast,
-        "the step": (*layout.step, *(Holding(b, n) for b, n in temporaries(plan, layout, model))),
+        "the step": layout.step,
+        **{
+            f"the step: {moment}" if moment else "the step, its update": tuple(Holding(buffer, times) for buffer, times in live)
+            for moment, live in step_needs(plan, layout, model).items()
+        },
     }
     for life, holdings in lives.items():
         for held in holdings:

@@ -6,9 +6,10 @@ arrays for many; this is the only implementation of either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from memcalc.arrays import Count, maximum, rounded, where
+from memcalc.engines.analytic.needs import Needs, step_needs
 from memcalc.engines.analytic.plan import Plan
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
@@ -61,7 +62,7 @@ def accounts(plan: Plan, model: Model, ranks: int) -> list[Account]:
 
 def account(plan: Plan, layout: Layout, model: Model) -> Account:
     """One layout's tape, folded in every measure."""
-    needs = temporaries(plan, layout, model)
+    needs = step_needs(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
     tape = list(steady_step(plan, layout, [holding for _, holding in states], needs))
     parts: dict[str, Count] = {}
@@ -104,7 +105,7 @@ def _held(state: State, site: str, times: Count) -> Holding:
     return Holding(Buffer(site, state.nbytes, role, state.place), state.count * times)
 
 
-def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: list[tuple[Buffer, Count]]) -> Iterable[Event]:
+def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mapping[str, Needs]) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start."""
     gradients = layout.gradients
     if plan.optimizer.frees_gradients:
@@ -126,30 +127,12 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: list[t
     yield from _all(frees, layout.cast)
     if layout.early:
         yield from _all(frees, gradients)
-    yield from within(needs)
+    for live in needs.values():
+        yield from within(live)
     yield from _all(frees, layout.step)
     yield Mark("zero_grad")
     if not layout.early:
         yield from _all(frees, gradients)
-
-
-def temporaries(plan: Plan, layout: Layout, model: Model) -> list[tuple[Buffer, Count]]:
-    """What the optimizer's step needs for a moment, all of it live at one instant.
-
-    Nothing is said of the largest tensor of a model whose shapes are not known.
-    """
-    if plan.optimizer.temporaries is None:
-        return []
-    needed: list[tuple[Buffer, Count]] = []
-    largest: dict[str, Count] = {}
-    for param in layout.params:
-        for need in plan.optimizer.temporaries(param, plan.options, plan.implementation):
-            if need.over == "sum" and not layout.in_turn:
-                needed.append((Buffer(f"{param.name} {need.name}", need.nbytes, "temporary"), param.count))
-            elif model.shapes_known:
-                mine = where(param.count > 0, need.nbytes, 0)
-                largest[need.name] = maximum(largest.get(need.name, 0), mine)
-    return needed + [(Buffer(f"largest {name}", size, "temporary"), 1) for name, size in largest.items()]
 
 
 def _one_at_a_time(gradients: tuple[Holding, ...]) -> tuple[Holding, ...]:

@@ -1,0 +1,72 @@
+"""What a step needs for a moment: the tape's buffers against the optimizers' own fold, and against the real textbook step."""
+
+from __future__ import annotations
+
+import pytest
+
+from memcalc.engines.analytic.needs import step_needs
+from memcalc.engines.analytic.plan import make_plan
+from memcalc.engines.analytic.static import account
+from memcalc.job import read_job
+from memcalc.models import Model
+from memcalc.optimizers.step import step_bytes
+from memcalc.parallelism.engines import layouts
+from memcalc.tensors import Tensor
+
+SHAPES = [(7, 130), (64, 48), (48,), (3, 5, 11), (64, 48), (1000,), (2, 3)]
+
+
+def model(shapes=SHAPES) -> Model:
+    return Model("m", "m", tuple(Tensor(f"w{i}", shape, kind="linear") for i, shape in enumerate(shapes)))
+
+
+def planned(known: Model, **keys):
+    plan = make_plan(read_job({"model": "m", **keys}))
+    (layout,) = layouts(plan.setting(known), plan.backend, 1)
+    return plan, layout
+
+
+@pytest.mark.parametrize("form", [{}, {"foreach": False}])
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("adam", {}),
+        ("adam", {"maximize": True, "weight_decay": 0.1}),
+        ("torch:RAdam", {"maximize": True}),
+        ("torch:Rprop", {}),
+        ("torch:SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
+        ("torch:Adafactor", {}),
+    ],
+)
+def test_the_tape_needs_what_the_optimizer_s_own_fold_says(optimizer, arguments, form):
+    """Buffers on the tape, moment by moment, come to the same worst moment as the fold the optimizers are tested with."""
+    plan, layout = planned(model(), optimizer=optimizer, optimizer_args={**arguments, **form}, precision="fp32")
+    moments = step_needs(plan, layout, model())
+    worst = max(sum(int(buffer.requested) * int(times) for buffer, times in live) for live in moments.values())
+    assert worst == step_bytes(plan.optimizer, layout.params, plan.options) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_real_textbook_step_needs_what_is_predicted(precision, optimizer):
+    """What a real MixedPrecisionAdam step allocates at its peak is the predicted cast and denominators, to the byte."""
+    torch = pytest.importorskip("torch", reason="the oracle is a real step")
+    from memcalc.runtime.live import LiveBytes
+    from memcalc.runtime.mixed_precision import MixedPrecisionAdam
+
+    known = model()
+    plan, layout = planned(known, optimizer=optimizer, precision=precision)
+    counted = account(plan, layout, known).by_requested.stretch
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    params = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in SHAPES]
+    step = MixedPrecisionAdam(params, weight_decay=0.01 if optimizer == "adamw" else 0.0)
+    with LiveBytes() as live:
+        for _ in range(2):
+            for param in params:
+                param.grad = torch.ones_like(param)
+            live.reset_peak()
+            before = live.live
+            step.step()
+    kept = sum(counted.role_top[role] for role in ("parameter", "master_parameter", "gradient", "optimizer_state"))
+    # the scalars of the norms are freed before the update and are smaller than it
+    assert live.peak - before == counted.phase_top["optimizer_step"] - kept == 3 * 4 * 64 * 48
