@@ -1,0 +1,1 @@
+"""Predictions held against real steps, tensor by tensor: a pure comparison of what both say, with no torch in it."""
