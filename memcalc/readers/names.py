@@ -19,6 +19,7 @@ BUFFERS = frozenset(
         "masked_bias", "causal_mask", "relative_position_index",  # masks and what they are built from
         "position_ids", "token_type_ids",  # constant inputs (transformers, models/bert/modeling_bert.py)
         "running_mean", "running_var", "num_batches_tracked",  # torch/nn/modules/batchnorm.py
+        "final_logits_bias",  # transformers, models/bart/modeling_bart.py
         "e_score_correction_bias",  # transformers, models/deepseek_v3/modeling_deepseek_v3.py
     }
 )  # fmt: skip

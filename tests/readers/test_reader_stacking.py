@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memcalc.families.base import FamilyConfig, known_families, load_family
 from memcalc.families.llama import LlamaConfig
@@ -69,8 +69,7 @@ def test_a_stacked_build_equals_every_scalar_build(stem):
     family, cases = load_family(stem), bases(stem)
     compared = 0
 
-    @settings(max_examples=20, deadline=None, database=None, derandomize=True,
-              suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large])  # fmt: skip
+    @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def holds(data):
         nonlocal compared
@@ -103,8 +102,8 @@ def test_structure_tells_lists_and_types_apart():
         width: int = 1
 
     class Odd(FamilyConfig):
-        layers: list = []
-        table: dict = {}
+        layers: list = Field(default_factory=list)
+        table: dict = Field(default_factory=dict)
         rate: float = 0.5
         inner: Inner = Inner()
 
