@@ -51,6 +51,8 @@ def estimate(
     dp_shard: o.Shard = None,
     tp: o.Tp = None,
     pp: o.Pp = None,
+    cp: o.Cp = None,
+    ep: o.Ep = None,
     gpu: o.Gpu = None,
     memory: o.Memory = None,
     headroom: o.Headroom = None,
@@ -58,6 +60,7 @@ def estimate(
     form: FormatOption = Format.table,
     exact: o.ExactBytes = False,
     explain: Annotated[bool, typer.Option("--explain", help="Every buffer, adding up.", rich_help_panel=o.OUTPUT)] = False,
+    engine: o.Engine = None,
     app_dir: o.AppDir = None,
 ) -> None:
     """Where the bytes of one training step go, and whether they fit.
@@ -69,7 +72,7 @@ def estimate(
         micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length, image_size=image_size,
         gradient_accumulation_steps=gradient_accumulation_steps, activation_checkpointing=activation_checkpointing,
         attention=attention, max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
-        zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp,
+        zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp, cp=cp, ep=ep, engine=engine,
         gpu=gpu, memory=memory, headroom=headroom, scope=scope,
     )  # fmt: skip
     from memcalc.api import estimate_mapping

@@ -63,10 +63,13 @@ Replicate = Annotated[int | None, _option("--dp-replicate", group=RANKS, text="G
 Shard = Annotated[int | None, _option("--dp-shard", group=RANKS, text="Ranks that states are split over.", metavar="N")]
 Tp = Annotated[int | None, _option("--tp", group=RANKS, text="Tensor-parallel ranks.", metavar="N")]
 Pp = Annotated[int | None, _option("--pp", group=RANKS, text="Pipeline stages.", metavar="N")]
+Cp = Annotated[int | None, _option("--cp", group=RANKS, text="Context-parallel ranks.", metavar="N")]
+Ep = Annotated[int | None, _option("--ep", group=RANKS, text="Expert-parallel ranks.", metavar="N")]
 Gpu = Annotated[str | None, _option("--gpu", group=HARDWARE, text="Device that it must fit; see list gpus.", metavar="NAME")]
 Memory = Annotated[str | None, _option("--memory", group=HARDWARE, text="Or just a size: 24GiB.", metavar="SIZE")]
 Headroom = Annotated[str | None, _option("--headroom", group=HARDWARE, text="Share of it to leave free: 5%.", metavar="SHARE")]
 Scope = Annotated[str | None, _option("--scope", group=HARDWARE, text="Judge the states or the whole step.", metavar="WHAT")]
+Engine = Annotated[str | None, _option("--engine", group=OUTPUT, text="analytic, the only one so far.", metavar="NAME")]
 AppDir = Annotated[str | None, _option("--app-dir", group=OUTPUT, text="Where py: modules are looked for.", metavar="DIR")]
 ExactBytes = Annotated[bool, _option("--bytes", group=OUTPUT, text="Figures in bytes, not GiB.")]
 
