@@ -46,10 +46,12 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
         yield from live("h", p.nbytes, 2, 1)  # the root and its quotient, and the previous tensor's
         return
     means = _variances(p, o) * itemsize(p.dtype) * int(branch != "tensor")
-    yield from live("update", 2 * p.nbytes + 3 * means)  # m * stepsize and its negative; h, stepsize and the mean square
+    # m * stepsize and its negative, with h, stepsize and the mean square
+    yield from live("update", p.nbytes, 2)
+    yield from live("update", means, 3)
     # the squared gradient and its mean, while the previous update, h, stepsize and mean square are still bound
-    yield Temporary("square", p.nbytes + means, "max", moment="square")
-    yield Temporary("square", p.nbytes + 3 * means, "previous", moment="square")
+    yield from live("square", p.nbytes, 1, 1)
+    yield from live("square", means, 1, 3)
 
 
 @optimizer(

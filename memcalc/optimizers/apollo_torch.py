@@ -30,11 +30,12 @@ def _refuse(options: Options) -> Iterator[tuple[str, str]]:
     """What _initialize_projector and GradientProjector raise for."""
     if options.proj not in ("random", "svd"):
         yield "proj", "is neither random nor svd"
-    known = ("std", "reverse_std", "right", "left") + (("full",) if options.proj == "svd" else ())
-    if options.proj_type not in known:
-        yield "proj_type", f"is not a projection; use {', '.join(known)}"
+    if options.proj_type not in ("std", "reverse_std", "right", "left"):  # full is not implemented, or breaks under svd
+        yield "proj_type", "is not a projection; use std, reverse_std, right or left"
     if options.scale_type not in ("channel", "tensor"):
         yield "scale_type", "is neither channel nor tensor"
+    if options.scale_type == "channel" and options.proj_type == "reverse_std":
+        yield "scale_type", "is channel, whose factors do not fit the gradient under reverse_std"
 
 
 def _low_rank(p: Param, o: Options) -> Count:
@@ -60,9 +61,14 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
         return
     # one factor for each channel of the side norms are taken along: columns of a wide matrix, rows of a tall one
     factors = where(p.shape[0] < p.shape[1], p.shape[1], p.shape[0]) if o.scale_type == "channel" else 0
-    # the projected gradient, the denominator and the quotient; the scaled gradient, and that limited
-    full = 1 if o.disable_nl else 2
-    yield from live("scale", (3 * _low_rank(p, o) + full * p.numel + factors) * itemsize(p.grad_dtype))
+    # the projected gradient, the denominator and the quotient
+    low = (3 * _low_rank(p, o) + factors) * itemsize(p.grad_dtype)
+    full = p.numel * itemsize(p.grad_dtype)
+    # the scaled gradient beside the previous tensor's, and the scaled gradient as the limiter divides it
+    yield from live("scale", low, 1)
+    yield from live("scale", full, 1, 1)
+    if not o.disable_nl:
+        yield from live("limit", low + 2 * full)
 
 
 @optimizer(

@@ -15,8 +15,9 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
     upcast_copy = int(wide != p.grad_dtype)  # grad.float() stays bound all through the tensor's turn
     # update - exp_avg, its square and the sum with eps, beside the previous res (and, factored, its scaled momentum)
     yield from live("residual", nbytes, 3 + upcast_copy, 2 if p.ndim >= 2 else 1)
-    # the product of the residual's row and column factors beside update and res
-    yield from live("factors", nbytes * (3 + upcast_copy) + factor_sides(p) * itemsize(wide))
+    # the product of the residual's row and column factors beside update, res and the previous tensor's product
+    yield Temporary("update", nbytes * (3 + upcast_copy) + factor_sides(p) * itemsize(wide), "max", moment="factors")
+    yield Temporary("update", nbytes, "previous", count=int(p.ndim >= 2), moment="factors")
 
 
 @optimizer(

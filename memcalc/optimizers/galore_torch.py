@@ -156,20 +156,26 @@ def _tables(params: Sequence[Param], o: Options) -> Iterator[State]:
     cls="galore_torch.GaLoreAdamW8bit",
     summary="both moments at rank r and in 8 bit for projected weights, and the projection",
     source="galore-torch 1.0 galore_torch/adamw8bit.py:AdamW8bit.step; bitsandbytes 0.50.2 Optimizer2State.init_state",
-    options={**OWN, "min_8bit_size": 4096},
+    options={**OWN, "min_8bit_size": 4096, "percentile_clipping": 100},
     own=frozenset(OWN),
-    constructor=words("lr betas eps weight_decay amsgrad optim_bits args percentile_clipping block_wise is_paged"),
+    constructor=words("lr betas eps weight_decay amsgrad optim_bits args block_wise is_paged"),
     shared=_tables,
     temporaries=None,
     refuses=refuse,
 )
 def galore_adamw8bit(p: Param, o: Options) -> Iterator[State]:
-    """The block-wise states of bitsandbytes for the projected gradient: codes and a maximum for each block of 256, fp32 below 4096."""
+    """The block-wise states of bitsandbytes for the projected gradient: codes and a maximum for each 256, fp32 below 4096.
+
+    The class passes ``percentile_clipping`` by position, where bitsandbytes 0.50 has come to expect ``max_unorm``: any value
+    above 0, so its default of 100, keeps the norm of the update.
+    """
     numel, small = _bytes_of(p, o)
     large = not_(small)
     for index, part in ((1, "momentum"), (2, "variance")):
         yield State(f"state{index}", part, "uint8", numel, count=as_count(small))
         yield State(f"absmax{index}", "scales", "float32", ceil_div(numel, 256), count=as_count(small))
         yield State(f"state{index}", part, "float32", numel, count=as_count(large))
+    if o.percentile_clipping > 0:
+        yield scalar("unorm_vec", "scales", "float32")
     if projected(p, o):
         yield from projector(p, o, p.grad_dtype)

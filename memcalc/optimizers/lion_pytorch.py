@@ -10,11 +10,13 @@ from memcalc.tensors import ITEMSIZE
 
 
 def _cautious(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    """A mask of bools, a table of ones and the scale beside the update and the previous one."""
+    """The update, a mask of bools, a table of ones and the scale; the last tensor's update, mask and scale stay bound."""
     mask = p.numel * ITEMSIZE["bool"]
     if o.cautious_factor < 1:
         yield from live("scale", p.nbytes, 3, 1)
         yield Temporary("mask", mask, "max", moment="scale")
+        yield from live("momentum", p.nbytes, 2, 2)  # lion's own clone and sum
+        yield Temporary("mask", mask, "previous", moment="momentum")
     else:
         yield from live("scale", p.nbytes, 2, 1)
     if o.cautious_wd and asked(o, "weight_decay") and o.cautious_factor < 1:

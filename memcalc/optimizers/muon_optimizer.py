@@ -14,12 +14,10 @@ def newton_schulz(p: Param) -> Count:
     """Bytes of the orthogonalisation at its worst: all of it in bfloat16, whatever the gradient's dtype.
 
     The last line of an iteration holds X, a*X, B@X and their sum beside A and B, square on the shorter side (muon.py:5-31,
-    zeropower_via_newtonschulz5). Convolutions are viewed as (out, the rest).
+    zeropower_via_newtonschulz5). Dimensions before the last two are a batch.
     """
-    tall, wide = (p.shape[0], product(p.shape[1:])) if p.ndim == 4 else (p.shape[-2], p.shape[-1])
-    side = minimum(tall, wide)
-    batch = 1 if p.ndim == 4 else product(p.shape[:-2])
-    return (4 * p.numel + 2 * batch * side * side) * ITEMSIZE["bfloat16"]
+    side = minimum(p.shape[-2], p.shape[-1])
+    return (4 * p.numel + 2 * product(p.shape[:-2]) * side * side) * ITEMSIZE["bfloat16"]
 
 
 def _muon(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
@@ -41,8 +39,8 @@ def _mixed(p: Param, o: Options, implementation: Implementation) -> Iterator[Tem
     source="muon-optimizer 0.1.0 muon.py:SingleDeviceMuon.step, muon_update; KellerJordan/Muon 857d1ad",
     constructor=words("lr weight_decay momentum"),
     temporaries=_muon,
-    needs="two dimensions or more",
-    accepts=lambda p: p.ndim >= 2,
+    needs="two dimensions, or a batch of them in three; a 4-D update is flattened and never given its shape back",
+    accepts=lambda p: p.ndim in (2, 3),
 )
 def muon(p: Param, o: Options) -> Iterator[State]:
     """The momentum alone."""
@@ -56,6 +54,8 @@ def muon(p: Param, o: Options) -> Iterator[State]:
     source="muon-optimizer 0.1.0 muon.py:SingleDeviceMuonWithAuxAdam.step, README's groups; KellerJordan/Muon 857d1ad",
     constructor=(),  # takes parameter groups alone, each with its own settings
     temporaries=_mixed,
+    needs="fewer than four dimensions where Muon takes it: a 4-D update is flattened and never given its shape back",
+    accepts=lambda p: p.ndim < 4 or not hidden_matrix(p),
 )
 def muon_with_aux_adam(p: Param, o: Options) -> Iterator[State]:
     """The groups are the README's: hidden matrices to Muon, the rest to Adam. A missing gradient would be created as zeros."""
