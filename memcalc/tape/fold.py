@@ -55,6 +55,13 @@ class Stretch:
     def then(self, after: Stretch) -> Stretch:
         """This stretch followed by another."""
         base = self.total
+        if not after.at_top and not after.role_top:
+            # a mark or a run of frees: nothing in it rises above its start, so that only what is left behind changes
+            return Stretch(
+                net={role: self.net.get(role, 0) + after.net.get(role, 0) for role in {**self.net, **after.net}},
+                top=self.top, at_top={**dict.fromkeys(after.net, 0), **self.at_top}, instant=self.instant, role_top=self.role_top,
+                phase_top=_merge(self.phase_top, {phase: base for phase in after.phase_top}),
+            )  # fmt: skip
         candidate = base + after.top
         wins = candidate > self.top
         roles = {**self.net, **after.net, **self.at_top, **after.at_top, **self.role_top, **after.role_top}
