@@ -50,7 +50,7 @@ def like(p: Param, name: str, part: str, dtype: str = "") -> State:
     "torch:SGD",
     cls="torch.optim.SGD",
     summary="nothing; with momentum one buffer in the gradient's dtype",
-    source=SOURCE + "sgd.py:84-107, 340-350",
+    source=SOURCE + "sgd.py:84-107, 359-362",
     options={**FUSED, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
     constructor={"lr"},
     implementations=("foreach", "fused", "single"),

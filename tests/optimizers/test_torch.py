@@ -6,13 +6,15 @@ import inspect
 from contextlib import contextmanager
 from unittest import mock
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle is torch's own optimizers")
 
 import memcalc.optimizers.torch  # noqa: E402, F401  registers the entries
+from memcalc.arrays import rounded  # noqa: E402
 from memcalc.errors import InputError  # noqa: E402
-from memcalc.optimizers.base import OPTIMIZERS  # noqa: E402
+from memcalc.optimizers.base import OPTIMIZERS, Param  # noqa: E402
 from memcalc.optimizers.step import step_bytes  # noqa: E402
 from tests.optimizers.arrays import assert_arrays_equal_scalars  # noqa: E402
 from tests.optimizers.peak import SCALARS, dispatched_peak, profiled_peak  # noqa: E402
@@ -272,6 +274,32 @@ def test_step_temporaries_equal_the_real_ones(name, arguments, dtype):
     for form in forms(name):
         optimizer, predicted = ready(name, shapes, dtype, **arguments, **form)
         assert dispatched_peak(optimizer.step) == predicted(large), form
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("name", ["torch:Adam", "torch:Adadelta", "torch:RAdam"])
+def test_counts_stand_for_equal_parameters(name, foreach):
+    """``count`` equal parameters need what the real ones need in a row; none of them need nothing; counts may be an array."""
+    shapes = [(30, 20), (50, 40), (50, 40), (50, 40), (9, 9)]
+    optimizer, _ = ready(name, shapes, torch.float32, foreach=foreach)
+    seen = dispatched_peak(optimizer.step)
+    without, _ = ready(name, [shapes[0], shapes[-1]], torch.float32, foreach=foreach)
+    seen_without = dispatched_peak(without.step)
+
+    entry = OPTIMIZERS.get(name)
+    options = entry.resolve({"foreach": foreach})
+
+    def predicted(count):
+        return step_bytes(entry, [Param((30, 20)), Param((50, 40), count=count), Param((9, 9))], options)
+
+    assert (predicted(3), predicted(0)) == (seen, seen_without)
+    assert predicted(np.array([0, 1, 3])).tolist() == [predicted(0), predicted(1), predicted(3)]
+
+
+def test_each_buffer_may_be_rounded():
+    """The allocator's rounding applies to each buffer of a list, not to their sum: 3 tensors of 4 bytes take 3 blocks."""
+    entry = OPTIMIZERS.get("torch:AdamW")
+    assert step_bytes(entry, [Param((1,), count=3)], entry.resolve({}), rounded) == 3 * 512
 
 
 @pytest.mark.parametrize("name", ORDINARY)
