@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Linear, Parameter, layer_norm
@@ -15,6 +17,9 @@ Sides = Size | tuple[Size, Size]
 
 class ViTConfig(FamilyConfig):
     """source: transformers 5.23.0 models/vit/configuration_vit.py"""
+
+    divides: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Any number of heads builds and runs: their size is a key of its own, or the quotient cut to a whole number."""
 
     hidden_size: Size = 768
     num_hidden_layers: Size = 12
