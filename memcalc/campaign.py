@@ -20,9 +20,6 @@ the first minutes of a long campaign have seen every group.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -30,6 +27,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from memcalc.campaign_names import digest, slug, varied
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.job import FLAT, SECTIONS, Job, grouped, read_job
 from memcalc.readers.yaml import load_yaml
@@ -38,8 +36,6 @@ from memcalc.validation import explain
 
 MAX_CASES = 10_000
 """The most cases of one campaign: at ten seconds each, more than a day."""
-MAX_NAME = 96
-"""The longest name of a case; a file system takes 255 bytes, and a suffix follows."""
 Positive = Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -139,7 +135,7 @@ class Case:
     @property
     def key(self) -> str:
         """A digest of all that was asked, so that a case whose job was changed is not taken for done."""
-        return _digest([self.device, self.request, self.settings.model_dump(mode="json")])
+        return digest([self.device, self.request, self.settings.model_dump(mode="json")])
 
 
 def load_campaign(file: Path) -> list[Case]:
@@ -215,7 +211,7 @@ def _case(campaign: CampaignFile, group: Group, patch: Mapping[str, Any], path: 
     model = asked.get("model")
     if isinstance(model, str) and model in campaign.models:
         asked["model"] = {"name": model, **campaign.models[model]}
-    name = slug("-".join([group.name, str(label)] if label else [group.name, *_varied(patch)]))
+    name = slug("-".join([group.name, str(label)] if label else [group.name, *varied(patch)]))
     try:
         settings = RunSettings.model_validate(told)
     except ValidationError as error:
@@ -245,37 +241,3 @@ def _known(keys: Mapping[str, Any], path: str) -> None:
     for key in keys:
         if key not in known:
             raise InputError(f"{path}.{key}", NO_VALUE, "is not a known key", did_you_mean(str(key), known))
-
-
-_SHORT = {
-    "micro_batch_size": "b", "sequence_length": "s", "source_length": "src", "image_size": "i", "zero_stage": "zero",
-    "gradient_accumulation_steps": "acc", "dp": "dp", "max_grad_norm": "clip", "iterations": "it", "seed": "seed",
-}  # fmt: skip
-"""What a number is marked with in a name."""
-
-
-def _varied(patch: Mapping[str, Any]) -> Iterator[str]:
-    """What tells a case from its neighbours: words as they are, numbers with a letter."""
-    for key, value in patch.items():
-        if isinstance(value, Mapping):
-            yield from _varied({f"{name}=": what for name, what in value.items() if not isinstance(what, Mapping)})
-        elif isinstance(value, bool) or key.endswith("="):
-            yield f"{key.rstrip('=')}_{value}".lower()
-        elif isinstance(value, str):
-            yield value
-        elif value is not None:
-            yield f"{_SHORT.get(key, key)}{value}"
-
-
-def slug(text: str) -> str:
-    """Text as the name of a file: lower case, words of letters and digits, one dash between.
-
-    >>> slug("optimizers-torch:SGD+momentum-fp16")
-    'optimizers-torch-sgd+momentum-fp16'
-    """
-    clean = re.sub(r"[^a-z0-9.+_=]+", "-", text.lower()).strip("-.")
-    return clean if len(clean) <= MAX_NAME else f"{clean[: MAX_NAME - 9].rstrip('-')}-{_digest(clean)[:8]}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
