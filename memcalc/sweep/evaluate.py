@@ -1,0 +1,131 @@
+"""From numbers of points to a table of their rows.
+
+What a point may be refused for is looked at in the order in which an estimate looks: its values, its model, its plan, the
+engine's own findings, and last its device. A refused point is a row with the words an estimate has for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memcalc.families.base import load_family
+from memcalc.models import Model
+from memcalc.sweep import resolve
+from memcalc.sweep.axes import NONE, PARAMS, Array
+from memcalc.sweep.columns import FIGURES
+from memcalc.sweep.layout import Block
+from memcalc.sweep.plans import Planned, planned
+from memcalc.sweep.resolve import Limit, Reader, Variant
+from memcalc.sweep.solve import Points, Solver, distinct
+from memcalc.sweep.stretch import Known, Stretch
+from memcalc.sweep.table import ABSENT, Table
+
+ACCUMULATION = "training.gradient_accumulation_steps"
+
+
+class Evaluator:
+    """The points of a layout, evaluated a stretch at a time; what they share is remembered between stretches."""
+
+    def __init__(self, blocks: Sequence[Block], reader: Reader) -> None:
+        self.blocks = blocks
+        self.known = Known(reader)
+
+    def table(self, start: int, stop: int) -> Table:
+        """The rows of the points numbered from ``start`` up to ``stop``, dropped ones left out."""
+        tables = []
+        for block in self.blocks:
+            first, last = max(start, block.first), min(stop, block.first + block.size)
+            if first < last:
+                numbers = block.kept(np.arange(first, last, dtype=np.int64))
+                tables.append(_filled(Stretch(block, numbers, self.known)))
+        return Table.joined(tables) if tables else Table.empty(0)
+
+
+def _filled(stretch: Stretch) -> Table:
+    """A stretch's table, worked through."""
+    if stretch.rows.rows:
+        stretch.name()
+        stretch.refuse_bad_values()
+        variants, variant_of = stretch.variants()
+        _describe(stretch, variants, variant_of)
+        for part in planned(stretch):
+            _solve(stretch, part, variants, variant_of)
+        _judge(stretch)
+    return stretch.rows
+
+
+def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
+    """What was asked, for the living."""
+    living = np.flatnonzero(stretch.alive)
+    rows, which = stretch.rows, which[living]
+    rows.put("gradient_accumulation_steps", living, stretch.number(ACCUMULATION)[living])
+    models = [one.model for one in variants]
+    reads = np.array([model is not None and _reads_tokens(model) for model in models])[which]
+    for key, applies in (("micro_batch_size", True), ("sequence_length", reads)):
+        given = stretch.number(f"training.{key}")[living]
+        rows.put(key, living, np.where((given != NONE) & applies, given, ABSENT))
+    rows.words["model"].put_each(living, which, [model.name if model else None for model in models])
+    rows.words["family"].put_each(living, which, [model.family if model else None for model in models])
+    rows.put("num_parameters", living, np.array([int(model.num_parameters) if model else ABSENT for model in models])[which])
+    bare = living[np.array([one.bare for one in variants])[which]]
+    if len(bare):
+        counts, at = np.unique(stretch.number(PARAMS)[bare], return_inverse=True)
+        # a size is named as it is written, and these were written as whole numbers
+        rows.words["model"].put_each(bare, at, [f"{PARAMS}:{count}" for count in counts.tolist()])
+        rows.words["family"].put(bare, PARAMS)
+        rows.put("num_parameters", bare, counts[at])
+
+
+def _reads_tokens(model: Model) -> bool:
+    """Whether a sequence length means anything to a model: its family takes one."""
+    return model.root is not None and "sequence_length" in load_family(model.family).inputs
+
+
+def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of: Array) -> None:
+    """The figures of points of one plan, structure by structure."""
+    structures: dict[object, int] = {}
+    own = [one.structure if one.structure is not None else ("alone", at) for at, one in enumerate(variants)]
+    kind = np.array([structures.setdefault(structure, len(structures)) for structure in own])[variant_of[part.rows]]
+    flat = np.array([one.structure == PARAMS for one in variants])
+    sizes = np.array([int(one.model.num_parameters) if one.model and one.structure == PARAMS else 0 for one in variants])
+    mine = variant_of[part.rows]
+    counts = np.where(sizes[mine] > 0, sizes[mine], stretch.number(PARAMS)[part.rows])
+    # models that are nothing but a count differ by it alone
+    same = np.where(flat[mine], int(np.argmax(flat)), mine)
+    models = [None if one.structure == PARAMS else one.model for one in variants]
+    points = Points(part.rows, same, counts, part.shards, part.replicas, stretch.number(ACCUMULATION)[part.rows])
+    solver = Solver(part.plan, part.several, models, stretch.answer, stretch.refuse)
+    firsts, which = distinct(kind)
+    for index in range(len(firsts)):
+        solver.solve(points.take(np.flatnonzero(which == index)))
+
+
+def _judge(stretch: Stretch) -> None:
+    """The verdicts of the answered points, and whom the device refuses."""
+    which, codes = stretch.codes("fit")
+    block, known = stretch.block, stretch.known
+    for index, code in enumerate(codes):
+        rows = np.flatnonzero(stretch.alive & (which == index))
+        if len(rows):
+            found: Limit = known.limits.get((block.first, code), lambda: resolve.limit(block.part("fit", code)))  # noqa: B023
+            if found.error is not None:
+                stretch.refuse(rows, found.error)
+                for name in FIGURES:
+                    stretch.rows.put(name, rows, ABSENT)
+            elif found.limit is not None:
+                stretch.rows.words["gpu"].put(rows, found.gpu)
+                _verdicts(stretch, rows, found.limit)
+
+
+def _verdicts(stretch: Stretch, rows: Array, limit: int) -> None:
+    """What :func:`memcalc.verdict.judge` says of each point, and the bytes left."""
+    figures, words = stretch.rows.numbers, stretch.rows.words["verdict"]
+    low, bound = figures["peak_low"][rows], figures["states_bound"][rows]
+    by_states = stretch.by_states[rows]
+    high = np.where(by_states, bound, low)
+    known = ["does_not_fit", "tight", "fits", "unknown"]
+    which = np.select([low > limit, ~by_states, high > limit], [0, 3, 1], 2)
+    words.put_each(rows, which, known)
+    stretch.rows.put("headroom", rows, limit - high)

@@ -1,0 +1,85 @@
+"""The figures of one evaluation, by the analytic engine: of one job, or of many held as arrays. There is no other formula here.
+
+What the engine says of a job in ints it says of many in int64 arrays, by the same code. An int64 wraps around in silence, so
+the same code is run once more on float64, which cannot, and what comes near 2**63 there is computed again in Python's ints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from memcalc.arrays import Count
+from memcalc.engines.analytic.plan import Plan, check_parameters
+from memcalc.engines.analytic.static import MODELLED, accounts
+from memcalc.models import Model
+from memcalc.tape.events import COMPONENTS
+from memcalc.textbook import STATES_PER_PARAMETER
+from memcalc.units import checked_bytes
+
+Figures = dict[str, Count]
+"""Column -> bytes; a column that is missing is null."""
+
+MANY_PARAMETERS = 2.0**50
+"""From here on jobs are taken one by one: below, no product of a count and a dtype's size on the way to a figure can wrap."""
+NEAR = 2.0**62
+"""A total that float64 finds this large may not fit int64."""
+
+
+def figures(plan: Plan, model: Model, ranks: int) -> Figures:
+    """Every figure, for one job or for many.
+
+    Args:
+        plan: the job resolved; ranks and accumulation may be arrays.
+        model: its tensors; sizes may be arrays, of a shape that broadcasts with the plan's.
+        ranks: 1, or any larger number where there are several.
+
+    Raises:
+        InputError: as an estimate does.
+        ScalarOnlyError: this layout goes tensor by tensor, and sizes are arrays.
+    """
+    check_parameters(plan, model)
+    account = accounts(plan, model, ranks)[0]
+    tops = account.by_requested.stretch.role_top
+    known = [role for role in MODELLED if role not in account.layout.partial]
+    found: Figures = {COMPONENTS[role]: tops.get(role, 0) for role in known}
+    found |= {part: account.parts[part] for part in ("momentum", "variance") if part in account.parts}
+    found["host_optimizer_states"] = account.host
+    found["states_requested"] = account.by_requested.stretch.top
+    found["states_rounded"] = found["peak_low"] = account.by_rounded.stretch.top
+    found["states_bound"] = account.by_bound.stretch.top
+    found["num_parameters"] = model.num_parameters
+    textbook = STATES_PER_PARAMETER.get(plan.optimizer.name)
+    if textbook is not None and textbook == int(textbook):
+        states = int(textbook) * found["num_parameters"]
+        found["textbook_optimizer_states_per_rank"] = states // plan.shards if plan.stage else states
+    return found
+
+
+def exact_figures(plan: Plan, model: Model, ranks: int) -> Figures:
+    """The figures of one job in Python's ints.
+
+    Raises:
+        InputError: as an estimate does; a total of 2**63 bytes or more among them.
+    """
+    found = figures(plan, model, ranks)
+    checked_bytes(int(found["states_bound"]), "states")
+    for column in found:
+        checked_bytes(int(found[column]), column)
+    return found
+
+
+def suspects(plan: Plan, model: Model, ranks: int) -> Any:
+    """Whether int64 may not hold each job's figures: a bool, or an array that broadcasts with the jobs'."""
+    plan = replace(plan, shards=_float(plan.shards), replicas=_float(plan.replicas), accumulation=_float(plan.accumulation))
+    found: Any = np.asarray(model.num_parameters) >= MANY_PARAMETERS
+    account = accounts(plan, model, ranks)[0]
+    for total in (account.by_bound.stretch.top, account.host, account.managed):
+        found = found | (np.asarray(total) >= NEAR)
+    return found
+
+
+def _float(value: Count) -> Any:
+    return value.astype(np.float64) if isinstance(value, np.ndarray) else value

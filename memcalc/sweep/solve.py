@@ -1,0 +1,216 @@
+"""Points of one plan and one structure, answered together: as arrays where the engine can, one by one where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from memcalc.engines.analytic.plan import Plan
+from memcalc.errors import MemcalcError
+from memcalc.families.base import load_family
+from memcalc.models import Model
+from memcalc.parallelism.base import ScalarOnlyError
+from memcalc.readers.config import build_model
+from memcalc.readers.source import bare_model
+from memcalc.readers.stacking import stack_configs
+from memcalc.sweep.axes import Array
+from memcalc.sweep.figures import Figures, exact_figures, figures, suspects
+
+DENSE = 2
+"""Models times meshes are laid out as a rectangle while that has at most so many cells for a point."""
+PROBES = 2
+"""Jobs asked one by one whether an error that arrays raise is theirs too, word for word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Some points, and the numbers by which they differ; all arrays are int64 of one length.
+
+    Attributes:
+        rows: where their answers go.
+        variant: which of the models each has.
+        count: parameters of a model that is nothing else.
+        shards: ranks the states are split over.
+        replicas: groups of them.
+        accumulation: micro-batches to a step.
+    """
+
+    rows: Array
+    variant: Array
+    count: Array
+    shards: Array
+    replicas: Array
+    accumulation: Array
+
+    def take(self, where: Array) -> Points:
+        """Some of them."""
+        return Points(*(getattr(self, name)[where] for name in self.__slots__))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(slots=True)
+class Solver:
+    """One question: a plan, whether there are several ranks, models of one structure, and where answers are put.
+
+    Attributes:
+        plan: resolved for all points; its own ranks and accumulation are stand-ins.
+        several: whether there is more than one rank.
+        models: those that points refer to; None for one that is nothing but the points' count.
+        answer: takes rows and their figures.
+        refuse: takes rows and the error they share.
+        strict: whether code that cannot work on arrays, and does not say so, is an error; for tests.
+    """
+
+    strict: ClassVar[bool] = False
+
+    plan: Plan
+    several: bool
+    models: Sequence[Model | None]
+    answer: Callable[[Array, Figures], None]
+    refuse: Callable[[Array, str], None]
+
+    def solve(self, points: Points) -> None:
+        """Answer every point."""
+        models, model_of = distinct(points.variant, points.count)
+        meshes, mesh_of = distinct(points.shards, points.replicas, points.accumulation)
+        if len(models) == 1 and len(meshes) == 1:
+            self.one(points)
+            return
+        try:
+            done, near = self.together(points, models, model_of, meshes, mesh_of)
+        except MemcalcError as error:
+            if self._shared(points, str(error)):
+                self.refuse(points.rows, str(error))
+            else:
+                self._apart(points, models, model_of, mesh_of)
+        except Exception as error:
+            # a greedy partition (ScalarOnlyError); or code that asks for the value of a number, which tests of arrays look
+            # for; or that fails for single jobs too, and says so there
+            if self.strict and not isinstance(error, ScalarOnlyError):
+                raise
+            self._apart(points, models, model_of, mesh_of)
+        else:
+            sure = ~near
+            self.answer(points.rows[sure], {name: value[sure] for name, value in done.items()})
+            if near.any():
+                self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
+
+    def together(
+        self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array
+    ) -> tuple[dict[str, Array], Array]:
+        """(figures, whether int64 may not hold them) of every point, from one evaluation."""
+        if len(models) * len(meshes) <= DENSE * len(points):
+            shape: tuple[int, ...] = (len(models), len(meshes))
+            cell: Any = (model_of, mesh_of)
+            along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
+            across: tuple[Array, tuple[int, ...]] = (meshes, (-1,))
+        else:
+            shape, cell = (len(points),), slice(None)
+            along = across = (np.arange(len(points)), (-1,))
+        plan = replace(
+            self.plan,
+            shards=_plain(points.shards[across[0]], across[1]),
+            replicas=_plain(points.replicas[across[0]], across[1]),
+            accumulation=_plain(points.accumulation[across[0]], across[1]),
+        )
+
+        def spread(value: Any) -> Array:
+            cells: Array = np.broadcast_to(np.asarray(value), shape)[cell]
+            return cells
+
+        def model(kind: type) -> Model:
+            return self._model(points.variant[along[0]], points.count[along[0]], along[1], kind)
+
+        ranks = 2 if self.several else 1
+        found = figures(plan, model(np.int64), ranks)
+        near = suspects(plan, model(np.float64), ranks)
+        return {name: spread(value) for name, value in found.items()}, spread(near)
+
+    def one(self, points: Points) -> None:
+        """Points that are all one job."""
+        try:
+            self.answer(points.rows, self._exact(points))
+        except MemcalcError as error:
+            self.refuse(points.rows, str(error))
+        except Exception as error:  # a point may not bring down the rest; what it says asks for a report
+            self.refuse(points.rows, f"a fault of memcalc itself ({type(error).__name__}: {error}); please report it")
+
+    def _exact(self, points: Points) -> Figures:
+        plan = replace(
+            self.plan,
+            shards=int(points.shards[0]),
+            replicas=int(points.replicas[0]),
+            accumulation=int(points.accumulation[0]),
+        )
+        model = self._model(points.variant[:1], points.count[:1], (-1,), np.int64)
+        return exact_figures(plan, model, 2 if self.several else 1)
+
+    def _apart(self, points: Points, models: Array, model_of: Array, mesh_of: Array, *, singly: bool = False) -> None:
+        """Answer model by model, and where there is one already, mesh by mesh."""
+        first, which = distinct(model_of, mesh_of) if singly or len(models) == 1 else (models, model_of)
+        order = np.argsort(which, kind="stable")
+        for part in np.split(order, np.cumsum(np.bincount(which, minlength=len(first)))[:-1]):
+            if len(part):
+                self.solve(points.take(part))
+
+    def _shared(self, points: Points, text: str) -> bool:
+        """Whether an error that was raised for arrays, hence whatever the numbers, is word for word that of single jobs."""
+        for at in np.linspace(0, len(points) - 1, PROBES, dtype=np.int64):
+            try:
+                self._exact(points.take(np.array([at])))
+            except MemcalcError as error:
+                if str(error) != text:
+                    return False
+            else:
+                return False
+        return True
+
+    def _model(self, variants: Array, counts: Array, shape: tuple[int, ...], kind: type) -> Model:
+        """The model of these points: one, or one whose sizes are arrays."""
+        first = self.models[int(variants[0])]
+        if first is None:
+            return bare_model(_plain(counts, shape, kind), "")
+        if (variants == variants[0]).all():
+            return first
+        distinct_variants, which = np.unique(variants, return_inverse=True)
+        configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
+        config = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind))
+        assert first.architecture is not None
+        return build_model(load_family(first.family), config, first.architecture, name="", dtype=first.dtype)
+
+
+def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:
+    """A table in a shape and a type, or the one number it holds throughout as an int."""
+    if (table == table[0]).all():
+        return int(table[0])
+    return table.astype(kind).reshape(shape)
+
+
+def _mapped(config: Any, change: Callable[[Array], Any]) -> Any:
+    """A stacked config with every array of it changed."""
+    values = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, np.ndarray):
+            values[name] = change(value)
+        else:
+            values[name] = _mapped(value, change) if hasattr(type(value), "model_fields") else value
+    return type(config).model_construct(_fields_set=set(config.model_fields_set), **values)
+
+
+def distinct(*columns: Array) -> tuple[Array, Array]:
+    """(the first row of each distinct combination, in order of value; which of those each row is)."""
+    which = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        if (column == column[0]).all():
+            continue
+        values, at = np.unique(column, return_inverse=True)
+        _, which = np.unique(which * len(values) + at, return_inverse=True)
+    if not which.any():
+        return np.zeros(1, dtype=np.int64), which
+    return np.unique(which, return_index=True)[1], which
