@@ -80,3 +80,26 @@ def test_sizes_are_said_by_most():
 def test_most_counts_are_published():
     """Most of the models are held to an exact integer somebody else published."""
     assert sum("num_parameters" in config for config in MODELS.values()) > 0.8 * len(MODELS)
+
+
+def smallest_of_each_family() -> list[str]:
+    """One model of each family that transformers has, cheap enough to build."""
+    by_size = sorted((name for name in MODELS if "hub" in MODELS[name]), key=lambda name: int(read_model(name).num_parameters))
+    return sorted({MODELS[name]["model_type"]: name for name in reversed(by_size)}.values())
+
+
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_shipped_keys_mean_the_same_to_transformers(name):
+    """transformers, given a shipped file's keys, builds as many parameters as memcalc counts."""
+    torch = pytest.importorskip("torch", reason="the oracle is torch's own modules")
+    transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
+    own = {"name", "hub", "source", "note", "num_parameters", "architectures", "dtype"}
+    keys = {key: value for key, value in MODELS[name].items() if key not in own}
+    if keys["model_type"] in ("t5", "mt5"):
+        # transformers 5 ties their heads whatever the config says (t5/configuration_t5.py:83); checkpoints need not
+        keys["tie_word_embeddings"] = True
+    model = model_from_config({**keys, "architectures": MODELS[name].get("architectures")})
+    config = transformers.CONFIG_MAPPING[keys["model_type"]].from_dict(keys)
+    with torch.device("meta"):
+        module = getattr(transformers, model.architecture.replace("MPT", "Mpt"))(config)
+    assert sum(parameter.numel() for parameter in module.parameters()) == model.num_parameters
