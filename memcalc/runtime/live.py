@@ -20,11 +20,11 @@ CASTS = frozenset({"aten._to_copy.default"})
 """The operator autocast copies a parameter with (pytorch aten/src/ATen/autocast_mode.cpp:cached_cast)."""
 
 
-class Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that run while it is entered, by name; allocates nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,7 +36,7 @@ class Operators(TorchDispatchMode):
         return {name: times for name, times in sorted(self.counts.items()) if "scaled_dot_product" in name}
 
 
-class LiveBytes(Operators):
+class LiveBytes(Operators):  # type: ignore[no-untyped-call]
     """Follows every storage on the CPU while it is entered.
 
     Attributes:
@@ -55,8 +55,9 @@ class LiveBytes(Operators):
         self._resize: Any = None
 
     def __enter__(self) -> LiveBytes:
-        super().__enter__()
-        self._resize = resize = torch.UntypedStorage.resize_
+        super().__enter__()  # type: ignore[no-untyped-call]
+        storages: Any = torch.UntypedStorage
+        self._resize = resize = storages.resize_
 
         def followed(storage: torch.UntypedStorage, size: int) -> Any:
             # FSDP frees and refills a storage in place, which no operator tells of
@@ -64,12 +65,13 @@ class LiveBytes(Operators):
             self._resized(storage)
             return done
 
-        torch.UntypedStorage.resize_ = followed
+        storages.resize_ = followed
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        torch.UntypedStorage.resize_ = self._resize
-        super().__exit__(*raised)
+        storages: Any = torch.UntypedStorage
+        storages.resize_ = self._resize
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def reset_peak(self) -> None:
         """Begin a phase: what is live now is its peak so far."""

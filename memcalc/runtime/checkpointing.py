@@ -1,0 +1,67 @@
+"""Activation checkpointing as people switch it on: by transformers' own method, or around each layer of any other module.
+
+``full`` keeps each layer's input and recomputes the rest; ``selective`` keeps besides that what matrix multiplications and
+attention gave, and recomputes what is cheap (pytorch 2.13 torch/utils/checkpoint.py:create_selective_checkpoint_contexts).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from memcalc.errors import InputError
+
+KEPT = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "_grouped_mm"})
+"""Operators whose results ``selective`` keeps, besides every ``_scaled_dot_product`` kernel's."""
+
+
+def layers_of(module: Any) -> list[Any]:
+    """The members of the outermost lists of layers; the parts of an outermost sequence where there is no list.
+
+    >>> [type(part).__name__ for part in layers_of(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU()))]
+    ['Linear', 'ReLU']
+    """
+    found = _outermost(module, torch.nn.ModuleList)
+    return found or _outermost(module, torch.nn.Sequential)
+
+
+def _outermost(module: Any, kind: type[Any]) -> list[Any]:
+    if isinstance(module, kind):
+        return list(module.children())
+    return [layer for child in module.children() for layer in _outermost(child, kind)]
+
+
+def switch_on(module: Any, mode: str) -> None:
+    """Recompute activations in backward, ``full`` or ``selective``; nothing for ``none``.
+
+    Raises:
+        InputError: the module has no layers to recompute.
+    """
+    if mode == "none":
+        return
+    told: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        told["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    enable = getattr(module, "gradient_checkpointing_enable", None)
+    if callable(enable):
+        try:
+            enable(gradient_checkpointing_kwargs=told)
+            return
+        except ValueError as error:
+            said = next(iter(str(error).splitlines()))
+            raise InputError("training.activation_checkpointing", mode, f"is refused ({said})", "use none") from None
+    layers = layers_of(module)
+    if not layers:
+        rule = "finds no list of layers in the module"
+        raise InputError("training.activation_checkpointing", mode, rule, "keep them in an nn.ModuleList, or use none")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, **told)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    name = str(operator).removeprefix("aten.").partition(".")[0]
+    keep = name in KEPT or "scaled_dot_product" in name
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
