@@ -1,7 +1,8 @@
 """``hf:org/name[@revision]``: the ``config.json`` of a repository on the Hugging Face Hub. Never its weights, never its code.
 
 The fetching is huggingface_hub's, with its cache, its token and its environment variables (``HF_HUB_OFFLINE``, ``HF_HOME``,
-``HF_ENDPOINT``): a config already in the cache is read without a network.
+``HF_ENDPOINT``). A config already in the cache is read from there and nothing is asked: what a branch pointed to when it was
+fetched is what it means, until the cache is emptied.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from memcalc.errors import InputError, MissingPackageError
 
 _REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*/)?[A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _LOCAL = "or give the path of a config.json, or py:package.module:factory"
 
 
@@ -29,16 +31,21 @@ def fetch_config(reference: str, path: str = "model") -> Path:
         InputError: not a repository's name, no such repository, revision or file, no access, or no network and no cache.
     """
     repo, _, revision = reference.partition("@")
-    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or (not revision and "@" in reference):
+    named = _REPO.fullmatch(repo) and not (".." in repo or "--" in repo)
+    if not named or ("@" in reference and not _REVISION.fullmatch(revision)) or ".." in revision:
         raise InputError(
-            path, f"hf:{reference}", "is not the name of a repository", "write it as hf:org/name or hf:org/name@revision"
+            path, f"hf:{reference}", "is not the name of a repository", "write it as hf:org/name or hf:org/name@main"
         )
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise MissingPackageError.extra(path, "huggingface_hub", "hub") from None
+    asked: dict[str, Any] = {"repo_id": repo, "filename": "config.json", "revision": revision or None}
     try:
-        return Path(hf_hub_download(repo, "config.json", revision=revision or None))
+        try:
+            return Path(hf_hub_download(**asked, local_files_only=True))
+        except FileNotFoundError:  # LocalEntryNotFoundError: not in the cache
+            return Path(hf_hub_download(**asked))
     except Exception as error:  # requests, httpx or OSError, by version; whichever it is, a person reads one line
         rule, way_out = _reason(error)
         raise InputError(path, f"hf:{reference}", rule, way_out) from None
