@@ -6,14 +6,15 @@ arrays for many; this is the only implementation of either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from memcalc.arrays import Count, maximum, rounded, where
 from memcalc.engines.analytic.needs import Needs, step_needs
 from memcalc.engines.analytic.plan import Plan
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
-from memcalc.parallelism.base import Holding, Layout
+from memcalc.parallelism.base import Holding, Layout, scalar
 from memcalc.parallelism.engines import layouts
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, within
@@ -26,58 +27,74 @@ MODELLED: tuple[Role, ...] = (
 """Roles this engine knows whole; the others are null until the step is modelled."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Account:
-    """One layout, counted.
+    """One layout, counted: its tape of one steady step, folded in each measure when that is asked for.
 
     Attributes:
         layout: whose.
-        by_requested: the tape folded in requested bytes.
-        by_rounded: the same in blocks of 512 B.
-        by_bound: the same with the largest remainder an unsplit block may keep, an upper bound of what is allocated.
-        parts: device bytes of optimizer state, by part.
-        host: requested bytes in CPU memory.
-        managed: requested bytes in managed memory.
+        tape: one steady step.
+        states: (part, buffers) of every state tensor.
     """
 
     layout: Layout
-    by_requested: Fold
-    by_rounded: Fold
-    by_bound: Fold
-    parts: dict[str, Count]
-    host: Count
-    managed: Count
+    tape: Sequence[Event]
+    states: Sequence[tuple[str, Holding]]
+
+    @cached_property
+    def by_requested(self) -> Fold:
+        """The tape folded in requested bytes."""
+        return fold(self.tape, requested)
+
+    @cached_property
+    def by_rounded(self) -> Fold:
+        """The same in blocks of 512 B."""
+        return fold(self.tape, rounded)
+
+    @cached_property
+    def by_bound(self) -> Fold:
+        """The same with the largest remainder an unsplit block may keep, an upper bound of what is allocated."""
+        return fold(self.tape, allocated_bound)
+
+    @cached_property
+    def parts(self) -> dict[str, Count]:
+        """Device bytes of optimizer state, by part."""
+        parts: dict[str, Count] = {}
+        for part, held in self.states:
+            if held.buffer.place == "device" and held.buffer.role == "optimizer_state":
+                parts[part] = parts.get(part, 0) + held.buffer.requested * held.times
+        return parts
+
+    @cached_property
+    def host(self) -> Count:
+        """Requested bytes in CPU memory."""
+        return fold(self.tape, requested, "host").stretch.top
+
+    @cached_property
+    def managed(self) -> Count:
+        """Requested bytes in managed memory."""
+        return fold(self.tape, requested, "managed").stretch.top
 
 
 def accounts(plan: Plan, model: Model, ranks: int) -> list[Account]:
     """Every distinct layout's account, the fullest first.
 
     ``ranks`` says whether there are several (any number above 1 will do).
+
+    Raises:
+        ScalarOnlyError: there are several layouts, and which is the fullest differs from job to job.
     """
     counted = [account(plan, layout, model) for layout in layouts(plan.setting(model), plan.backend, ranks)]
     if len(counted) > 1:
-        counted.sort(key=lambda one: -int(one.by_rounded.stretch.top))
+        counted.sort(key=lambda one: -scalar(one.by_rounded.stretch.top))
     return counted
 
 
 def account(plan: Plan, layout: Layout, model: Model) -> Account:
-    """One layout's tape, folded in every measure."""
+    """One layout's tape."""
     needs = step_needs(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
-    tape = list(steady_step(plan, layout, [holding for _, holding in states], needs))
-    parts: dict[str, Count] = {}
-    for part, held in states:
-        if held.buffer.place == "device" and held.buffer.role == "optimizer_state":
-            parts[part] = parts.get(part, 0) + held.buffer.requested * held.times
-    return Account(
-        layout=layout,
-        by_requested=fold(tape, requested),
-        by_rounded=fold(tape, rounded),
-        by_bound=fold(tape, allocated_bound),
-        parts=parts,
-        host=fold(tape, requested, "host").stretch.top,
-        managed=fold(tape, requested, "managed").stretch.top,
-    )
+    return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], needs)), states)
 
 
 def allocated_bound(size: Count) -> Count:
