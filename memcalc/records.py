@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 else:
     import dataclasses
 
+    OFTEN = 64
+    """The instance of a class from which on compiling its ``__init__`` (0.2 ms) pays: it is ten times as fast."""
+
     def dataclass(cls=None, /, *, frozen=False, slots=False, **settings):
         """Stands in for ``dataclasses.dataclass``; ``frozen`` and ``slots`` are read by the type checker alone."""
         if cls is None:
@@ -35,7 +38,13 @@ else:
             name: field.default_factory for name, field in fields.items() if field.default_factory is not dataclasses.MISSING
         }
 
+        made_so_far = 0
+
         def __init__(self, *args, **kwargs):  # noqa: N807
+            nonlocal made_so_far
+            made_so_far += 1
+            if made_so_far == OFTEN:
+                made.__init__ = _compiled_init(made)
             values = self.__dict__
             values.update(given)
             values.update(zip(names, args, strict=False))
@@ -50,6 +59,17 @@ else:
                 )
 
         return __init__
+
+    def _compiled_init(made):
+        """The ``__init__`` that the standard library compiles, of a class that has these fields and nothing else."""
+        fields = {name: (field.type, field) for name, field in made.__dataclass_fields__.items()}
+        body = {"__annotations__": {name: kind for name, (kind, _) in fields.items()}, "__module__": made.__module__}
+        for name, (_, field) in fields.items():
+            if field.default is not dataclasses.MISSING:
+                body[name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                body[name] = dataclasses.field(default_factory=field.default_factory)
+        return dataclasses.dataclass(type(made.__name__, (), body), eq=False, repr=False).__init__
 
 
 def _values(record: Any) -> tuple[Any, ...]:
