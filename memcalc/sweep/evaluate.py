@@ -15,6 +15,7 @@ from memcalc.models import Model
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
+from memcalc.sweep.figures import MANY_PARAMETERS
 from memcalc.sweep.layout import Block
 from memcalc.sweep.plans import Planned, planned
 from memcalc.sweep.resolve import Limit, Reader, Variant
@@ -97,6 +98,12 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     models = [None if one.structure == PARAMS else one.model for one in variants]
     points = Points(part.rows, same, counts, part.shards, part.replicas, stretch.number(ACCUMULATION)[part.rows])
     solver = Solver(part.plan, part.several, models, stretch.answer, stretch.refuse)
+    huge = stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
+    if huge.any():
+        solver.singly(points.take(np.flatnonzero(huge)))
+        points, kind = points.take(np.flatnonzero(~huge)), kind[~huge]
+    if not len(points):
+        return
     firsts, which = distinct(kind)
     for index in range(len(firsts)):
         solver.solve(points.take(np.flatnonzero(which == index)))

@@ -1,11 +1,12 @@
 """The figures of one evaluation, by the analytic engine: of one job, or of many held as arrays. There is no other formula here.
 
 What the engine says of a job in ints it says of many in int64 arrays, by the same code. An int64 wraps around in silence, so
-the same code is run once more on float64, which cannot, and what comes near 2**63 there is computed again in Python's ints.
+the same tape is made once more in float64, which cannot, and what comes near 2**63 there is computed again in Python's ints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +14,16 @@ import numpy as np
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.plan import Plan, check_parameters
-from memcalc.engines.analytic.static import MODELLED, accounts
+from memcalc.engines.analytic.static import MODELLED, accounts, allocated_bound
 from memcalc.models import Model
-from memcalc.tape.events import COMPONENTS
+from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat
 from memcalc.textbook import STATES_PER_PARAMETER
 from memcalc.units import checked_bytes
 
 Figures = dict[str, Count]
 """Column -> bytes; a column that is missing is null."""
 
-MANY_PARAMETERS = 2.0**50
+MANY_PARAMETERS = 2**50
 """From here on jobs are taken one by one: below, no product of a count and a dtype's size on the way to a figure can wrap."""
 NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
@@ -74,11 +75,18 @@ def exact_figures(plan: Plan, model: Model, ranks: int) -> Figures:
 def suspects(plan: Plan, model: Model, ranks: int) -> Any:
     """Whether int64 may not hold each job's figures: a bool, or an array that broadcasts with the jobs'."""
     plan = replace(plan, shards=_float(plan.shards), replicas=_float(plan.replicas), accumulation=_float(plan.accumulation))
-    found: Any = np.asarray(model.num_parameters) >= MANY_PARAMETERS
-    account = accounts(plan, model, ranks)[0]
-    for total in (account.by_bound.stretch.top, account.host, account.managed):
-        found = found | (np.asarray(total) >= NEAR)
-    return found
+    return np.asarray(_ever(accounts(plan, model, ranks)[0].tape)) >= NEAR
+
+
+def _ever(tape: Iterable[Event]) -> Any:
+    """Bytes that are ever allocated, if none were freed: at least any total, in any place and measure."""
+    total: Any = 0
+    for event in tape:
+        if isinstance(event, Alloc):
+            total = total + allocated_bound(event.buffer.requested)
+        elif isinstance(event, Repeat):
+            total = total + event.times * _ever(event.body)
+    return total
 
 
 def _float(value: Count) -> Any:

@@ -91,7 +91,7 @@ class Solver:
         except Exception as error:
             # a greedy partition (ScalarOnlyError); or code that asks for the value of a number, which tests of arrays look
             # for; or that fails for single jobs too, and says so there
-            if self.strict and not isinstance(error, ScalarOnlyError):
+            if self.strict and not isinstance(error, ScalarOnlyError | OverflowError):
                 raise
             self._apart(points, models, model_of, mesh_of)
         else:
@@ -130,6 +130,12 @@ class Solver:
         found = figures(plan, model(np.int64), ranks)
         near = suspects(plan, model(np.float64), ranks)
         return {name: spread(value) for name, value in found.items()}, spread(near)
+
+    def singly(self, points: Points) -> None:
+        """Answer every point by itself, points that are one job together."""
+        models, model_of = distinct(points.variant, points.count)
+        _, mesh_of = distinct(points.shards, points.replicas, points.accumulation)
+        self._apart(points, models, model_of, mesh_of, singly=True)
 
     def one(self, points: Points) -> None:
         """Points that are all one job."""

@@ -24,7 +24,7 @@ from memcalc.sweep.table import Table
 from memcalc.sweep.work import Order, Piece, Result
 from memcalc.sweep.writers import FORMS, writer_for
 
-CHUNK = 2**15
+CHUNK = 2**16
 """Points to a chunk unless told: enough for whole columns to pay off, and lost if the power goes."""
 Row = dict[str, int | str | None]
 Progress = Callable[[int], None]
