@@ -53,3 +53,24 @@ class Fixed:
 def test_records_of_hashable_fields_are_keys():
     """Equal records hash alike."""
     assert len({Fixed(1), Fixed(1, "b"), Fixed(2)}) == 2
+
+
+def test_a_record_made_often_is_still_the_same_record():
+    """The compiled constructor that takes over for a class made often fills, shares nothing and refuses as the first one."""
+
+    @dataclass(frozen=True, slots=True)
+    class Often:
+        x: int
+        y: int = 2
+        tags: list[str] = field(default_factory=list)
+
+    first = Often.__init__
+    made = [Often(at, tags=["a"]) for at in range(200)]
+    assert Often.__init__ is not first
+    assert [(one.x, one.y, one.tags) for one in made] == [(at, 2, ["a"]) for at in range(200)]
+    assert Often(1).tags == []
+    assert Often(1).tags is not Often(1).tags
+    assert replace(made[0], y=5).y == 5
+    for args, kwargs in (((), {}), ((1, 2, [], 4), {}), ((1,), {"z": 3})):
+        with pytest.raises(TypeError):
+            Often(*args, **kwargs)
