@@ -95,8 +95,8 @@ def _expected(held: Iterable[Held], tensors: Sequence[Tensor]) -> Iterator[Expec
     """Every buffer of a listed component under the names of the model's own tensors, where it is known which they are."""
     known = {tensor.name: tensor for tensor in tensors}
     for one in held:
-        if one.component not in LISTED:
-            continue
+        if one.component not in LISTED or one.lives == "backward":
+            continue  # gone when backward ends, where gradients are walked
         owner = _owner(one.name, known)
         if owner is None:
             yield Expected(one.component, one.name, "", one.requested, one.place, one.times)

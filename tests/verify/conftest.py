@@ -62,3 +62,12 @@ def altered(document):
         return measurement_from({**document, "ranks": [{"tensors": rows}], **keys})
 
     return make
+
+
+# three layers and a table larger than all of them: no number of ranks divides it evenly
+UNEVEN = {
+    "model_type": "llama", "hidden_size": 56, "intermediate_size": 130, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 509, "max_position_embeddings": 64,
+}  # fmt: skip
+# one tied table as large as the layer and the last norm together, so that half of the parameters end where a tensor ends
+EVEN = {**UNEVEN, "num_hidden_layers": 1, "vocab_size": 561, "tie_word_embeddings": True}
