@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is one line on stderr."""
+    # pydantic would search every installed distribution for plugins, which no command needs and every start would pay for
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from typer import Abort
 
     from memcalc.cli.app import command

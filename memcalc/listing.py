@@ -23,15 +23,16 @@ def rows(kind: str, containing: str = "") -> list[Row]:
 
 
 def _models() -> list[Row]:
+    """Every shipped model; its count is the one its file states, which reading the model holds it to, else it is built."""
     from memcalc.catalog import shipped
     from memcalc.readers.source import read_model
+    from memcalc.readers.yaml import load_yaml
 
     listed = []
-    for name in sorted(shipped("models")):
-        model = read_model(name)
-        listed.append(
-            {"name": name, "family": model.family, "architecture": model.architecture, "parameters": int(model.num_parameters)}
-        )
+    for name, path in sorted(shipped("models").items()):
+        stated = load_yaml(path)
+        count = stated.get("num_parameters") or int(read_model(name).num_parameters)
+        listed.append({"name": name, "family": stated["model_type"], "architecture": stated["architectures"][0], "parameters": count})
     return listed
 
 

@@ -47,7 +47,7 @@ def test_a_step_job_that_cannot_fit_is_a_certain_no(memcalc, job):
 
 def test_headroom_turns_a_yes_into_a_no(memcalc, job):
     """A share of the memory is left free; the command line's word goes before the file's."""
-    path = job("model: gpt2\nscope: states\nmemory: 2.4GiB\n")
+    path = job("model: gpt2\nscope: states\nmemory: 2.7GiB\n")
     assert memcalc("check", path).code == 0
     assert memcalc("check", path, "--headroom", "20%").code == 1
     assert memcalc("check", path, "--memory", "1GiB").code == 1
