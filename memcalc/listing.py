@@ -44,7 +44,7 @@ def _optimizers() -> list[Row]:
         short.setdefault(full, []).append(name)
     return [
         {"name": entry.name, "short": ", ".join(short.get(entry.name, ())), "keeps": entry.summary, "source": entry.source}
-        for entry in all_optimizers()
+        for entry in all_optimizers().values()
     ]
 
 
