@@ -32,15 +32,15 @@ def parse_bytes(text: str | int, path: str = "memory") -> int:
     Raises:
         InputError: an unknown unit, a fraction of a byte, zero or less, or 2**63 and more.
 
-    >>> parse_bytes("24GiB")
-    25769803776
+    >>> parse_bytes("24GiB"), parse_bytes("71.3GiB")
+    (25769803776, 76557792051)
     >>> parse_bytes("80GB")
     80000000000
     """
     amount, unit = _split(text, path, "is not a size in bytes", "write it as 24GiB, 80GB or a whole number of bytes")
     if unit.lower() not in _BYTE_UNITS and unit != "":
         raise InputError(path, text, f"has the unknown unit {unit!r}", "use B, KiB, MiB, GiB, TiB, KB, MB, GB or TB")
-    return _whole(amount * _BYTE_UNITS.get(unit.lower(), 1), text, path, "bytes")
+    return _whole(amount, _BYTE_UNITS.get(unit.lower(), 1), text, path, "bytes")
 
 
 def parse_count(text: str | int | float, path: str = "params") -> int:
@@ -52,7 +52,7 @@ def parse_count(text: str | int | float, path: str = "params") -> int:
     amount, unit = _split(text, path, "is not a count", "write it as 7e9, 7B, 125M or a whole number")
     if unit.lower() not in _COUNT_UNITS:
         raise InputError(path, text, f"has the unknown unit {unit!r}", "use K, M, B or T")
-    return _whole(amount * _COUNT_UNITS[unit.lower()], text, path, "parameters")
+    return _whole(amount, _COUNT_UNITS[unit.lower()], text, path, "parameters")
 
 
 def parse_fraction(text: str | float | int, path: str) -> float:
@@ -120,11 +120,13 @@ def _split(text: str | int | float, path: str, rule: str, way_out: str) -> tuple
     return Decimal(digits.replace("_", "").replace(",", "")), unit
 
 
-def _whole(amount: Decimal, text: object, path: str, noun: str) -> int:
+def _whole(written: Decimal, unit: int, text: object, path: str, noun: str) -> int:
+    """The nearest whole number: 71.3GiB is no whole number of bytes, and nobody means the fraction; 0.3 bytes is a mistake."""
+    amount = written * unit
     if amount <= 0:
         raise InputError(path, text, "is not above zero", f"give a positive number of {noun}")
     if amount > MAX_BYTES:
         raise InputError(path, text, f"is 2**63 {noun} or more", "check the unit")
-    if amount != amount.to_integral_value():
-        raise InputError(path, text, f"is not a whole number of {noun}", "round it")
-    return int(amount)
+    if unit == 1 and amount != amount.to_integral_value():
+        raise InputError(path, text, f"is not a whole number of {noun}", "round it, or give a unit")
+    return int(amount.to_integral_value())
