@@ -9,7 +9,7 @@ from typing import Any
 
 from memcalc.errors import NO_VALUE, InputError, MemcalcError
 from memcalc.models import Model
-from memcalc.readers.files import MAX_INDEX, load_json
+from memcalc.readers.files import MAX_INDEX, load_json, printable
 from memcalc.readers.grouping import gather, group_tensors, split_name, spread
 from memcalc.readers.names import Stored, ambiguous_owners, described
 from memcalc.readers.safetensors import Entry, read_header
@@ -110,7 +110,7 @@ def _model(entries: list[Entry], file: Path, *, name: str, path: str) -> Model:
     for tensor in tensors:
         weights[tensor.dtype] += int(tensor.nbytes * tensor.count)
     return Model(
-        name=name or called, family="safetensors", architecture=architecture, tensors=tensors,
+        name=printable(name or called), family="safetensors", architecture=architecture, tensors=tensors,
         dtype=weights.most_common(1)[0][0], assumptions=(*assumptions, *remark),
     )  # fmt: skip
 
@@ -149,6 +149,6 @@ def _beside(file: Path) -> tuple[str, str | None, tuple[str, ...]]:
         return called, None, (f"the config beside the checkpoint is passed over: {error}",)
     said = said if isinstance(said, dict) else {}
     named = said.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+    architecture = printable(named[0]) if isinstance(named, list) and named and isinstance(named[0], str) else None
     written = said.get("_name_or_path")
     return written if isinstance(written, str) and written else called, architecture, ()

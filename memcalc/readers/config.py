@@ -16,6 +16,7 @@ from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.families.base import Family, FamilyConfig, known_families, load_family
 from memcalc.models import Model
 from memcalc.readers.complaints import complaint
+from memcalc.readers.files import printable
 from memcalc.readers.keys import nested_config, settled, unknown_keys
 from memcalc.readers.stacking import stack_configs, structure_key
 from memcalc.tensors import ITEMSIZE
@@ -51,8 +52,9 @@ def model_from_config(config: Mapping[str, Any], *, name: str = "", path: str = 
     family = family_of(config, path)
     validated = validate(family, config, path, strict=strict)
     architecture, assumptions = chosen_architecture(family, config, path)
-    model = build_model(family, validated, architecture, name=name or str(config.get("_name_or_path") or family.model_type),
-                        dtype=stored_dtype(config, path), assumptions=(*assumptions, *_set_aside(config)))  # fmt: skip
+    called = printable(name or str(config.get("_name_or_path") or family.model_type))
+    model = build_model(family, validated, architecture, name=called, dtype=stored_dtype(config, path),
+                        assumptions=(*assumptions, *_set_aside(config)))  # fmt: skip
     _require_pairs(model.root, f"{path}.head_dim")
     checked_bytes(sum(int(tensor.nbytes * tensor.count) for tensor in model.tensors), path)
     if strict:

@@ -95,6 +95,15 @@ def parse_json(data: bytes, where: str) -> Any:
         raise InputError(where, NO_VALUE, f"holds a number that cannot be read ({error})", "mend it") from None
 
 
+def printable(name: str, limit: int = 200) -> str:
+    """A name from a file as a terminal may show it: no control characters, no halves of characters, no more than ``limit``.
+
+    >>> printable("org/" + chr(27) + "[31mname")
+    'org/?[31mname'
+    """
+    return "".join(sign if sign.isprintable() else "?" for sign in name[:limit])
+
+
 def _keys(value: Any) -> int:
     """The keys of a mapping and of the mappings directly inside it, level by level; at most as many as were written."""
     total, level = 0, [value]

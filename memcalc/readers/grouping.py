@@ -30,7 +30,7 @@ def group_tensors(tensors: Iterable[Tensor], path: str = "model") -> tuple[Tenso
     """Single tensors, identical ones counted; in the order in which each group's first member came.
 
     Raises:
-        InputError: a name with ``*`` in it, which memcalc keeps for repeated axes.
+        InputError: a name with ``*`` in it, which memcalc keeps for repeated axes, or one that cannot be printed.
 
     >>> for t in group_tensors([Tensor(f"h.{i}.weight", (4, 4)) for i in range(3)] + [Tensor("norm.weight", (4,))]):
     ...     print(t.name, t.count)
@@ -45,8 +45,9 @@ def gather(named: Iterable[tuple[str, Likeness]], path: str) -> dict[tuple[str, 
     """Names with what they are, gathered under (the name with ``*`` for each index, what it is): the indices found."""
     groups: dict[tuple[str, Likeness], list[Index]] = {}
     for name, alike in named:
-        if "*" in name:
-            raise InputError(path, name, "is a tensor's name with * in it", "rename the module it belongs to")
+        if "*" in name or not name.isprintable():
+            what = "* in it" if "*" in name else "characters in it that cannot be printed"
+            raise InputError(path, ascii(name)[1:-1], f"is a tensor's name with {what}", "rename the module it belongs to")
         pattern, index = split_name(name)
         groups.setdefault((pattern, alike), []).append(index)
     return groups

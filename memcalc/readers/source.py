@@ -26,7 +26,7 @@ from memcalc.catalog import shipped
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.models import Model
 from memcalc.readers.config import family_of, model_from_config
-from memcalc.readers.files import load_json
+from memcalc.readers.files import load_json, printable
 from memcalc.readers.overlay import overlaid
 from memcalc.readers.paths import CONFIGS, UNREAD, WEIGHTS, Asker, Found, exists, file_in, from_file, placed
 from memcalc.tensors import Tensor
@@ -204,6 +204,6 @@ def bare_model(count: Count, name: str) -> Model:
     """A model of which only the number of parameters is known, which may be an array: one flat tensor."""
     tensor = Tensor("parameters", (count,), kind="linear")
     return Model(
-        name=name, family="params", tensors=(tensor,), shapes_known=False,
+        name=printable(name), family="params", tensors=(tensor,), shapes_known=False,
         assumptions=("a bare size is one flat tensor, read by matrix multiplications: no shapes, no buffers, no activations",),
     )  # fmt: skip

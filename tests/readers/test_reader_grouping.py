@@ -71,6 +71,15 @@ def test_a_star_in_a_name_is_refused():
         group_tensors([Tensor("a.*.b", (2,))])
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\ud800"])
+def test_a_name_that_cannot_be_printed_is_refused(name):
+    """Control characters and halves of characters in a name are an error whose text can be printed."""
+    with pytest.raises(InputError, match="is a tensor's name with characters in it that cannot be printed") as refusal:
+        group_tensors([Tensor(name, (2,))])
+    assert str(refusal.value).isascii()
+    assert str(refusal.value).isprintable()
+
+
 def test_numbers_with_leading_zeros_and_other_scripts_are_text():
     """Only numbers that print back as they were written become indices."""
     assert split_name("a.01.b") == ("a.01.b", ())

@@ -85,6 +85,14 @@ def test_what_a_model_is_called(folder):
     assert read_model(TINY).name == "gpt2"
 
 
+def test_a_name_from_a_file_can_be_printed(folder):
+    """A hostile config names its model in terminal escapes, halves of characters or a novel; what is shown is tame."""
+    write(folder / "config.json", {**TINY, "_name_or_path": "a\x1b[31m\ud800\n" + "x" * 5000})
+    name = read_model("config.json").name
+    assert name == "a?[31m??" + "x" * 192
+    assert read_model({"params": 5, "name": "a\tb"}).name == "a?b"
+
+
 def test_relative_paths_start_at_the_base_folder(folder):
     """In a job file, a path is relative to that file; a base in a YAML file is relative to the YAML file."""
     write(folder / "jobs" / "model" / "config.json", TINY)
