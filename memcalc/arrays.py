@@ -110,6 +110,25 @@ def product(factors: Iterable[Count]) -> Count:
     return total
 
 
+def moved_up(sizes: Iterable[Count]) -> list[Count]:
+    """Sizes without their zeros, in order; of many jobs, as long a list as the longest needs, zeros at the end of others'.
+
+    >>> moved_up([0, 3, 0, 5])
+    [3, 5]
+    """
+    listed = list(sizes)
+    if not any(is_array(size) for size in listed):
+        return [size for size in listed if size]
+    numpy = _numpy()
+    table = numpy.stack(numpy.broadcast_arrays(*listed))
+    there = table != 0
+    place = numpy.cumsum(there, axis=0) - 1
+    moved = numpy.zeros((int(there.sum(axis=0).max()), *table.shape[1:]), dtype=table.dtype)
+    at = numpy.nonzero(there)
+    moved[(place[at], *at[1:])] = table[at]
+    return list(moved)
+
+
 def as_count(condition: Condition) -> Count:
     """1 where the condition holds, 0 elsewhere: how many there are of something that may be absent."""
     return where(condition, 1, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from memcalc.arrays import Condition, Count, is_array, where
+from memcalc.arrays import Condition, Count, is_array, moved_up, where
 from memcalc.parallelism.base import (
     Holding,
     Layout,
@@ -110,7 +110,7 @@ def in_order(tensors: Sequence[Tensor]) -> list[tuple[int, Count]]:
 
 
 def closed(sizes: Iterable[Count], full: Callable[[Count, Condition], Condition]) -> list[Count]:
-    """Sizes gathered in order into groups, each closed once it is full; over arrays a group that is not there is 0.
+    """Sizes gathered in order into groups, each closed once it is full; over arrays, jobs with fewer groups end in zeros.
 
     ``full(filled, later)`` says whether a group is full; ``later`` holds once one has been closed before.
 
@@ -126,8 +126,7 @@ def closed(sizes: Iterable[Count], full: Callable[[Count, Condition], Condition]
         groups.append(where(done, filled, 0))
         filled = where(done, 0, filled)
         later = later | done
-    groups.append(filled)
-    return [group for group in groups if is_array(group) or group]
+    return moved_up([*groups, filled])
 
 
 def _closed(tensors: Sequence[Tensor], size: int, cap: int) -> list[Count]:
