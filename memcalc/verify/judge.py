@@ -126,6 +126,9 @@ def judge(record: Measurement, source: str, tolerance: Tolerance, model_of: Call
         return _out_of_memory(record, source, prediction.footprint)
     if not any(rank.tensors for rank in record.ranks):
         return Verdict(record.case, source, UNJUDGED, "the record lists no tensors", record, prediction.footprint)
+    if (adapted := _adapter(record, prediction)) is not None:
+        reason = f"the model was measured with adapters ({adapted}), which are not modelled yet; name it as py: to predict them"
+        return Verdict(record.case, source, UNJUDGED, reason, record, prediction.footprint)
     on_cpu = record.environment.device.kind == "cpu"
     taken: dict[int, int] = {}
     ranks = tuple(_rank(rank, prediction.of_rank(rank.index, taken), tolerance, on_cpu=on_cpu) for rank in record.ranks)
@@ -205,6 +208,16 @@ def _broken_bound(rank: Rank, footprint: Footprint) -> str | None:
     return (
         f"the step peaked at {highest:,} requested B, below the {footprint.states.requested:,} B its states were said to take"
     )
+
+
+def _adapter(record: Measurement, prediction: Prediction) -> str | None:
+    """A tensor of LoRA's that was measured in a model whose job knows of none.
+
+    source: peft 0.17 src/peft/tuners/lora/layer.py:LoraLayer.adapter_layer_names (lora_A, lora_B, lora_embedding_A, …)
+    """
+    known = {one.name for rank in prediction.ranks for one in rank.tensors}
+    names = (tensor.name for rank in record.ranks for tensor in rank.tensors if tensor.component == "parameters")
+    return next((name for name in names if ".lora_" in name and name not in known), None)
 
 
 def _out_of_memory(record: Measurement, source: str, footprint: Footprint) -> Verdict:

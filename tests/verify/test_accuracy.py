@@ -1,0 +1,37 @@
+"""The page of errors: generated from the committed records, level with them, and silent on what nobody measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from memcalc.measurement_files import write_measurement
+
+ROOT = Path(__file__).parents[2]
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "docs" / "accuracy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_records_say():
+    """docs/accuracy.md is exactly what the committed records give today."""
+    assert (ROOT / "docs" / "accuracy.md").read_text() == generator().page(), "run python docs/accuracy.py"
+
+
+def test_no_number_is_shown_for_a_gpu_nobody_ran(tmp_path, altered, document):
+    """Without a GPU's record its section says so; with one it has its own table, apart from the CPU's."""
+    page = generator().page
+    assert page(tmp_path).count("No record of a") == 2
+    write_measurement(altered(), tmp_path / "cpu.json")
+    cpu_alone = page(tmp_path)
+    assert cpu_alone.endswith(f"## On a GPU\n\n{generator().NO_GPU}\n")
+    assert "1 records: 1 agree" in cpu_alone
+    environment = {**document["environment"], "device": {"name": "a GPU", "kind": "cuda"}}
+    write_measurement(altered({"lm_head": 0}, environment=environment), tmp_path / "gpu.json")
+    both = page(tmp_path)
+    assert "Devices: a GPU." in both.split("## On a GPU")[1]
+    assert "a GPU" not in both.split("## On a GPU")[0]
