@@ -32,7 +32,8 @@ def _models() -> list[Row]:
     for name, path in sorted(shipped("models").items()):
         stated = load_yaml(path)
         count = stated.get("num_parameters") or int(read_model(name).num_parameters)
-        listed.append({"name": name, "family": stated["model_type"], "architecture": stated["architectures"][0], "parameters": count})
+        kind = {"family": stated["model_type"], "architecture": stated["architectures"][0]}
+        listed.append({"name": name, **kind, "parameters": count})
     return listed
 
 

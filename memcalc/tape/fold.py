@@ -59,9 +59,12 @@ class Stretch:
             # a mark or a run of frees: nothing in it rises above its start, so that only what is left behind changes
             return Stretch(
                 net={role: self.net.get(role, 0) + after.net.get(role, 0) for role in {**self.net, **after.net}},
-                top=self.top, at_top={**dict.fromkeys(after.net, 0), **self.at_top}, instant=self.instant, role_top=self.role_top,
-                phase_top=_merge(self.phase_top, {phase: base for phase in after.phase_top}),
-            )  # fmt: skip
+                top=self.top,
+                at_top={**dict.fromkeys(after.net, 0), **self.at_top},
+                instant=self.instant,
+                role_top=self.role_top,
+                phase_top=_merge(self.phase_top, dict.fromkeys(after.phase_top, base)),
+            )
         candidate = base + after.top
         wins = candidate > self.top
         roles = {**self.net, **after.net, **self.at_top, **after.at_top, **self.role_top, **after.role_top}
