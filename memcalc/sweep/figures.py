@@ -54,7 +54,7 @@ def figures(plan: Plan, model: Model, ranks: int) -> Figures:
     found["num_parameters"] = model.num_parameters
     textbook = STATES_PER_PARAMETER.get(plan.optimizer.name)
     if textbook is not None and textbook == int(textbook):
-        states = int(textbook) * found["num_parameters"]
+        states = int(textbook) * model.num_trainable_parameters
         found["textbook_optimizer_states_per_rank"] = states // plan.shards if plan.stage else states
     return found
 

@@ -17,7 +17,7 @@ from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
 from memcalc.sweep.axes import Array
-from memcalc.sweep.figures import Figures, exact_figures, figures, suspects
+from memcalc.sweep.figures import NEAR, Figures, exact_figures, figures, suspects
 
 DENSE = 2
 """Models times meshes are laid out as a rectangle while that has at most so many cells for a point."""
@@ -128,7 +128,9 @@ class Solver:
 
         ranks = 2 if self.several else 1
         found = figures(plan, model(np.int64), ranks)
-        near = suspects(plan, model(np.float64), ranks)
+        # ints that no array has touched are exact already
+        arrays = any(isinstance(value, np.ndarray) for value in found.values())
+        near = suspects(plan, model(np.float64), ranks) if arrays else max(found.values()) >= NEAR
         return {name: spread(value) for name, value in found.items()}, spread(near)
 
     def singly(self, points: Points) -> None:
