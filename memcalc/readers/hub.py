@@ -16,6 +16,8 @@ from memcalc.errors import InputError, MissingPackageError
 
 _REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*/)?[A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_UNREACHED = ("Connect", "Timeout", "OfflineMode")
+"""What the names of errors say when there is no network: requests', httpx's and huggingface_hub's own, by version."""
 _LOCAL = "or give the path of a config.json, or py:package.module:factory"
 
 
@@ -37,7 +39,7 @@ def fetch_config(reference: str, path: str = "model") -> Path:
             path, f"hf:{reference}", "is not the name of a repository", "write it as hf:org/name or hf:org/name@main"
         )
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError:
         raise MissingPackageError.extra(path, "huggingface_hub", "hub") from None
     asked: dict[str, Any] = {"repo_id": repo, "filename": "config.json", "revision": revision or None}
@@ -45,6 +47,8 @@ def fetch_config(reference: str, path: str = "model") -> Path:
         try:
             return Path(hf_hub_download(**asked, local_files_only=True))
         except FileNotFoundError:  # LocalEntryNotFoundError: not in the cache
+            # one question without retries, so that a Hub that cannot be reached is known at once and said in one line
+            get_hf_file_metadata(hf_hub_url(**asked))
             return Path(hf_hub_download(**asked))
     except Exception as error:  # requests, httpx or OSError, by version; whichever it is, a person reads one line
         rule, way_out = _reason(error)
@@ -61,7 +65,7 @@ def _reason(error: Exception) -> tuple[str, str]:
         return "is not a repository of the Hub, or is private", f"check its name, {_LOCAL}"
     if isinstance(error, utils.RevisionNotFoundError):
         return "names a revision the repository does not have", "check what follows the @, or leave it out"
-    if isinstance(error, utils.LocalEntryNotFoundError):
+    if isinstance(error, utils.LocalEntryNotFoundError) or any(word in type(error).__name__ for word in _UNREACHED):
         from huggingface_hub import constants
 
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"

@@ -152,7 +152,8 @@ sizes = st.fixed_dictionaries(
 )
 QUESTIONS = [
     {}, {"optimizer": "adamw8bit"}, {"optimizer": "came", "precision": "amp-bf16"},
-    {"optimizer": "sgd-momentum", "precision": "fp32"}, {"zero_stage": 1}, {"zero_stage": 2, "optimizer": "torchao:AdamW4bit"}, {"zero_stage": 3}, {"precision": "apex-o2"},
+    {"optimizer": "sgd-momentum", "precision": "fp32"}, {"zero_stage": 1},
+    {"zero_stage": 2, "optimizer": "torchao:AdamW4bit"}, {"zero_stage": 3}, {"precision": "apex-o2"},
     {"zero_stage": 3, "zero_backend": "fsdp2", "precision": "bf16-pure"}, {"precision": "deepspeed-bf16", "zero_stage": 1},
     {"optimizer": "adafactor", "precision": "fp32"}, {"optimizer": "shampoo", "precision": "fp32"},
 ]  # fmt: skip

@@ -111,7 +111,8 @@ def test_only_the_config_is_fetched(server, cache):
         model = read_model("hf:org/tiny")
     assert (model.name, model.family, model.dtype, model.config.num_hidden_layers) == ("org/tiny", "gpt2", "float16", 2)
     asked = [path for path in server if path.startswith("/org/")]  # huggingface_hub asks after itself besides
-    assert asked == ["/org/tiny/resolve/main/config.json"] * 2  # its head and its content, once for two readings
+    # a head to see whether the Hub is there, then its head and its content; once for two readings
+    assert asked == ["/org/tiny/resolve/main/config.json"] * 3
 
 
 def test_a_revision_is_followed(server):
