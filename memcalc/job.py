@@ -83,7 +83,7 @@ class Hardware(Section):
 
     gpu: str | None = None
     """A device by name; see ``memcalc list gpus``."""
-    memory: Annotated[int, Field(strict=True, gt=0)] | None = None
+    memory: Annotated[int, Field(strict=True, gt=0, le=2**62)] | None = None
     """Bytes a rank may use, in place of a device; written as 24GiB, 80GB or a number."""
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of the memory to leave free."""

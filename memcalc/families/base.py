@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -101,6 +102,7 @@ class Family:
     attends: bool = True
 
 
+@cache
 def known_families() -> list[str]:
     """Every ``model_type`` there is a file for, without importing any of them."""
     here = Path(__file__).parent

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memcalc.families.base import load_family
-from memcalc.models import Model
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
@@ -63,7 +61,7 @@ def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
     rows, which = stretch.rows, which[living]
     rows.put("gradient_accumulation_steps", living, stretch.number(ACCUMULATION)[living])
     models = [one.model for one in variants]
-    reads = np.array([model is not None and _reads_tokens(model) for model in models])[which]
+    reads = np.array([one.reads_tokens for one in variants])[which]
     for key, applies in (("micro_batch_size", True), ("sequence_length", reads)):
         given = stretch.number(f"training.{key}")[living]
         rows.put(key, living, np.where((given != NONE) & applies, given, ABSENT))
@@ -77,11 +75,6 @@ def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
         rows.words["model"].put_each(bare, at, [f"{PARAMS}:{count}" for count in counts.tolist()])
         rows.words["family"].put(bare, PARAMS)
         rows.put("num_parameters", bare, counts[at])
-
-
-def _reads_tokens(model: Model) -> bool:
-    """Whether a sequence length means anything to a model: its family takes one."""
-    return model.root is not None and "sequence_length" in load_family(model.family).inputs
 
 
 def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of: Array) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from memcalc.engines.analytic.plan import Plan, make_plan, mesh, refuse_unmodelled
 from memcalc.errors import MemcalcError
+from memcalc.families.base import load_family
 from memcalc.job import Hardware, Job, Parallelism, read_job
 from memcalc.models import Model
 from memcalc.readers.config import structure_key
@@ -45,12 +46,14 @@ class Variant:
         model: its tensors; None where there is an error, or where it is a bare count.
         structure: equal for models that are one model with other numbers; None for one that stands alone.
         bare: whether it is a bare count, found among the points' numbers.
+        reads_tokens: whether a sequence length means anything to it.
         error: why there is none.
     """
 
     model: Model | None = None
     structure: Hashable = None
     bare: bool = False
+    reads_tokens: bool = False
     error: str | None = None
 
 
@@ -142,10 +145,10 @@ def variant(patch: Patch, reader: Reader) -> Variant:
         model = reader.model(nested(patch).get("model"))
     except MemcalcError as error:
         return Variant(error=str(error))
-    structure: Hashable = PARAMS if model.family == PARAMS else None
-    if model.config is not None:
-        structure = (model.family, model.architecture, model.dtype, structure_key(model.config))
-    return Variant(model, structure)
+    if model.config is None:
+        return Variant(model, PARAMS if model.family == PARAMS else None)
+    structure = (model.family, model.architecture, model.dtype, structure_key(model.config))
+    return Variant(model, structure, reads_tokens="sequence_length" in load_family(model.family).inputs)
 
 
 def setting(patch: Patch) -> Setting:
