@@ -35,7 +35,7 @@ class Counters(Entry):
     reserved: int | None = None
     """``torch.cuda.memory_reserved``: segments held from the driver."""
     inactive_split: int | None = None
-    """``inactive_split_bytes.all``: free pieces of segments in use; there is no peak of it within a phase."""
+    """``inactive_split_bytes.all``: free pieces of segments in use."""
     live: int | None = None
     """On a CPU: bytes of the storages alive that operators returned, seen by dispatch. Never a CUDA figure."""
 
@@ -218,6 +218,7 @@ class Settings(Entry):
     loss: str = ""
     attention: str = "auto"
     schedule: str = "none"
+    lora: dict[str, Any] | None = None
     built_by: str = ""
     """What built the model, as ``transformers GPT2LMHeadModel``."""
 

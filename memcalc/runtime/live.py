@@ -78,7 +78,7 @@ class LiveBytes(Operators):  # type: ignore[no-untyped-call]
         self.peak, self.copies_peak = self.live, self.copies
 
     def watch_copies_of(self, tensors: Any) -> None:
-        """Tell apart casts of these from other storages."""
+        """Tell apart casts of these from other storages, from now on; none of an empty list."""
         self._watched = {storage_key(part) for tensor in tensors for part in plain_parts(tensor)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -56,6 +56,8 @@ def optimizer_class(entry: Optimizer) -> Any:
         raise MissingPackageError(PATH, entry.name, f"cannot be loaded here ({said})", way_out) from None
 
 
+NEEDS_RATE = frozenset({"came_pytorch.CAME"})
+"""Classes whose constructor takes no rate for none, and then refuses it."""
 UNRUNNABLE = {
     "torch.optim.SparseAdam": "takes sparse gradients, which no model here makes",
     "torch.optim.LBFGS": "evaluates the model again inside its step, which this loop does not do",
@@ -83,9 +85,9 @@ def real_optimizer(
     cls = optimizer_class(entry)
     told = {key: value for key, value in {**entry.preset, **arguments}.items() if key not in entry.own}
     accepted = inspect.signature(cls.__init__).parameters
-    if "lr" in accepted:
-        default = accepted["lr"].default
-        told.setdefault("lr", LEARNING_RATE if default in (None, inspect.Parameter.empty) else default)
+    # a constructor's own None may mean a rate of its own making, as Adafactor's does
+    if "lr" in accepted and (accepted["lr"].default is inspect.Parameter.empty or entry.cls in NEEDS_RATE):
+        told.setdefault("lr", LEARNING_RATE)
     if "betas" in told:
         told["betas"] = tuple(told["betas"])
     _settle_own(entry, options, told, module)

@@ -1,0 +1,280 @@
+"""The training loop that is measured: built, fed, stepped, and read at every phase boundary."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memcalc.campaign import RunSettings
+from memcalc.engines.analytic.plan import Plan
+from memcalc.engines.measure.meter import CudaMeter, Meter, Recorder
+from memcalc.engines.measure.walked import Rows, gradient_rows, input_rows, kept_rows, state_rows
+from memcalc.errors import InputError
+from memcalc.job import Job
+from memcalc.measurement import Iteration, Phase
+from memcalc.records import dataclass
+from memcalc.runtime.build import Built, build, cast_parameters, with_lora
+from memcalc.runtime.checkpointing import switch_on
+from memcalc.runtime.inputs import called, make_batch
+from memcalc.runtime.losses import make_loss
+from memcalc.runtime.module import kind_of_owner
+from memcalc.runtime.optimizers import Trained
+from memcalc.runtime.ranks import World, inner_module, wrapped
+from memcalc.runtime.stepping import Recipe, Step, make_schedule, make_step
+
+MORE = 16
+"""Steps beyond those asked for that may be taken while loss scaling leaves some out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One measurement on one rank.
+
+    Attributes:
+        job: what is asked.
+        plan: the same with every name resolved.
+        settings: what a measurement is told beside it.
+        device: ``cpu`` or ``cuda``.
+        here: this rank.
+        app_dir: the folder for ``py:`` models.
+        base_dir: the folder relative paths start from.
+    """
+
+    job: Job
+    plan: Plan
+    settings: RunSettings
+    device: str
+    here: World
+    app_dir: Path | None = None
+    base_dir: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """The device of this rank's tensors."""
+        return f"cuda:{self.here.local}" if self.device == "cuda" else "cpu"
+
+
+class Loop:
+    """One rank's training, from nothing to the last step.
+
+    Attributes:
+        init: the phases before the first step.
+        iterations: the steps.
+        rows: every storage found, by component.
+        copies: bytes of autocast's copies at the end of a steady forward; None where nobody can tell.
+        without_gradient: trainable parameters that the loss does not depend on.
+        kernels: which attention the model was built with, where it says so.
+        counts: elements of all parameters and of those that train, and how many tensors they are.
+    """
+
+    def __init__(self, question: Question, meter: Meter) -> None:
+        self.question, self.meter = question, meter
+        self.recorder = Recorder(meter)
+        self.init: list[Phase] = []
+        self.iterations: list[Iteration] = []
+        self.rows = Rows()
+        self.grad_dtypes: list[str] = []
+        self.without_gradient: list[str] = []
+        self.copies: int | None = None
+        self.kernels: str | None = None
+        self.loss_name, self.loss = make_loss(question.settings.loss)
+        self.floating = "float32"
+        self.built: Built
+        self.module: Any
+        self.step: Step
+        self.trained: list[Trained] = []
+        self.batch: dict[str, torch.Tensor] = {}
+        self.counts = (0, 0, 0)
+
+    def run(self) -> None:
+        """Everything, once."""
+        self.build()
+        settings, taken = self.question.settings, 0
+        schedule = make_schedule(settings.schedule, self.step.optimizer, settings.iterations)
+        for index in range(1, settings.iterations + MORE + 1):
+            iteration = self.iterate(index, last=taken + 1 == settings.iterations)
+            schedule()
+            self.iterations.append(iteration)
+            taken += not iteration.skipped
+            if taken == settings.iterations:
+                return
+
+    def build(self) -> None:
+        """Model, batch, wrapper and optimizer, each a part of ``init``."""
+        question, plan, recorder = self.question, self.question.plan, self.recorder
+        with recorder.phase("init", "model"):
+            self.built = build(
+                question.job, inputs=question.settings.inputs, app_dir=question.app_dir, base_dir=question.base_dir,
+                seed=question.settings.seed,
+            )  # fmt: skip
+            module = self.built.module
+            if question.settings.lora is not None:
+                module = with_lora(module, question.settings.lora)
+            cast_parameters(module, plan.scheme)
+            module.to(question.place)
+            switch_on(module, question.job.training.activation_checkpointing)
+        self.counts = _counts(module)
+        self.kernels = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        self.floating = _floating(module)
+        with recorder.phase("init", "inputs"):
+            seed = question.settings.seed + question.here.rank
+            self.batch = make_batch(self.built.inputs, question.place, self.floating, seed)
+        with recorder.phase("init", "data_parallel"):
+            self.module = wrapped(module, plan.backend, plan.stage, plan.zero_args, plan.scheme, question.here)
+        self.trained = trained_parameters(inner_module(self.module))
+        self._require_accepted()
+        with recorder.phase("init", "optimizer"):
+            self.step = make_step(self._recipe(), self.trained, inner_module(self.module))
+        self.init = recorder.taken()
+
+    def iterate(self, index: int, *, last: bool) -> Iteration:
+        """One optimizer step with the micro-batches before it; ``last`` is the one whose tensors are walked."""
+        recorder, settings = self.recorder, self.question.settings
+        accumulation = self.question.job.training.gradient_accumulation_steps
+        begun, loss, norm = time.perf_counter(), math.nan, None
+        watching = self.meter.operators if isinstance(self.meter, CudaMeter) and index == 1 else contextlib.nullcontext()
+        with watching:
+            for micro_batch in range(accumulation):
+                final = micro_batch == accumulation - 1
+                loss = self._forward_backward(index, micro_batch, accumulation, final=final)
+        if last:
+            self._walk_gradients()
+        max_norm = self.question.job.training.max_grad_norm
+        if max_norm is not None:
+            with recorder.phase("clip", iteration=index):
+                norm = self.step.clip(max_norm)
+        scale = self.step.loss_scale()
+        with recorder.phase("optimizer_step", iteration=index):
+            skipped = self.step.update()
+        if last:
+            self._walk_states()
+        with recorder.phase("zero_grad", iteration=index):
+            self.step.zero_grad(set_to_none=settings.set_to_none)
+        return Iteration(
+            index=index, phases=recorder.taken(), loss=loss if math.isfinite(loss) else None,
+            gradient_norm=norm if norm is not None and math.isfinite(norm) else None, loss_scale=scale, skipped=skipped,
+            seconds=round(time.perf_counter() - begun, 6),
+        )  # fmt: skip
+
+    def _forward_backward(self, index: int, micro_batch: int, accumulation: int, *, final: bool) -> float:
+        recorder = self.recorder
+        placed, named = called(self.batch)
+        told: dict[str, Any] = {"micro_batch": micro_batch, "iteration": index}
+        with _waiting(self.module, final=final), _attention(self.question.job.training.attention):
+            with self._autocast():
+                if self.question.plan.scheme.copy is not None:
+                    self.meter.watch_copies_of(inner_module(self.module).parameters())
+                with recorder.phase("forward", **told):
+                    output = self.module(*placed, **named, **self.built.extra)
+                with recorder.phase("loss", **told):
+                    loss = self.loss(output) / accumulation if accumulation > 1 else self.loss(output)
+                    del output
+                self.copies = self.meter.copies()  # before autocast lets go of those that no backward waits for
+                self.meter.watch_copies_of(())
+            value = float(loss.detach())
+            with recorder.phase("backward", **told):
+                self.step.backward(loss)
+                del loss
+        return value * accumulation
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        copy = self.question.plan.scheme.copy
+        sharded = self.question.plan.backend == "fsdp2" and self.question.here.size > 1
+        if copy is None or sharded:  # FSDP2 casts what it gathers; nothing is left for autocast
+            return contextlib.nullcontext()
+        return torch.autocast(self.question.device, getattr(torch, copy))
+
+    def _recipe(self) -> Recipe:
+        plan, question = self.question.plan, self.question
+        zero = plan.backend == "torch" and plan.stage == 1 and question.here.size > 1
+        return Recipe(
+            scheme=plan.scheme, entry=plan.optimizer, arguments=question.job.training.optimizer_args, options=plan.options,
+            implementation=plan.implementation, device=question.device, zero=zero,
+        )  # fmt: skip
+
+    def _require_accepted(self) -> None:
+        """That the optimizer takes every parameter, in the estimate's words."""
+        entry = self.question.plan.optimizer
+        refused = [each.name for each in self.trained if not entry.accepts(each.described())]
+        if refused:
+            rule = f"takes only {entry.needs}, not {refused[0]}"
+            raise InputError("training.optimizer", entry.name, rule, "use one that takes every parameter")
+
+    def _walk_gradients(self) -> None:
+        named = [(each.name, each.tensor) for each in self.trained]
+        in_buckets = bool(self.question.plan.zero_args.get("gradient_as_bucket_view")) and self.question.here.size > 1
+        self.without_gradient = [name for name, tensor in named if tensor.grad is None]
+        self.grad_dtypes = [
+            str((tensor if tensor.grad is None else tensor.grad).dtype).removeprefix("torch.") for _, tensor in named
+        ]
+        self.rows.found.update(kept_rows(inner_module(self.module), self.step, [name for name, _ in named]).found)
+        self.rows.found.update(input_rows(self.batch).found)
+        self.rows.found.update(gradient_rows(named, in_buckets=in_buckets).found)
+
+    def _walk_states(self) -> None:
+        plan = self.question.plan
+        rows = state_rows(self.step, self.trained, plan.optimizer, plan.options, self.rows.found, self.grad_dtypes)
+        self.rows.found.update(rows.found)
+
+    def done(self) -> None:
+        """Let go of everything, so that what stays in the allocator is nobody's tensor."""
+        for name in ("module", "step", "built"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.batch, self.trained = {}, []
+        gc.collect()
+
+
+def trained_parameters(module: Any) -> list[Trained]:
+    """The parameters that receive a gradient, each once, with the operator that reads it."""
+    found: dict[int, Trained] = {}
+    for prefix, owner in module.named_modules():
+        for leaf, param in owner.named_parameters(recurse=False):
+            if param.requires_grad:
+                name = f"{prefix}.{leaf}" if prefix else leaf
+                found.setdefault(id(param), Trained(name, param, kind_of_owner(owner, leaf, param.dim()) or "other"))
+    return list(found.values())
+
+
+def _counts(module: Any) -> tuple[int, int, int]:
+    params = list(module.parameters())
+    return sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad), len(params)
+
+
+def _floating(module: Any) -> str:
+    """The dtype floating-point inputs take: that of the first parameter."""
+    for param in module.parameters():
+        if param.is_floating_point():
+            return str(param.dtype).removeprefix("torch.")
+    return "float32"
+
+
+@contextlib.contextmanager
+def _waiting(module: Any, *, final: bool) -> Iterator[None]:
+    """Reduce gradients across ranks with the last micro-batch alone, as accumulation is meant to be run under DDP."""
+    no_sync = getattr(module, "no_sync", None)
+    with no_sync() if callable(no_sync) and not final else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _attention(asked: str) -> Iterator[None]:
+    """Only the kernel that was asked for; torch's own choice for ``auto``, and none of them for ``eager``."""
+    if asked in ("auto", "eager"):
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {
+        "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+    }  # fmt: skip
+    with sdpa_kernel([kernels[asked]]):
+        yield
