@@ -52,6 +52,7 @@ def model_from_config(config: Mapping[str, Any], *, name: str = "", path: str = 
     family = family_of(config, path)
     validated = validate(family, config, path, strict=strict)
     architecture, assumptions = chosen_architecture(family, config, path)
+    assumptions += _heads_word(family, config, validated)
     called = printable(name or str(config.get("_name_or_path") or family.model_type))
     model = build_model(family, validated, architecture, name=called, dtype=stored_dtype(config, path),
                         assumptions=(*assumptions, *_set_aside(config)))  # fmt: skip
@@ -104,12 +105,43 @@ def validate(family: Family, config: Mapping[str, Any], path: str, *, strict: bo
     if "num_labels" not in values and isinstance(values.get("id2label"), Mapping):
         # transformers writes the labels' names and not their number (configuration_utils.py: PretrainedConfig.num_labels)
         values["num_labels"] = len(values["id2label"])
+    values = _with_heads(family, values)
     try:
         validated = family.config.model_validate(values)
     except ValidationError as error:
         raise complaint(error, path, family.config.model_fields, spelled) from None
     _require_rules(validated, path, spelled)
     return validated
+
+
+HEAD = 64
+"""Features of one attention head where a config leaves the heads out and the default cannot be meant: the usual width."""
+
+
+def _with_heads(family: Family, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with a number of heads where the config has none and the family's default does not divide its width.
+
+    Without key-value heads or a head's width the number moves no byte of a parameter, so that a config which only says how wide
+    and deep a model is can still be counted.
+    """
+    fields = family.config.model_fields
+    free = "num_attention_heads" in fields and all(
+        values.get(key) is None for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
+    )
+    hidden = values.get("hidden_size")
+    if not free or type(hidden) is not int or hidden <= 0 or hidden % HEAD:
+        return values
+    default = fields["num_attention_heads"].default
+    return {**values, "num_attention_heads": hidden // HEAD} if type(default) is int and hidden % default else values
+
+
+def _heads_word(family: Family, config: Mapping[str, Any], validated: FamilyConfig) -> tuple[str, ...]:
+    """What was assumed of the heads, where they were."""
+    spellings = {"num_attention_heads", *(a for a, key in family.config.aliases.items() if key == "num_attention_heads")}
+    heads = getattr(validated, "num_attention_heads", None)
+    if any(config.get(key) is not None for key in spellings) or heads == getattr(family.config(), "num_attention_heads", None):
+        return ()
+    return (f"{heads} attention heads of {HEAD}: the config names none, and the family's default does not divide its width",)
 
 
 def chosen_architecture(family: Family, config: Mapping[str, Any], path: str) -> tuple[str, tuple[str, ...]]:
