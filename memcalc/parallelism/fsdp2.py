@@ -13,6 +13,7 @@ from memcalc.errors import InputError
 from memcalc.parallelism.base import (
     Holding,
     Layout,
+    ScalarOnlyError,
     Setting,
     buffers_of,
     engine_args,
@@ -101,7 +102,11 @@ def _rank(setting: Setting, rank: int, multiplicity: Count) -> Layout:
 
 
 def _gradients(setting: Setting) -> list[Holding]:
-    """One reduce-scatter output a group, of which the parameters' gradients are views: a layer each, and the root."""
+    """One reduce-scatter output a group, of which the parameters' gradients are views: a layer each, and the root.
+
+    Raises:
+        ScalarOnlyError: numbers are arrays, and which layers form a group cannot be told from them.
+    """
     groups: dict[object, tuple[str, Count, Count]] = {}
     for tensor in setting.trainable:
         outer = tensor.spans[0] if tensor.spans else None
@@ -110,6 +115,9 @@ def _gradients(setting: Setting) -> list[Holding]:
         times: Count = 1 if outer is None else outer.count
         key = (prefix, None if outer is None or outer.indices is None else tuple(outer.indices))
         bytes_ = inner * _padded(tensor, setting) * itemsize(setting.grad_dtype(tensor))
-        _, so_far, _ = groups.get(key, (prefix, 0, times))
+        _, so_far, as_many = groups.get(key, (prefix, 0, times))
+        if as_many is not times and (is_array(times) or is_array(as_many)):
+            # of many jobs, layers of two kinds in one list do not say which they are
+            raise ScalarOnlyError
         groups[key] = (prefix, so_far + bytes_, times)
     return [Holding(Buffer(f"{prefix} reduced gradients", size, "gradient"), times) for prefix, size, times in groups.values()]
