@@ -95,15 +95,15 @@ def verify(
         raise InputError(next(iter(given), "--params" if params else "--set"), NO_VALUE, f"says nothing of {target}",
                          "a file says all of its job itself")  # fmt: skip
     if observed is not None:
+        if kind == "records":
+            raise InputError("--observed", observed, "says nothing of records, which hold their own", "name a model or a job")
         _observed(_jobs(kind, target, params, sets, flags), observed, metric, allowed, form.value, app_dir, allow_code)
     if kind == "records":
         verdicts = verify_records(Path(str(target)), allowed, allow_code=allow_code, app_dir=app_dir)
         differences.show(verdicts, form.value, str(allowed), listing=Path(str(target)).is_dir())
     else:
-        from memcalc.verify.live import verify_live
-
         jobs = _jobs(kind, target, params, sets, flags)
-        verdicts = verify_live(jobs, device.value, allowed, app_dir=app_dir, allow_code=allow_code or kind == "model")
+        verdicts = _live(jobs, device.value, allowed, app_dir, allow_code=allow_code or kind == "model")
         differences.show(verdicts, form.value, str(allowed), listing=False)
     raise typer.Exit(exit_code(verdicts))
 
@@ -117,6 +117,19 @@ def _jobs(
 
         return jobs_in(Path(str(target)))
     return [o.job_mapping(target, params=params, sets=sets, **flags)]
+
+
+def _live(jobs: list[dict[str, Any]], device: str, tolerance: Any, app_dir: str | None, *, allow_code: bool) -> list[Any]:
+    """Measure each job here and now."""
+    from memcalc.engines.measure.here import Ask, measure_here
+    from memcalc.verify.files import Models
+    from memcalc.verify.live import verify_live
+
+    def measure(job: dict[str, Any]) -> Any:
+        case = str(job.get("name") or (job["model"] if isinstance(job.get("model"), str) else "case"))
+        return measure_here(Ask(request=job, device=device, case=case, app_dir=app_dir))
+
+    return verify_live(jobs, measure, tolerance, Models(allow_code=allow_code, app_dir=app_dir))
 
 
 def _observed(

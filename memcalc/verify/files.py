@@ -28,6 +28,15 @@ class Models:
         self.app_dir = app_dir
         self._known: dict[str, Model] = {}
 
+    def permit(self, model: object) -> None:
+        """Refuse to run code that only a file asks for.
+
+        Raises:
+            InputError: the model is ``py:``, and code was not allowed.
+        """
+        if isinstance(model, str) and model.strip().startswith("py:") and not self.allow_code:
+            raise InputError("model", model, "runs code, which a file may not ask for by itself", "trust it with --allow-code")
+
     def __call__(self, job: Job) -> Model:
         """Read it, or give the one that was read before."""
         key = repr(job.model)

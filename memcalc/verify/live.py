@@ -13,8 +13,8 @@ from memcalc.verify.tolerance import Tolerance
 
 LIVE = "live"
 """The source of a verdict on a step that was just taken."""
-Measure = Callable[[Mapping[str, Any]], Measurement]
-"""A job to the record of its real step."""
+Measure = Callable[[dict[str, Any]], Measurement | None]
+"""A job to the record of its real step; None on ranks that hand theirs to another."""
 
 
 def verify_live(jobs: Iterable[Mapping[str, Any]], measure: Measure, tolerance: Tolerance, models: Models) -> list[Verdict]:
@@ -29,9 +29,11 @@ def verify_live(jobs: Iterable[Mapping[str, Any]], measure: Measure, tolerance: 
     verdicts = []
     for job in jobs:
         try:
-            record = measure(job)
+            models.permit(job.get("model"))
+            record = measure(dict(job))
         except MemcalcError as error:
             verdicts.append(Verdict(str(job.get("name") or job.get("model")), LIVE, UNJUDGED, str(error)))
             continue
-        verdicts.append(judge(record, LIVE, tolerance, models))
+        if record is not None:
+            verdicts.append(judge(record, LIVE, tolerance, models))
     return verdicts

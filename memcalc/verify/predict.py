@@ -84,7 +84,12 @@ def predict(job: Job, model: Model) -> Prediction:
         tuple(
             RankPrediction(
                 index=one.layout.index, multiplicity=int(one.layout.multiplicity), components=component_bytes(one),
-                host=host_bytes(one), tensors=tuple(_expected(buffers_of(plan, one, model), model.tensors)),
+                host=host_bytes(one), tensors=tuple(
+                    found
+                    for found in _expected(buffers_of(plan, one, model), model.tensors)
+                    # an optimizer that updates inside backward has freed them all by its end
+                    if not (found.component == "gradients" and plan.optimizer.frees_gradients)
+                ),
             )
             for one in counted
         ),
