@@ -121,13 +121,12 @@ def _jobs(
 
 def _live(jobs: list[dict[str, Any]], device: str, tolerance: Any, app_dir: str | None, *, allow_code: bool) -> list[Any]:
     """Measure each job here and now."""
-    from memcalc.engines.measure.here import Ask, measure_here
+    from memcalc.engines.measure.process import measure_mapping
     from memcalc.verify.files import Models
     from memcalc.verify.live import verify_live
 
     def measure(job: dict[str, Any]) -> Any:
-        case = str(job.get("name") or (job["model"] if isinstance(job.get("model"), str) else "case"))
-        return measure_here(Ask(request=job, device=device, case=case, app_dir=app_dir))
+        return measure_mapping(job, device=device, app_dir=app_dir, allow_code=allow_code)
 
     return verify_live(jobs, measure, tolerance, Models(allow_code=allow_code, app_dir=app_dir))
 
