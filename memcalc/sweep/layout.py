@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from memcalc.errors import InputError
+from memcalc.errors import NO_VALUE, InputError
 from memcalc.job import Job
 from memcalc.sweep.axes import NUMBERS, PARAMS, Array, Axis, Kind, OneKey, compile_axis, kind_of, spelling
 from memcalc.sweep.keys import Patch, dotted, flat, nested
@@ -111,7 +111,7 @@ def lay_out(spec: SweepFile) -> tuple[Block, ...]:
         axes += [(f"grid.{key}", _values(key, values)) for key, values in spec.grid.items()]
         blocks.append(_block(0, base, axes, spec.exclude or ()))
     elif spec.exclude:
-        raise InputError("exclude", "", "has no grid to drop points from", "leave it out")
+        raise InputError("exclude", NO_VALUE, "has no grid to drop points from", "leave it out")
     if spec.include:
         patches = [flat(patch, f"include.{index}") for index, patch in enumerate(spec.include)]
         blocks.append(_block(sum(block.size for block in blocks), base, [("include", patches)], ()))

@@ -101,6 +101,9 @@ def read_sweep(mapping: Any, path: str = "") -> SweepFile:
     mapping = dict(mapping)
     if isinstance(grid := mapping.get("grid"), Mapping):
         mapping["grid"] = {key: _axis(values, f"{path}.grid.{key}".lstrip(".")) for key, values in grid.items()}
+    for key in ("list", "include", "exclude"):
+        if mapping.get(key) == []:
+            raise InputError(f"{path}.{key}".lstrip("."), "[]", "has no values", "give it one, or leave it out")
     try:
         return SweepFile.model_validate(mapping)
     except ValidationError as error:

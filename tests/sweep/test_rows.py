@@ -19,14 +19,36 @@ MODELS = [
     {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 1000},
     {"model_type": "llama", "hidden_size": 96, "intermediate_size": 300, "num_hidden_layers": 5, "vocab_size": 999},
     {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
-    {"params": 1_000_000}, {"params": 7_000_000_001}, {"params": "7B"}, {"params": 3 * 2**60}, {"params": 0},
-    "gpt2", "llama-3.1-8b", "mixtral-8x7b-v0.1", "whisper-tiny", "resnet-50", "mamba-130m-hf", "nope", {"model_type": "llam"},
-]  # fmt: skip
+    {"params": 1_000_000},
+    {"params": 7_000_000_001},
+    {"params": "7B"},
+    {"params": 3 * 2**60},
+    {"params": 0},
+    "gpt2",
+    "llama-3.1-8b",
+    "mixtral-8x7b-v0.1",
+    "whisper-tiny",
+    "resnet-50",
+    "mamba-130m-hf",
+    "nope",
+    {"model_type": "llam"},
+]
 AXES = {
     "model": MODELS,
     "optimizer": ["adam", "adamw8bit", "sgd", "sgd-momentum", "adagrad", "adafactor", "lion", "adam-mini", "admw"],
-    "precision": ["fp16", "bf16", "amp-bf16", "amp-fp16", "fp32", "apex-o2", "deepspeed-fp16", "deepspeed-bf16",
-                  "megatron-bf16", "fsdp2-mixed", "fp17"],
+    "precision": [
+        "fp16",
+        "bf16",
+        "amp-bf16",
+        "amp-fp16",
+        "fp32",
+        "apex-o2",
+        "deepspeed-fp16",
+        "deepspeed-bf16",
+        "megatron-bf16",
+        "fsdp2-mixed",
+        "fp17",
+    ],
     "zero_stage": [0, 1, 2, 3],
     "zero_backend": [None, "deepspeed", "fsdp2", "megatron", "torch"],
     "dp": [None, 1, 2, 3, 8, 64, 0],
@@ -38,7 +60,7 @@ AXES = {
     "memory": [None, "24GiB", 10**9],
     "headroom": ["5%", 0.0],
     "scope": ["states", "step"],
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -69,8 +91,10 @@ def test_each_row_equals_the_single_estimate(spec):
 def test_drawn_points_of_large_grids_equal_their_estimates(seed):
     """Of thousands of points over models, optimizers, precisions, stages, engines and ranks, any drawn one is right."""
     draw = random.Random(seed)
-    chosen = {name: draw.sample(AXES[name], min(len(AXES[name]), most)) for name, most in
-              (("model", 5), ("optimizer", 4), ("precision", 3), ("zero_stage", 2), ("zero_backend", 2), ("dp", 4))}  # fmt: skip
+    chosen = {
+        name: draw.sample(AXES[name], min(len(AXES[name]), most))
+        for name, most in (("model", 5), ("optimizer", 4), ("precision", 3), ("zero_stage", 2), ("zero_backend", 2), ("dp", 4))
+    }
     sweep = run({"base": {"memory": "40GiB", "scope": "states"}, "grid": chosen})
     rows = list(sweep)
     assert [row["index"] for row in rows] == list(range(sweep.points))
@@ -95,11 +119,16 @@ def test_models_that_differ_in_numbers_alone_are_one_evaluation(strict, monkeypa
     together, exact = Solver.together, Solver._exact
     monkeypatch.setattr(Solver, "together", lambda self, *rest: (taken.update(["arrays"]), together(self, *rest))[1])
     monkeypatch.setattr(Solver, "_exact", lambda self, points: (taken.update(["scalars"]), exact(self, points))[1])
-    sweep = run({
-        "base": {"model": {"model_type": "llama", "num_hidden_layers": 2}, "zero_stage": 1},
-        "grid": {"optimizer": ["adam", "adamw8bit"], "model.intermediate_size": {"from": 100, "to": 2000, "step": 100},
-                 "dp": {"from": 2, "to": 256, "factor": 2}},
-    })  # fmt: skip
+    sweep = run(
+        {
+            "base": {"model": {"model_type": "llama", "num_hidden_layers": 2}, "zero_stage": 1},
+            "grid": {
+                "optimizer": ["adam", "adamw8bit"],
+                "model.intermediate_size": {"from": 100, "to": 2000, "step": 100},
+                "dp": {"from": 2, "to": 256, "factor": 2},
+            },
+        }
+    )
     rows = list(sweep)
     assert (len(rows), taken) == (320, {"arrays": 2})
     assert differences(sweep, rows[::17]) == []
@@ -130,10 +159,12 @@ def test_a_total_of_2_to_the_63_is_an_error_and_one_below_is_exact():
 def test_products_that_wrap_int64_back_into_range_are_caught():
     """A wide model whose bytes pass 2**64 has a small int64 sum of its own; the row is an error all the same."""
     sizes = {"vocab_size": 2**40, "intermediate_size": 2**40, "num_hidden_layers": 2**20}
-    sweep = run({
-        "base": {"model": {"model_type": "llama", **sizes}, "precision": "fp32"},
-        "grid": {"model.hidden_size": [32, 64, 2**12, 2**20], "dp": [1, 2]},
-    })  # fmt: skip
+    sweep = run(
+        {
+            "base": {"model": {"model_type": "llama", **sizes}, "precision": "fp32"},
+            "grid": {"model.hidden_size": [32, 64, 2**12, 2**20], "dp": [1, 2]},
+        }
+    )
     rows = list(sweep)
     assert all("2**63" in row["error"] for row in rows)
     assert differences(sweep, rows) == []
@@ -150,8 +181,12 @@ def test_greedy_partitions_fall_back_to_single_jobs():
 
 def test_chunks_do_not_change_a_row():
     """Whatever the chunk, down to one point, rows are the same."""
-    spec = {"base": {"zero_stage": 1}, "grid": {"params": [10**6, 10**7, 0], "optimizer": ["adam", "lion", "admw"], "dp": [1, 2, 5]},
-            "exclude": [{"optimizer": "lion", "dp": 5}], "include": [{"model": "gpt2"}, {"params": "1M", "dp": -1}]}  # fmt: skip
+    spec = {
+        "base": {"zero_stage": 1},
+        "grid": {"params": [10**6, 10**7, 0], "optimizer": ["adam", "lion", "admw"], "dp": [1, 2, 5]},
+        "exclude": [{"optimizer": "lion", "dp": 5}],
+        "include": [{"model": "gpt2"}, {"params": "1M", "dp": -1}],
+    }
     whole = list(run(spec))
     for chunk in (1, 2, 7, 26, 1000):
         assert list(run(spec, chunk=chunk)) == whole
@@ -159,7 +194,9 @@ def test_chunks_do_not_change_a_row():
 
 def test_what_does_not_apply_is_null():
     """A sequence length is null for a model of images and for a bare size, and stands for a model of text."""
-    rows = list(run({"base": {"sequence_length": 128, "micro_batch_size": 4}, "grid": {"model": ["resnet-50", "gpt2", {"params": 9}]}}))
+    rows = list(
+        run({"base": {"sequence_length": 128, "micro_batch_size": 4}, "grid": {"model": ["resnet-50", "gpt2", {"params": 9}]}})
+    )
     assert [row["sequence_length"] for row in rows] == [None, 128, None]
     assert {row["micro_batch_size"] for row in rows} == {4}
 
