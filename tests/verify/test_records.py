@@ -7,10 +7,12 @@ import json
 import pytest
 
 from memcalc.errors import EXIT_NO, EXIT_UNJUDGED, EXIT_YES, InputError
+from memcalc.job import read_job
 from memcalc.measurement import measurement_from
 from memcalc.measurement_files import write_measurement
-from memcalc.verify.files import kind_of, verify_records
+from memcalc.verify.files import Models, kind_of, verify_records
 from memcalc.verify.judge import FAILED, PASSED, UNJUDGED, exit_code
+from memcalc.verify.predict import predict
 from memcalc.verify.tolerance import Tolerance, parse_tolerance
 
 WEIGHT = "transformer.h.1.mlp.c_fc.weight"
@@ -189,3 +191,15 @@ def test_a_tolerance_is_told_as_it_was_given():
     """The tolerance appears in reports as a person wrote it."""
     assert [str(parse_tolerance(text)) for text in ("0", "512B", "1%", "0.5%")] == ["0 B", "512 B", "1%", "0.5%"]
     assert Tolerance(nbytes=8, share=0.01).allows(9, 1000)
+
+
+def test_gradients_freed_in_backward_are_not_expected_at_its_end():
+    """Under LOMO each gradient is freed as it is used, so none is there to be walked to; under Adam all of them are."""
+    tiny = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 11}
+
+    def gradients(optimizer):
+        job = read_job({"model": tiny, "optimizer": optimizer, "precision": "fp32"})
+        return [one for one in predict(job, Models()(job)).ranks[0].tensors if one.component == "gradients"]
+
+    assert gradients("lomo") == []
+    assert len(gradients("adam")) == 16

@@ -1,0 +1,30 @@
+"""The records in the repository: today's predictions against real steps taken earlier, on any machine and without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memcalc.campaign import load_campaign
+from memcalc.catalog import shipped
+from memcalc.verify.files import verify_records
+from memcalc.verify.judge import JUDGED, PASSED
+
+RECORDS = Path(__file__).parents[2] / "measurements"
+
+
+def test_every_committed_record_agrees_to_the_byte():
+    """Each committed record's parameters, gradients, masters, buffers and states are predicted without a byte of difference."""
+    verdicts = verify_records(RECORDS)
+    assert [(verdict.case, verdict.reason) for verdict in verdicts if verdict.outcome != PASSED] == []
+    for verdict in verdicts:
+        assert all(not one.difference for rank in verdict.ranks for one in rank.components if one.name in JUDGED)
+        assert any(one.measured for rank in verdict.ranks for one in rank.components), verdict.case
+
+
+def test_the_records_are_of_shipped_cases():
+    """The CPU's records are of cases of the shipped campaign, under their names, and cover most of it."""
+    known = {case.name: case for case in load_campaign(shipped("campaigns")["cpu"])}
+    records = {verdict.case: verdict.record for verdict in verify_records(RECORDS / "cpu")}
+    assert set(records) <= set(known)
+    assert len(records) >= 15
+    assert all(record.environment.device.kind == "cpu" for record in records.values())
