@@ -32,5 +32,5 @@ def test_heads_that_shape_tensors_are_not_assumed():
 
 def test_heads_that_are_given_are_kept():
     """A number that does not divide the width is refused, not replaced."""
-    with pytest.raises(InputError, match="num_attention_heads"):
+    with pytest.raises(InputError, match=r"n_head: 12 does not divide hidden_size = 1024"):
         model_from_config({"model_type": "gpt2", "n_embd": 1024, "n_head": 12})
