@@ -86,3 +86,18 @@ def test_a_bent_call_is_one_line_and_2(memcalc, tmp_path, altered, monkeypatch, 
     assert (code, out) == (2, "")
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_job_is_measured_here_and_now(memcalc, tmp_path):
+    """A job file's real step, taken on this CPU, agrees with its prediction; one beside it that runs code is not run."""
+    job = tmp_path / "jobs.yaml"
+    tiny = "{name: tiny, model_type: gpt2, n_embd: 24, n_layer: 1, n_head: 2, vocab_size: 97, n_positions: 32}"
+    keys = "optimizer: adamw, micro_batch_size: 1, sequence_length: 8"
+    job.write_text(f"- {{model: {tiny}, {keys}}}\n- {{model: 'py:os:getcwd', {keys}}}\n")
+    code, out, _ = memcalc("verify", job, "--format", "json")
+    first, second = json.loads(out)["records"]
+    assert code == 2
+    assert (first["outcome"], first["reason"], first["source"]) == ("passed", "every byte agrees", "live")
+    for name in ("parameters", "gradients", "master_parameters", "optimizer_states"):
+        assert first["components"][name]["difference"] == 0 < first["components"][name]["measured"]
+    assert "trust it with --allow-code" in second["reason"]
