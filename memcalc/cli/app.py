@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "memcalc.cli.compare",
     "check": "memcalc.cli.check",
     "sweep": "memcalc.cli.sweep",
+    "measure": "memcalc.cli.measure",
     "verify": "memcalc.cli.verify",
     "list": "memcalc.cli.list",
     "textbook": "memcalc.cli.textbook",

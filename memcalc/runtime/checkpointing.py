@@ -28,6 +28,19 @@ def layers_of(module: Any) -> list[Any]:
     return found or _outermost(module, torch.nn.Sequential)
 
 
+def repeated_layers(module: Any) -> list[Any]:
+    """The layers that each make a group of their own under FSDP2: members of lists, or parts of a sequence that recur.
+
+    A stem and a head that stand in one sequence with the layers between them are left to the root.
+    """
+    listed = _outermost(module, torch.nn.ModuleList)
+    if listed:
+        return listed
+    parts = _outermost(module, torch.nn.Sequential)
+    shapes = [tuple(tuple(param.shape) for param in part.parameters()) for part in parts]
+    return [part for part, shape in zip(parts, shapes, strict=True) if shape and shapes.count(shape) > 1]
+
+
 def _outermost(module: Any, kind: type[Any]) -> list[Any]:
     if isinstance(module, kind):
         return list(module.children())

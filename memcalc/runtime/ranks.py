@@ -12,7 +12,7 @@ import torch
 
 from memcalc.errors import InputError, MissingPackageError, NotModelledError
 from memcalc.precision import Scheme
-from memcalc.runtime.checkpointing import layers_of
+from memcalc.runtime.checkpointing import repeated_layers
 
 WAIT = timedelta(seconds=120)
 """How long a rank waits for the others: a killed one must not keep them for ever."""
@@ -97,7 +97,7 @@ def _fully_sharded(module: Any, stage: int, scheme: Scheme) -> Any:
     told: dict[str, Any] = {"reshard_after_forward": stage == 3}
     if scheme.copy is not None:
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy))
-    for layer in layers_of(module):
+    for layer in repeated_layers(module):
         if any(True for _ in layer.parameters()):
             fully_shard(layer, **told)
     return fully_shard(module, **told)

@@ -109,8 +109,9 @@ def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The ordinary tensors inside one that may be a wrapper subclass (quantised states, shards) or sparse."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        for name in names:
-            yield from plain_parts(getattr(tensor, name))
+        for part in (getattr(tensor, name) for name in names):
+            if isinstance(part, torch.Tensor):  # a sharded tensor names its mesh beside its piece
+                yield from plain_parts(part)
     elif tensor.is_sparse:
         yield from (tensor._indices(), tensor._values())
     else:

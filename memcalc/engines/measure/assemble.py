@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from memcalc.engines.measure.loop import Loop
 from memcalc.engines.measure.meter import main_counter
 from memcalc.engines.measure.walked import HOST
-from memcalc.measurement import Attention, Component, Counters, Iteration, Phase, Rank, Tensor, component_sums
+from memcalc.measurement import Attention, Component, Iteration, Phase, Rank, Tensor, component_sums
 
 
 def assemble(loop: Loop) -> Rank:
@@ -48,15 +48,15 @@ def _counted(loop: Loop, walked: dict[str, int]) -> dict[str, Pair]:
     on_cpu = loop.question.device == "cpu"
     host = walked.get(HOST, 0) if on_cpu else 0  # a CPU's counter cannot tell a host state from any other
     found: dict[str, Pair] = {}
-    for what, component, beside in (
-        ("model", "parameters", walked.get("buffers", 0)),
-        ("inputs", "inputs", 0),
-        ("data_parallel", "communication", 0),
-    ):
-        if what == "data_parallel" and loop.question.here.size == 1:
-            continue
-        if (phase := _init(loop.init, what)) is not None:
-            found[component] = _less(change([phase]), beside)
+    made_of: dict[str, tuple[str, ...]] = {"parameters": ("model",), "inputs": ("inputs",), "communication": ("data_parallel",)}
+    if loop.question.here.size == 1:
+        del made_of["communication"]
+    elif loop.question.plan.backend == "fsdp2":
+        made_of = {"parameters": ("model", "data_parallel"), "inputs": ("inputs",)}  # whole first, and then one piece of it
+    for component, parts in made_of.items():
+        phases = [phase for phase in loop.init if phase.what in parts]
+        if len(phases) == len(parts):
+            found[component] = _less(change(phases), walked.get("buffers", 0) if component == "parameters" else 0)
     made, stepped = _init(loop.init, "optimizer"), _first_step(loop.iterations)
     if made is not None and stepped is not None:
         masters = walked.get("master_parameters", 0)
@@ -190,11 +190,3 @@ def warnings(loop: Loop) -> Iterable[str]:
     skipped = [iteration.index for iteration in loop.iterations if iteration.skipped]
     if skipped:
         yield f"loss scaling left out the step of iteration {', '.join(map(str, skipped))}"
-
-
-def highest(rank: Rank) -> tuple[Counters, str, int] | None:
-    """(peak, phase, iteration) of the steady steps: iteration 2 and later, the only one where there is no other."""
-    steady = [each for each in rank.iterations if each.index > 1] or rank.iterations
-    peaks = [(phase.peak, phase.phase, each.index) for each in steady for phase in each.phases]
-    known = [(peak, phase, index) for peak, phase, index in peaks if main_counter(peak) is not None]
-    return max(known, key=lambda entry: main_counter(entry[0]) or 0, default=None)

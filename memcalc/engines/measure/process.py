@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from memcalc import __version__, errors
 from memcalc.campaign import RunSettings
 from memcalc.engines.measure.__main__ import REFUSED
@@ -21,6 +23,7 @@ from memcalc.errors import InputError, MemcalcError
 from memcalc.job import read_job
 from memcalc.measurement import Device, Environment, Failure, Measurement, Settings
 from memcalc.measurement_files import read_measurement
+from memcalc.validation import explain
 
 TAIL = 2000
 """Characters of a process's last words that are kept."""
@@ -155,3 +158,15 @@ def bare_environment(ask: Ask) -> Environment:
         device=Device(name="unknown", kind=kind), python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}", memcalc=__version__, command=list(ask.command),
     )  # fmt: skip
+
+
+def read_settings(told: Mapping[str, Any]) -> RunSettings:
+    """Settings from plain values.
+
+    Raises:
+        InputError: one that breaks a rule.
+    """
+    try:
+        return RunSettings.model_validate(dict(told))
+    except ValidationError as error:
+        raise explain(error, "", RunSettings.model_fields) from None
