@@ -152,7 +152,10 @@ def _stage_1_or_2(setting: Setting, args: dict[str, int]) -> Layout:
         early=True,
         params=(_flat_param(partition),),
         multiplicity=setting.shards * setting.replicas,
-        notes=() if setting.stage == 1 else ("ZeRO-2 gradients waiting in the reduce bucket are not counted twice",),
+        notes=(
+            "a gradient that a partition's end cuts through stays whole on both ranks: up to two tensors more than counted",
+            *(("ZeRO-2 gradients on their way into the reduce bucket are not counted",) if setting.stage == 2 else ()),
+        ),
     )
 
 
