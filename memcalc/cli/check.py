@@ -41,7 +41,10 @@ def check(
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Let py: models in job files run code.")] = False,
     app_dir: o.AppDir = None,
 ) -> None:
-    """Judge each job: does it fit? Exits 0 if all do, 1 if any does not, else 2 if any could not be judged."""
+    """Judge job files, for CI: does each fit?
+
+    Exits 0 if all do, 1 if any does not, else 2 if any could not be judged.
+    """
     from memcalc.check import check_files, exit_code
     from memcalc.formats import verdicts
 

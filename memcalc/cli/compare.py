@@ -44,7 +44,10 @@ def compare(
     exact: o.ExactBytes = False,
     app_dir: o.AppDir = None,
 ) -> None:
-    """One row an optimizer (and precision), each with its difference to the first."""
+    """Optimizers and precisions side by side, one row each.
+
+    Each row shows its difference to the first.
+    """
     mapping = o.job_mapping(
         model, params=params, sets=sets, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
         gradient_accumulation_steps=gradient_accumulation_steps, gpu=gpu, memory=memory, headroom=headroom, scope=scope,

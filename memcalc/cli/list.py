@@ -19,7 +19,7 @@ def show(
     containing: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only rows that contain this.", show_default=False)] = "",
     form: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.", metavar="FORM")] = Format.table,
 ) -> None:
-    """List optimizers, models, gpus or precisions, whole or those that contain a text."""
+    """What to choose from: models, optimizers, gpus, precisions."""
     from memcalc.listing import rows
 
     found = rows(kind, containing)

@@ -86,7 +86,9 @@ def measure(
     exact: o.ExactBytes = False,
     app_dir: o.AppDir = None,
 ) -> None:
-    """Take a real step and count its bytes: on a GPU by its allocator, on a CPU by the storages that are really alive.
+    """Take a real step and count its bytes.
+
+    On a GPU by its allocator, on a CPU by the storages that are really alive.
 
     Exits with 1 when the step ran out of memory, with 2 when it could not be taken.
     """

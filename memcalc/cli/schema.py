@@ -16,7 +16,7 @@ app = single()
 def schema(
     name: Annotated[str, typer.Argument(metavar="NAME", help="job, sweep, footprint or measurement.", show_default=False)],
 ) -> None:
-    """Print a JSON Schema, for editors that complete job files and scripts that check answers."""
+    """Print a JSON Schema, for editors and scripts."""
     from memcalc.schemas import schema as schema_of
 
     print(json.dumps(schema_of(name), indent=2, ensure_ascii=False))

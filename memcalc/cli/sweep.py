@@ -48,7 +48,9 @@ def sweep(
     app_dir: o.AppDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
-    """Every point of a grid of jobs as a row; one that cannot be judged is a row that says why.
+    """A grid of jobs, a row each, resumable.
+
+    A point that cannot be judged is a row that says why.
 
     With --output the run can be ended at any moment and taken up again. Exits with 2 when no point could be judged.
     """

@@ -18,7 +18,10 @@ def textbook(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="The model to compute on.")] = "llama-3.1-8b",
     form: FormatOption = Format.table,
 ) -> None:
-    """Every claim of the textbook, the accounting under which it holds, and the one under which it does not."""
+    """The textbook's claims, each beside the exact figure.
+
+    With the accounting under which a claim holds, and the one under which it does not.
+    """
     from memcalc.api import estimator
     from memcalc.textbook import REMARKS, audit, rows
 

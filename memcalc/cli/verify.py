@@ -71,7 +71,9 @@ def verify(
     form: FormatOption = Format.table,
     app_dir: o.AppDir = None,
 ) -> None:  # fmt: skip
-    """Hold the prediction against a real step, component by component and tensor by tensor.
+    """Hold the prediction against a real step.
+
+    Component by component and tensor by tensor.
 
     A model or a job is measured here and now; records of earlier measurements are read. Exits with 1 where a component
     differs by more than the tolerance, with 2 where something could not be judged.

@@ -17,7 +17,7 @@ OPTIONAL = ("torch", "huggingface_hub", "pyarrow", "distributed", "transformers"
 
 @app.command("version")
 def show(form: Annotated[str, typer.Option("--format", help="text or json.", metavar="FORM")] = "text") -> None:
-    """The versions of memcalc, Python and the optional packages (looked up, not imported)."""
+    """The versions of memcalc, Python and optional packages."""
     found = {"memcalc": version("memcalc"), "python": platform.python_version()}
     packages = {name: installed(name) for name in OPTIONAL}
     if form == "json":
