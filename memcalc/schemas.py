@@ -9,7 +9,7 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-from memcalc.errors import InputError, NotModelledError, did_you_mean
+from memcalc.errors import InputError, did_you_mean
 
 NAMES = ("job", "sweep", "footprint", "measurement")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,7 +20,6 @@ def schema(name: str) -> dict[str, Any]:
 
     Raises:
         InputError: there is none.
-        NotModelledError: measurements do not exist yet.
     """
     if name == "job":
         return _job()
@@ -31,9 +30,9 @@ def schema(name: str) -> dict[str, Any]:
     if name == "footprint":
         return _footprint()
     if name == "measurement":
-        raise NotModelledError(
-            "schema", name, "has no schema yet: memcalc cannot measure so far", "use job, sweep or footprint"
-        )
+        from memcalc.measurement import schema as measurement_schema
+
+        return {"$schema": DIALECT, **measurement_schema()}
     raise InputError("schema", name, "is not a schema memcalc has", did_you_mean(name, NAMES))
 
 
