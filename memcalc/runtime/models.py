@@ -53,20 +53,32 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        self.attn_norm = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width) to the same."""
+        x = x + self.attn(self.attn_norm(x))
+        inner: torch.Tensor = self.mlp(self.mlp_norm(x))
+        return x + inner
+
+
+class Attention(nn.Module):
+    """Queries, keys and values in one matrix; every token sees those before it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) to the same."""
         batch, tokens, width = x.shape
-        split = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        split = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.project(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        inner: torch.Tensor = self.down(functional.gelu(self.up(self.mlp_norm(x))))
-        return x + inner
+        projected: torch.Tensor = self.project(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return projected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import time
@@ -99,6 +100,7 @@ def _run(question: Question) -> tuple[Rank, Failure | None, Loop]:
 
     watch = DeviceWatch(question)
     failure = None
+    gc.freeze()  # what is there already is not ours to look through, again and again
     with make_meter(question.device, question.here.local) as meter:
         loop = Loop(question, meter)
         try:
@@ -113,6 +115,7 @@ def _run(question: Question) -> tuple[Rank, Failure | None, Loop]:
             failure = Failure(kind="non_finite", message=message, rank=question.here.rank)
         if failure is None:
             rank = watch.finish(loop, rank)
+    gc.unfreeze()
     return rank, failure, loop
 
 

@@ -15,6 +15,9 @@ from memcalc.runtime.live import LiveBytes, Operators
 
 PhaseName = Literal["init", "forward", "loss", "backward", "clip", "optimizer_step", "zero_grad"]
 
+KEEPS_CYCLES = ("model", "data_parallel", "optimizer")
+"""Parts of ``init`` that build objects of which some are thrown away again."""
+
 
 class Meter(Protocol):
     """Counters of one device, and their peaks since the last reset."""
@@ -152,7 +155,7 @@ class Recorder:
         self.meter.reset()
         begun = time.perf_counter()
         yield
-        if name == "init":
+        if what in KEEPS_CYCLES:
             gc.collect()  # half-built things in reference cycles would be taken for what stays
         end = self.meter.now()
         seconds = time.perf_counter() - begun

@@ -1,0 +1,146 @@
+"""Real steps on the CPU, held tensor by tensor to the prediction, and by the live bytes to themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="a measurement is a real step")
+
+from memcalc.campaign import RunSettings  # noqa: E402
+from memcalc.engines.measure.footprint import footprint_of  # noqa: E402
+from memcalc.engines.measure.here import Ask, measure_here  # noqa: E402
+from memcalc.errors import InputError  # noqa: E402
+from memcalc.measurement import measurement_from  # noqa: E402
+from tests.measure.against import assert_counted, assert_every_byte  # noqa: E402
+
+TRANSFORMER = {"model": "py:tests.measure.small:transformer", "sequence_length": 16, "micro_batch_size": 2}
+
+
+def measure(settings=None, **request):
+    return measure_here(Ask(request={**TRANSFORMER, **request}, settings=RunSettings(**{"iterations": 2, **(settings or {})})))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp-fp16", "amp-bf16", "fp32", "bf16-pure", "fp16-pure", "as-is"])
+def test_every_precision_holds_what_is_predicted(precision):
+    """Under each scheme a real Adam step keeps the predicted tensors, byte by byte, and the live bytes agree with the walk."""
+    record = measure(precision=precision)
+    assert_every_byte(record)
+    assert_counted(record)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "package", "early"),
+    [
+        ("adamw", "fp16", "torch", ()),
+        ("adagrad", "bf16", "torch", ()),
+        ("adagrad", "fp32", "torch", ()),
+        ("torch:Adafactor", "fp16", "torch", ()),
+        ("lion", "bf16-pure", "lion_pytorch", ()),
+        ("came", "fp16", "came_pytorch", ()),
+        ("sophia", "fp32", "sophia_opt", ()),
+        ("adamw8bit", "fp16", "bitsandbytes", ("optimizer_states", "master_parameters")),
+        ("galore-adamw", "fp32", "galore_torch", ()),
+        ("schedule-free-adamw", "amp-bf16", "schedulefree", ()),
+    ],
+)
+def test_real_optimizers_hold_what_is_predicted(optimizer, package, early, precision):
+    """Optimizers from their own packages, on FP32 masters and alone, keep what the registry says of every tensor."""
+    pytest.importorskip(package, reason="the real optimizer is the oracle")
+    record = measure(optimizer=optimizer, precision=precision)
+    assert_every_byte(record)
+    assert_counted(record, but=early)
+    for name in early:
+        assert "born with the optimizer" in record.ranks[0].components[name].reason
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"foreach": True}, {"fused": True}, {"weight_decay": 0.1}, {"amsgrad": True}, {"lr": 0.01, "betas": [0.8, 0.9]}],
+)
+def test_every_form_of_the_step_holds_what_is_predicted(arguments):
+    """Foreach, fused and optioned Adam on masters keep what is predicted, the step counter on the device or the host."""
+    assert_every_byte(measure(optimizer_args=arguments))
+
+
+@pytest.mark.parametrize(
+    ("request_", "settings"),
+    [
+        ({"gradient_accumulation_steps": 3, "max_grad_norm": 0.5}, {}),
+        ({"precision": "fp32", "max_grad_norm": 0.5}, {"set_to_none": False}),
+        ({"activation_checkpointing": "full"}, {"schedule": "cosine"}),
+        ({"activation_checkpointing": "selective", "precision": "amp-bf16"}, {"schedule": "warmup", "iterations": 1}),
+        ({"attention": "math", "precision": "fp32"}, {"seed": 3}),
+    ],
+)
+def test_switches_of_the_loop_change_no_kept_byte(request_, settings):
+    """Accumulation, clipping, checkpointing, schedules and kept gradients leave what is kept as predicted."""
+    record = measure(settings, **request_)
+    assert_every_byte(record)
+    assert_counted(record)
+
+
+def test_checkpointing_lowers_what_backward_waits_for():
+    """Full checkpointing keeps fewer activations than selective, and that fewer than none, on the very same step."""
+    modes = [measure(precision="fp32", activation_checkpointing=mode) for mode in ("full", "selective", "none")]
+    full, selective, none = (record.ranks[0].components["activations"].counted for record in modes)
+    assert 0 < full < selective < none
+
+
+def test_phases_follow_each_other():
+    """Each iteration is forward, loss, backward (per micro-batch), clip, step and zero; its peaks bound its ends."""
+    record = measure(gradient_accumulation_steps=2, max_grad_norm=1.0)
+    rank = record.ranks[0]
+    assert [phase.what for phase in rank.init] == ["model", "inputs", "data_parallel", "optimizer"]
+    names = ["forward", "loss", "backward"] * 2 + ["clip", "optimizer_step", "zero_grad"]
+    for iteration in rank.iterations:
+        assert [phase.phase for phase in iteration.phases] == names
+        assert [phase.micro_batch for phase in iteration.phases[:6]] == [0, 0, 0, 1, 1, 1]
+        for phase in iteration.phases:
+            assert phase.peak.live >= max(phase.start.live, phase.end.live)
+        assert iteration.gradient_norm > 0
+    assert [iteration.index for iteration in rank.iterations] == [1, 2]
+    steady = [iteration.phases[-1].end.live for iteration in rank.iterations]
+    assert len(set(steady)) == 1, "nothing is left behind by a step"
+
+
+def test_a_cpu_never_speaks_for_a_gpu():
+    """On a CPU every CUDA counter is null, in the record and in its footprint, and requested is the live bytes."""
+    record = measure()
+    for phase in [p for i in record.ranks[0].iterations for p in i.phases]:
+        for counters in (phase.start, phase.end, phase.peak):
+            assert (counters.allocated, counters.requested, counters.reserved, counters.active) == (None,) * 4
+            assert counters.live > 0
+    shown = footprint_of(record)
+    assert (shown.peak.allocated, shown.peak.reserved, shown.peak.device) == (None, None, None)
+    assert shown.engine == shown.job["engine"] == "measure"
+    count = shown.model.num_parameters
+    assert shown.components.optimizer_states + shown.components.master_parameters == 12 * count
+    assert shown.components.parameters == shown.components.gradients == 2 * count
+    assert shown.peak.requested > shown.states.requested == 16 * count
+    assert shown.peak.iteration == 2
+
+
+def test_the_record_names_what_it_depends_on():
+    """Environment, job and settings say enough to ask the same again: device, versions, every default, the inputs made."""
+    record = measure()
+    assert record.environment.device.name
+    assert record.environment.torch == torch.__version__
+    assert record.job["training"]["optimizer"] == "torch:Adam"
+    assert record.settings.inputs == ["args0=int64[2,16]<256"]
+    again = measure_here(Ask(request=record.request, settings=RunSettings(iterations=2)))
+    assert again.ranks[0].tensors == record.ranks[0].tensors
+    assert measurement_from(record.model_dump(mode="json")) == record
+
+
+def test_attention_kernels_are_seen():
+    """The kernel that ran is found by its operator: flash on a CPU by itself, math where that is asked for."""
+    taken = {asked: measure(precision="fp32", attention=asked).ranks[0].attention for asked in ("auto", "math")}
+    assert taken["auto"].taken == "flash"
+    assert taken["math"].taken == "math"
+    assert not any("flash" in name for name in taken["math"].operators)
+
+
+def test_ranks_have_to_be_there():
+    """A job over two ranks cannot be measured by one, and the error says how to start two."""
+    with pytest.raises(InputError, match=r"^parallelism\.dp: 2 is not the 1 ranks.*torchrun --nproc-per-node 2"):
+        measure(dp=2)
