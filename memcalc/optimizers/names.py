@@ -47,11 +47,11 @@ SHORT_NAMES: dict[str, str] = {
     "came8bit": "nvlabs-sana:CAME8BitWrapper",  # the only CAME found that keeps an INT8 momentum
     # layer-wise rates
     "lamb": "timm:Lamb",  # Adam's states without a scalar per tensor; apex's needs a GPU build
-    "lars": "timm:Lars",  # SGD's momentum
+    "lars": "timm:Lars+momentum",  # SGD's momentum; timm's own default has none
     # second order and preconditioned
     "sophia": "sophia-opt:SophiaG",  # the authors' code, packaged: momentum and Hessian diagonal
     "shampoo": "pytorch-optimizer:Shampoo",  # whole-axis factors and their inverses, no blocks
-    "distributed-shampoo": "torch-shampoo:DistributedShampoo",  # Meta's, blocks of 1024, packed triangles
+    "distributed-shampoo": "torch-shampoo:DistributedShampoo",  # Meta's: blocks of 1024, packed triangles
     "soap": "nikhilvyas-soap:SOAP",  # the authors' code
     # factored
     "adafactor": "transformers:Adafactor",  # what a Trainer's optim="adafactor" builds
