@@ -31,7 +31,7 @@ SHORT_NAMES: dict[str, str] = {
     "asgd": "torch:ASGD",  # the average of the weights
     "lbfgs": "torch:LBFGS",  # up to 2 x history_size copies of the parameters
     "sparse-adam": "torch:SparseAdam",  # dense moments for sparse gradients
-    "muon": "torch:Muon",  # in torch itself since 2.9; 2-D parameters only
+    "muon": "muon-optimizer:SingleDeviceMuonWithAuxAdam",  # whole models; torch:Muon takes their hidden matrices alone
     "fused-adam": "apex:FusedAdam",  # the class of that name which Megatron and the NVIDIA recipes use
     "fused-lamb": "apex:FusedLAMB",  # the BERT recipes' LAMB
     "npu-adamw": "torch-npu:NpuFusedAdamW",  # Ascend's fused AdamW over flattened parameters
