@@ -20,7 +20,7 @@ _21 = """num_iterations beta0 use_softplus beta_softplus disable_lr_scheduler nu
 warm_down_min_lr agc_clipping_value agc_eps centralize_gradients normalize_gradients lookahead_merge_time
 lookahead_blending_alpha norm_loss_factor"""
 
-_PLAIN = (
+_PLAIN: tuple[tuple[str, str, str, str, str, dict[str, bool]], ...] = (
     # class, file, what it keeps, its states, the constructor's words without the options, the options
     (
         "AdEMAMix",
@@ -49,7 +49,7 @@ _PLAIN = (
     ),
     (
         *("Ranger21", "ranger21", "two momenta, a variance and its maximum, and the slow weights"),
-        "grad_ma:momentum neg_grad_ma:momentum variance_ma:variance max_variance_ma:variance lookahead_params:initial",
+        "grad_ma:momentum neg_grad_ma:momentum variance_ma:variance max_variance_ma:variance lookahead_params:average",
         *(f"{_COMMON} {_21}", {}),
     ),
     (
@@ -106,10 +106,85 @@ _PLAIN = (
     ),
     ("PAdam", "padam", "Adam's two moments", _ADAM, f"{_COMMON} partial", {}),
     ("RAdam", "radam", "Adam's two moments", _ADAM, f"{_COMMON} n_sma_threshold degenerated_to_sgd", {}),
+    ("AccSGD", "sgd", "one momentum", "momentum_buffer:momentum", "lr kappa xi constant weight_decay maximize", {}),
+    (
+        "AdaSmooth",
+        "adasmooth",
+        "the last weights and three averages",
+        "prev_param:previous s:average n:average exp_avg_sq:variance",
+        _COMMON,
+        {},
+    ),
+    (
+        "FOCUS",
+        "focus",
+        "momentum and an average of weights",
+        "exp_avg:momentum pbar:average",
+        "lr betas gamma weight_decay maximize",
+        {},
+    ),
+    ("FTRL", "ftrl", "two sums", "z:momentum n:variance", "lr lr_power beta lambda_1 lambda_2 maximize", {}),
+    ("Gravity", "gravity", "one momentum", "v:momentum", "lr alpha beta maximize", {}),
+    ("Kate", "kate", "two sums", "m:variance b:variance", f"lr delta {_DECAY} eps maximize", {}),
+    (
+        "Ranger",
+        "ranger",
+        "two moments and the slow weights",
+        f"{_ADAM} slow_buffer:average",
+        f"{_COMMON} alpha k n_sma_threshold degenerated_to_sgd use_gc gc_conv_only",
+        {},
+    ),
+    (
+        "ScheduleFreeSGD",
+        "schedulefree",
+        "the iterate z",
+        "z:momentum",
+        "lr momentum weight_decay r weight_lr_power warmup_steps eps maximize",
+        {},
+    ),
+    (
+        "VSGD",
+        "sgd",
+        "three averages",
+        "mug:momentum bg:variance bhg:variance",
+        "lr ghattg ps tau1 tau2 weight_decay weight_decouple eps maximize",
+        {},
+    ),
+    (
+        "ApolloDQN",
+        "apollo",
+        "momentum, approximate Hessian and the update",
+        "exp_avg_grad:momentum approx_hessian:hessian update:previous",
+        "lr init_lr beta rebound weight_decay weight_decay_type warmup_steps eps maximize",
+        {},
+    ),
+    ("SWATS", "swats", "two moments and one number", f"{_BOUND} ~exp_avg2:scales", f"{_COMMON} nesterov", _OFF),
+    ("Aida", "aida", "momentum and variance of the surprise", _BELIEF, f"{_RECTIFIED} k xi", _OFF),
 )
 
 for _cls, _file, _summary, _kept, _words, _options in _PLAIN:
     register(_cls, f"{_file}.py", f"{_summary}, in the parameter's dtype", f"{_words} foreach", _options)(buffers(_kept))
+
+
+@register(
+    "AdamP",
+    "adamp.py",
+    "Adam's two moments, in the parameter's dtype",
+    f"{_COMMON} delta wd_ratio nesterov",
+    {"foreach": False},
+)
+@register("EXAdam", "exadam.py", "Adam's two moments, in the parameter's dtype", _COMMON, {"foreach": False})
+@register(
+    "Grams",
+    "grams.py",
+    "Adam's two moments, in the parameter's dtype",
+    "lr betas weight_decay weight_decouple eps maximize",
+    {"foreach": False},
+)
+def two_moments(p: Param, o: Options) -> Iterator[State]:
+    """Stepped one by one unless asked otherwise."""
+    yield whole(p, "exp_avg", "momentum")
+    yield whole(p, "exp_avg_sq", "variance")
 
 
 @register(

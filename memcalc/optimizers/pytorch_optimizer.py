@@ -120,7 +120,7 @@ def stable_adamw(p: Param, o: Options) -> Iterator[State]:
     {"momentum_dtype": "float32", "fim_dtype": "float32"},
 )
 def fadam(p: Param, o: Options) -> Iterator[State]:
-    """Two buffers."""
+    """The step raises unless ``momentum_dtype`` is what the gradient's and the Fisher information's dtypes promote to."""
     yield whole(p, "momentum", "momentum", o.momentum_dtype)
     yield whole(p, "fim", "variance", o.fim_dtype)
 
@@ -153,6 +153,30 @@ def novograd(p: Param, o: Options) -> Iterator[State]:
     """The second moment is a scalar for each tensor."""
     yield scalar("grads_ema", "variance", p.grad_dtype)
     yield whole(p, "moments", "momentum")
+
+
+@register(
+    "SM3",
+    "sm3.py",
+    "a momentum, whatever its factor, and one accumulator for each dimension, in the gradient's dtype",
+    "lr momentum beta eps maximize foreach",
+)
+def sm3(p: Param, o: Options) -> Iterator[State]:
+    """An accumulator has the elements of its dimension; a scalar has one."""
+    yield whole(p, "momentum_buffer", "momentum", p.grad_dtype)
+    for side in p.shape or (1,):
+        yield State("accumulator", "variance", p.grad_dtype, side)
+
+
+@register(
+    "SCION",
+    "scion.py",
+    "one momentum in the gradient's dtype",
+    "lr momentum constraint norm_type norm_kwargs scale weight_decay weight_decouple foreach maximize",
+)
+def scion(p: Param, o: Options) -> Iterator[State]:
+    """The momentum alone."""
+    yield whole(p, "d", "momentum", p.grad_dtype)
 
 
 @register(
