@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memcalc.arrays import Count
+from memcalc.arrays import Condition, Count, maximum, where
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
 from memcalc.families.base import load_family
 from memcalc.job import Job, Parallelism
@@ -102,17 +102,27 @@ def mesh(parallelism: Parallelism) -> tuple[int, int]:
     Raises:
         InputError: they contradict each other, or shard nothing.
     """
-    dp, shard, replicate = parallelism.dp, parallelism.dp_shard, parallelism.dp_replicate
-    if shard is None and replicate is None:
-        ranks = dp or 1
-        return (ranks, 1) if parallelism.zero_stage else (1, ranks)
-    if dp is not None and dp != (shard or 1) * (replicate or 1):
-        raise InputError(
-            "parallelism.dp", dp, f"is not dp_shard × dp_replicate = {(shard or 1) * (replicate or 1)}", "leave dp out"
-        )
-    if shard is not None and shard > 1 and parallelism.zero_stage == 0:
+    dp, shard, replicate = parallelism.dp or 0, parallelism.dp_shard or 0, parallelism.dp_replicate or 0
+    shards, replicas, contradicted, idle = spread(dp, shard, replicate, parallelism.zero_stage)
+    if contradicted:
+        raise InputError("parallelism.dp", dp, f"is not dp_shard × dp_replicate = {shards * replicas}", "leave dp out")
+    if idle:
         raise InputError("parallelism.dp_shard", shard, "shards nothing under zero_stage 0", "set zero_stage to 1, 2 or 3")
-    return shard or 1, replicate or 1
+    return int(shards), int(replicas)
+
+
+def spread(dp: Count, shard: Count, replicate: Count, stage: int) -> tuple[Count, Count, Condition, Condition]:
+    """(shards, replicas, whether ``dp`` contradicts them, whether they shard nothing); 0 stands for what is not given.
+
+    >>> spread(8, 0, 0, 1), spread(8, 0, 0, 0), spread(8, 2, 2, 1)
+    ((8, 1, False, False), (1, 8, False, False), (2, 2, True, False))
+    """
+    apart = (shard > 0) | (replicate > 0)
+    ranks, sharded = maximum(dp, 1), stage > 0
+    shards = where(apart, maximum(shard, 1), ranks if sharded else 1)
+    replicas = where(apart, maximum(replicate, 1), 1 if sharded else ranks)
+    contradicted = apart & (dp > 0) & (dp != shards * replicas)
+    return shards, replicas, contradicted, (shard > 1) & (not sharded)
 
 
 def _backend(parallelism: Parallelism, scheme: Scheme, ranks: int) -> tuple[str, str]:
