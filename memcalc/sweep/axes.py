@@ -20,9 +20,9 @@ from memcalc.sweep.keys import Patch, nested
 from memcalc.units import MAX_BYTES
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Kind = Literal["model", "setting", "mesh", "fit", "label"]
-KINDS: tuple[Kind, ...] = ("model", "setting", "mesh", "fit", "label")
-"""What a coded key decides: the tensors; optimizer, precision and engine; the ranks; the verdict; a name and no byte."""
+Kind = Literal["model", "setting", "fit", "label"]
+KINDS: tuple[Kind, ...] = ("model", "setting", "fit", "label")
+"""What a coded key decides: the tensors; optimizer, precision and engine; the verdict; a name and no byte."""
 
 PARAMS = "params"
 NONE = -1
@@ -33,6 +33,13 @@ NUMBERS: dict[str, int] = {
     "training.sequence_length": NONE,
     "training.source_length": NONE,
     "training.image_size": NONE,
+    "parallelism.dp": NONE,
+    "parallelism.dp_shard": NONE,
+    "parallelism.dp_replicate": NONE,
+    "parallelism.tp": 1,
+    "parallelism.pp": 1,
+    "parallelism.cp": 1,
+    "parallelism.ep": 1,
     PARAMS: NONE,
 }
 """Keys whose values are arrays, with what holds where they are not given."""
@@ -47,15 +54,14 @@ class _Bare:
 
 BARE: Patch = {"model": _Bare()}
 
-_MESH = frozenset(f"parallelism.{key}" for key in ("dp", "dp_replicate", "dp_shard", "tp", "pp", "cp", "ep"))
+RANKS = tuple(key for key in NUMBERS if key.startswith("parallelism."))
+"""The numbers of ranks."""
 
 
 def kind_of(key: str) -> Kind:
     """What a dotted key that is not a number decides."""
     if key == "model" or key.startswith("model."):
         return "model"
-    if key in _MESH:
-        return "mesh"
     if key == "name":
         return "label"
     return "fit" if key.startswith("hardware.") else "setting"
@@ -130,7 +136,7 @@ def _whole_numbers(name: str, patches: OneKey, *, bare_params: bool) -> Axis | N
     The numbers a key accepts are all those between two bounds, so that looking at the least and the greatest is enough.
     """
     key = PARAMS if patches.bare and bare_params else patches.key
-    if key not in NUMBERS and kind_of(key) != "mesh":
+    if key not in NUMBERS:
         return None
     values = patches.values
     if not isinstance(values, range) and not all(type(value) is int for value in values):
@@ -142,30 +148,10 @@ def _whole_numbers(name: str, patches: OneKey, *, bare_params: bool) -> Axis | N
     elif _finding(key, least) is not None or _finding(key, greatest) is not None:
         return None
     table = np.asarray(values, dtype=np.int64)
-    if key in NUMBERS:
-        codes: dict[Kind, Array] = {} if key != PARAMS else {"model": np.zeros(len(table), dtype=np.int64)}
-        parts: dict[Kind, Sequence[Patch]] = {} if key != PARAMS else {"model": [BARE]}
-        return Axis(name, patches, frozenset([patches.key]), {key: table}, codes, parts, None)
-    distinct, codes_of = np.unique(table, return_inverse=True)
-    singles = OneKey(key, _Ints(distinct))
-    return Axis(name, patches, frozenset([patches.key]), {}, {"mesh": codes_of.astype(np.int64)}, {"mesh": singles}, None)
-
-
-class _Ints(Sequence[int]):
-    """An int64 table, read as Python's ints."""
-
-    def __init__(self, table: Array) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self.table[index].tolist()  # type: ignore[no-any-return]
+    bare = key == PARAMS
+    codes: dict[Kind, Array] = {"model": np.zeros(len(table), dtype=np.int64)} if bare else {}
+    parts: dict[Kind, Sequence[Patch]] = {"model": [BARE]} if bare else {}
+    return Axis(name, patches, frozenset([patches.key]), {key: table}, codes, parts, None)
 
 
 class _Compiler:

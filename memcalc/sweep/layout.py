@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from memcalc.errors import NO_VALUE, InputError
 from memcalc.job import Job
-from memcalc.sweep.axes import NUMBERS, PARAMS, Array, Axis, Kind, OneKey, compile_axis, kind_of, spelling
+from memcalc.sweep.axes import NONE, NUMBERS, PARAMS, Array, Axis, Kind, OneKey, compile_axis, kind_of, spelling
 from memcalc.sweep.keys import Patch, dotted, flat, nested
 from memcalc.sweep.spec import MAX_AXIS, MAX_POINTS, Range, SweepFile
 from memcalc.units import parse_count
@@ -179,7 +179,8 @@ def _matches(axis: Axis, key: str, value: Any) -> Array | None:
         return None
     wanted = _settled(key, value)
     if key in axis.numbers:
-        return axis.numbers[key] == wanted if type(wanted) is int else np.zeros(axis.size, dtype=bool)
+        number = NONE if wanted is None else wanted
+        return axis.numbers[key] == number if type(number) is int else np.zeros(axis.size, dtype=bool)
     text = spelling(wanted)
 
     def same(patch: Patch) -> bool:

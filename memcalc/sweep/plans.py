@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from memcalc.engines.analytic.plan import Plan
+from memcalc.engines.analytic.plan import Plan, spread
 from memcalc.job import Job
 from memcalc.sweep import resolve
-from memcalc.sweep.axes import Array
-from memcalc.sweep.resolve import Ranks
+from memcalc.sweep.axes import NONE, RANKS, Array
+from memcalc.sweep.solve import distinct
 from memcalc.sweep.stretch import Stretch
-
-ONE, SEVERAL, REFUSED = 0, 1, 2
-"""What ranks may come to: one, more, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,55 +46,57 @@ def planned(stretch: Stretch) -> Iterator[Planned]:
 
 def _under(stretch: Stretch, job: Job, key: tuple[int, int], rows: Array) -> Iterator[Planned]:
     """The points of one setting, parted by whether they have several ranks."""
-    mesh_of, codes = stretch.codes("mesh")
-    present, which = np.unique(mesh_of[rows], return_inverse=True)
-    found = [_ranks(stretch, codes[index], job.parallelism.zero_stage) for index in present.tolist()]
-    shards = np.array([ranks.shards for ranks in found], dtype=np.int64)
-    replicas = np.array([ranks.replicas for ranks in found], dtype=np.int64)
-    fate = np.where([ranks.error is not None for ranks in found], REFUSED, (shards * replicas > 1).astype(np.int64))
-    for index in np.flatnonzero(fate == REFUSED).tolist():
-        stretch.refuse(rows[which == index], _why(stretch, job, key, found[index]))
-    for state in (ONE, SEVERAL):
-        members, chosen = np.flatnonzero(fate == state), np.flatnonzero(fate[which] == state)
-        if not len(members):
+    given = {key.partition(".")[2]: stretch.number(key)[rows] for key in RANKS}
+    dp, shard, replicate = (np.maximum(given[name], 0) for name in ("dp", "dp_shard", "dp_replicate"))
+    shards, replicas, contradicted, idle = spread(dp, shard, replicate, job.parallelism.zero_stage)
+    shards, replicas = (np.broadcast_to(np.asarray(found), rows.shape) for found in (shards, replicas))
+    unmodelled = np.logical_or.reduce([given[name] > 1 for name in ("tp", "pp", "cp", "ep")])
+    refused = contradicted | idle | unmodelled
+    _refuse(stretch, job, key, rows[refused], {name: table[refused] for name, table in given.items()})
+    for several in (False, True):
+        mine = np.flatnonzero(~refused & ((shards * replicas > 1) == several))
+        if not len(mine):
             continue
-        mine, its_shards, its_replicas = rows[chosen], shards[which[chosen]], replicas[which[chosen]]
-        stretch.rows.put("dp", mine, its_shards * its_replicas)
-        stretch.rows.put("dp_shard", mine, its_shards)
-        stretch.rows.put("dp_replicate", mine, its_replicas)
-        given = found[members[0]].given
-        plan = stretch.known.plans.get((*key, state), lambda: resolve.plan(job, given))  # noqa: B023
+        for column, table in (("dp", shards * replicas), ("dp_shard", shards), ("dp_replicate", replicas)):
+            stretch.rows.put(column, rows[mine], table[mine])
+        plan = stretch.known.plans.get((*key, several), partial(resolve.plan, job, _one(given, mine[0])))
         if isinstance(plan, str):
-            stretch.refuse(mine, plan)
+            stretch.refuse(rows[mine], plan)
             continue
         for column, word in (
             ("optimizer", plan.optimizer.name),
             ("precision", plan.scheme.name),
             ("zero_backend", plan.backend),
         ):
-            stretch.rows.words[column].put(mine, word)
-        yield Planned(plan, state == SEVERAL, mine, its_shards, its_replicas)
+            stretch.rows.words[column].put(rows[mine], word)
+        yield Planned(plan, several, rows[mine], shards[mine], replicas[mine])
 
 
-def _ranks(stretch: Stretch, code: int, stage: int) -> Ranks:
-    """What a mesh comes to under a stage."""
-    block = stretch.block
-    return stretch.known.ranks.get((block.first, code, stage), lambda: resolve.ranks(block.part("mesh", code), stage))
+def _one(given: Mapping[str, Array], at: int) -> dict[str, int | None]:
+    """One point's ranks, as a job has them."""
+    return {name: None if table[at] == NONE else int(table[at]) for name, table in given.items()}
 
 
-def _why(stretch: Stretch, job: Job, key: tuple[int, int], ranks: Ranks) -> str:
-    """Why a refused mesh's points have no plan.
+def _refuse(stretch: Stretch, job: Job, key: tuple[int, int], rows: Array, given: Mapping[str, Array]) -> None:
+    """Say of points whose ranks cannot be why they have no plan.
 
     A kind of parallelism nobody models is found first of all, then what is wrong with the setting whatever its ranks, and
     then what is wrong with the ranks.
     """
-    own = ranks.error or ""
-    if ranks.unmodelled:
-        return own
+    if not len(rows):
+        return
+    firsts, which = distinct(*given.values())
+    for index, first in enumerate(firsts.tolist()):
+        ranks = _one(given, first)
+        own, at_once = resolve.refusal(job, ranks)
+        said = own
+        if not at_once:
+            of_setting = stretch.known.plans.get((*key, "refused"), partial(_but, own, job, ranks))
+            said = of_setting if isinstance(of_setting, str) and of_setting else own
+        stretch.refuse(rows[which == index], said)
 
-    def of_setting() -> str:
-        said = resolve.plan(job, ranks.given)
-        return said if isinstance(said, str) and said != own else ""
 
-    said = stretch.known.plans.get((*key, REFUSED), of_setting)
-    return said if isinstance(said, str) and said else own
+def _but(own: str, job: Job, ranks: Mapping[str, int | None]) -> str:
+    """What is wrong with a setting whatever its ranks; empty if nothing is but what is wrong with these."""
+    said = resolve.plan(job, ranks)
+    return said if isinstance(said, str) and said != own else ""

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from memcalc.engines.analytic.plan import Plan, make_plan, mesh, refuse_unmodelled
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
-from memcalc.job import Hardware, Job, Parallelism, read_job
+from memcalc.job import Hardware, Job, read_job
 from memcalc.models import Model
 from memcalc.readers.config import structure_key
 from memcalc.sweep.axes import BARE, PARAMS
@@ -63,25 +63,6 @@ class Setting:
 
     job: Job | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """The ranks of a job under one ZeRO stage.
-
-    Attributes:
-        given: the keys as written.
-        shards: ranks the states are split over.
-        replicas: groups of them.
-        error: why they cannot be.
-        unmodelled: whether that is for a kind of parallelism, which is found before anything else.
-    """
-
-    given: Patch
-    shards: int = 1
-    replicas: int = 1
-    error: str | None = None
-    unmodelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,29 +140,26 @@ def setting(patch: Patch) -> Setting:
         return Setting(error=str(error))
 
 
-def ranks(patch: Patch, stage: int) -> Ranks:
-    """The ranks of a patch of mesh keys."""
-    parallelism = Parallelism.model_construct(
-        **Parallelism(zero_stage=stage).__dict__ | {key.partition(".")[2]: value for key, value in patch.items()}
-    )
-    try:
-        refuse_unmodelled(parallelism)
-    except MemcalcError as error:
-        return Ranks(patch, error=str(error), unmodelled=True)
-    try:
-        return Ranks(patch, *mesh(parallelism))
-    except MemcalcError as error:
-        return Ranks(patch, error=str(error))
-
-
-def plan(job: Job, given: Patch) -> Plan | str:
+def plan(job: Job, ranks: Mapping[str, int | None]) -> Plan | str:
     """The plan of a setting under some ranks, or why there is none."""
-    values = {key.partition(".")[2]: value for key, value in given.items()}
-    parallelism = job.parallelism.model_copy(update=values)
+    parallelism = job.parallelism.model_copy(update=dict(ranks))
     try:
         return replace(make_plan(job.model_copy(update={"parallelism": parallelism})), shards=1, replicas=1)
     except MemcalcError as error:
         return str(error)
+
+
+def refusal(job: Job, ranks: Mapping[str, int | None]) -> tuple[str, bool]:
+    """(why some ranks cannot be, whether that is found before anything else about the job)."""
+    parallelism = job.parallelism.model_copy(update=dict(ranks))
+    first = True
+    try:
+        refuse_unmodelled(parallelism)
+        first = False
+        mesh(parallelism)
+    except MemcalcError as error:
+        return str(error), first
+    raise AssertionError(f"ranks were refused together and are taken alone: {ranks}")
 
 
 def limit(patch: Patch) -> Limit:

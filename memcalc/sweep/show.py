@@ -22,6 +22,8 @@ WORDS = {
     "sequence_length": "tokens", "gpu": "gpu",
 }  # fmt: skip
 """The columns that name a point, as a person reads them; each is drawn where rows differ in it."""
+TOLD = ("model", "optimizer", "precision", "zero_stage", "dp", "gpu")
+"""Those of them that are told above the table where all rows agree."""
 SIZES = {
     "parameters": "params", "gradients": "grads", "master_parameters": "masters", "optimizer_states": "states",
     "communication": "comm", "states_rounded": "peak",
@@ -43,7 +45,7 @@ def show(
         _json(sweep, tables)
     elif form in ("table", "markdown"):
         rows = list(islice((row for table in tables for row in table.dicts()), MOST + 1))
-        _drawn(rows[:MOST], form, exact=exact)
+        _drawn(rows[:MOST], form, sweep.spec.name, exact=exact)
         if len(rows) > MOST:
             print(f"the first {MOST} rows of {sweep.points:,} points; write them all with --output rows.csv", file=sys.stderr)
     else:
@@ -75,8 +77,8 @@ def _json(sweep: Sweep, tables: Iterator[Table]) -> None:
     sys.stdout.write("\n]}\n")
 
 
-def _drawn(rows: list[Row], form: str, *, exact: bool) -> None:
-    """The columns in which rows differ, figures in one unit, and below them what was wrong with which rows."""
+def _drawn(rows: list[Row], form: str, name: str | None, *, exact: bool) -> None:
+    """What rows have in common, the columns in which they differ, and below them what was wrong with which."""
     words = [name for name in WORDS if name == "index" or _differ(name, rows)]
     sizes = [name for name in SIZES if any(row[name] for row in rows)]
     judged = [name for name in ("verdict", "headroom") if any(row[name] is not None for row in rows)]
@@ -92,14 +94,23 @@ def _drawn(rows: list[Row], form: str, *, exact: bool) -> None:
     remarks = [f"{_numbers(indices)}: {text}" for text, indices in _errors(rows).items()]
     if sizes:
         remarks.insert(0, f"sizes in {unit.unit} on the fullest rank; peak: the highest instant of what is kept")
+    heading = " · ".join(_common(words, rows))
     if form == "markdown":
-        print(as_markdown(titles, body, right))
+        print("\n".join([*([f"### {name}", ""] if name else []), heading, "", as_markdown(titles, body, right)]))
         print("".join(f"\n- {remark}" for remark in remarks))
     else:
-        _table(titles, body, right, remarks)
+        _table([name or "", heading], titles, body, right, remarks)
 
 
-def _table(titles: list[str], body: list[list[str]], right: list[int], remarks: list[str]) -> None:
+def _common(words: list[str], rows: list[Row]) -> Iterator[str]:
+    """What holds for every row that could be judged, and is not shown for each."""
+    judged = [row for row in rows if row["error"] is None]
+    for name in TOLD:
+        if judged and name not in words and (value := judged[0][name]) is not None:
+            yield f"{WORDS[name]} {_word(value)}" if isinstance(value, int) else value
+
+
+def _table(above: list[str], titles: list[str], body: list[list[str]], right: list[int], remarks: list[str]) -> None:
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
@@ -112,6 +123,9 @@ def _table(titles: list[str], body: list[list[str]], right: list[int], remarks: 
     for cells in body:
         drawn.add_row(*(Text(cell.replace("_", " ") if cell in STYLES else cell, style=STYLES.get(cell, "")) for cell in cells))
     out = console()
+    for line, style in zip(above, ("bold", "dim"), strict=True):
+        if line:
+            out.print(Text(line, style=style))
     out.print(drawn)
     for remark in remarks:
         out.print(Text(f"· {remark}", style="dim"))

@@ -17,7 +17,7 @@ from memcalc.sweep.axes import NONE, Array, Kind
 from memcalc.sweep.figures import Figures
 from memcalc.sweep.keys import nested
 from memcalc.sweep.layout import Block
-from memcalc.sweep.resolve import Limit, Memo, Ranks, Reader, Setting, Variant
+from memcalc.sweep.resolve import Limit, Memo, Reader, Setting, Variant
 from memcalc.sweep.solve import distinct
 from memcalc.sweep.table import Table
 
@@ -31,7 +31,6 @@ class Known:
     reader: Reader
     variants: Memo[Variant] = field(default_factory=Memo)
     settings: Memo[Setting] = field(default_factory=Memo)
-    ranks: Memo[Ranks] = field(default_factory=Memo)
     plans: Memo[Plan | str] = field(default_factory=Memo)
     limits: Memo[Limit] = field(default_factory=Memo)
     refusals: Memo[str] = field(default_factory=Memo)
