@@ -47,17 +47,21 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @contextlib.contextmanager
-def process_group(here: World, device: str) -> Iterator[None]:
-    """Gloo on CPUs, NCCL on GPUs; nothing for one rank."""
-    if here.size == 1:
+def process_group(here: World, device: str, *, always: bool = False) -> Iterator[None]:
+    """Gloo on CPUs, NCCL on GPUs; nothing for one rank, unless an engine wants a group of one."""
+    if here.size == 1 and not always:
         yield
         return
     import torch.distributed as dist
 
     if device == "cuda":
         torch.cuda.set_device(here.local)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=WAIT)
+    kind = "nccl" if device == "cuda" else "gloo"
+    if here.size == 1:
+        stores: Any = dist
+        dist.init_process_group(kind, store=stores.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(kind, timeout=WAIT)
     try:
         yield
     finally:
@@ -81,7 +85,7 @@ def wrapped(module: Any, backend: str, stage: int, args: Mapping[str, Any], sche
     Raises:
         NotModelledError: a backend that cannot be run here.
     """
-    if here.size == 1:
+    if here.size == 1 or backend == "deepspeed":  # whose engine takes the bare module
         return module
     if backend == "torch":
         return torch.nn.parallel.DistributedDataParallel(module, **args)

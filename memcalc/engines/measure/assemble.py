@@ -139,6 +139,8 @@ def _reason(loop: Loop, name: str, shown: dict[str, Component]) -> str:
         return "the step's first call also allocates what its kernels and reductions keep for later"
     if name == "gradients" and on_cuda and not settings.set_to_none:
         return "the first backward also allocates cuBLAS workspaces"
+    if plan.backend == "deepspeed":
+        return "DeepSpeed makes its flat buffers with the engine, and gives gradients up inside its step"
     if plan.backend == "fsdp2" and loop.question.here.size > 1:
         return "gathered and reduced copies are born and freed around each group"
     if name == "parameters":

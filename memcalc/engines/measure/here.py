@@ -70,7 +70,7 @@ def measure_here(ask: Ask) -> Measurement | None:
     _require_ranks(plan, here)
     if ask.device == "cuda":
         require_cuda()
-    with process_group(here, ask.device):
+    with process_group(here, ask.device, always=plan.backend == "deepspeed"):
         return _measured(ask, job, plan, here, begun)
 
 

@@ -27,7 +27,8 @@ from memcalc.runtime.losses import make_loss
 from memcalc.runtime.module import kind_of_owner
 from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.ranks import World, inner_module, wrapped
-from memcalc.runtime.stepping import Recipe, Step, make_schedule, make_step
+from memcalc.runtime.step_base import Recipe, Step
+from memcalc.runtime.stepping import make_schedule, make_step
 
 MORE = 16
 """Steps beyond those asked for that may be taken while loss scaling leaves some out."""
@@ -80,7 +81,7 @@ class Loop:
         self.init: list[Phase] = []
         self.iterations: list[Iteration] = []
         self.rows = Rows()
-        self.grad_dtypes: list[str] = []
+        self.grad_dtypes: dict[int, str] = {}
         self.without_gradient: list[str] = []
         self.copies: int | None = None
         self.kernels: str | None = None
@@ -132,6 +133,7 @@ class Loop:
         self._require_accepted()
         with recorder.phase("init", "optimizer"):
             self.step = make_step(self._recipe(), self.trained, inner_module(self.module))
+            self.module = self.step.module or self.module
         self.init = recorder.taken()
 
     def iterate(self, index: int, *, last: bool) -> Iteration:
@@ -182,6 +184,8 @@ class Loop:
             with recorder.phase("backward", **told):
                 self.step.backward(loss)
                 del loss
+                if not final:
+                    self.step.next_micro_batch()
         return value * accumulation
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -193,10 +197,13 @@ class Loop:
 
     def _recipe(self) -> Recipe:
         plan, question = self.question.plan, self.question
+        training = question.job.training
         zero = plan.backend == "torch" and plan.stage == 1 and question.here.size > 1
         return Recipe(
-            scheme=plan.scheme, entry=plan.optimizer, arguments=question.job.training.optimizer_args, options=plan.options,
-            implementation=plan.implementation, device=question.device, zero=zero,
+            scheme=plan.scheme, entry=plan.optimizer, arguments=training.optimizer_args, options=plan.options,
+            implementation=plan.implementation, device=question.device, backend=plan.backend, zero=zero, stage=plan.stage,
+            engine_args=plan.zero_args, batch=self.built.sizes["micro_batch_size"], max_norm=training.max_grad_norm,
+            accumulation=training.gradient_accumulation_steps,
         )  # fmt: skip
 
     def _require_accepted(self) -> None:
@@ -208,19 +215,22 @@ class Loop:
             raise InputError("training.optimizer", entry.name, rule, "use one that takes every parameter")
 
     def _walk_gradients(self) -> None:
-        named = [(each.name, each.tensor) for each in self.trained]
         in_buckets = bool(self.question.plan.zero_args.get("gradient_as_bucket_view")) and self.question.here.size > 1
-        self.without_gradient = [name for name, tensor in named if tensor.grad is None]
-        self.grad_dtypes = [
-            str((tensor if tensor.grad is None else tensor.grad).dtype).removeprefix("torch.") for _, tensor in named
-        ]
-        self.rows.found.update(kept_rows(inner_module(self.module), self.step, [name for name, _ in named]).found)
-        self.rows.found.update(input_rows(self.batch).found)
-        self.rows.found.update(gradient_rows(named, in_buckets=in_buckets).found)
+        gradients = gradient_rows(self.step, in_buckets=in_buckets)
+        own = any(each.tensor.grad is not None for each in self.trained)
+        if own or not (gradients.found or self.question.plan.optimizer.frees_gradients):
+            self.without_gradient = [each.name for each in self.trained if each.tensor.grad is None]
+        self.grad_dtypes = {
+            id(each.tensor): str(each.tensor.grad.dtype).removeprefix("torch.")
+            for each in self.trained
+            if each.tensor.grad is not None
+        }
+        for rows in (kept_rows(inner_module(self.module), self.step), input_rows(self.batch), gradients):
+            self.rows.found.update(rows.found)
 
     def _walk_states(self) -> None:
         plan = self.question.plan
-        rows = state_rows(self.step, self.trained, plan.optimizer, plan.options, self.rows.found, self.grad_dtypes)
+        rows = state_rows(self.step, plan.optimizer, plan.options, self.rows.found, self.grad_dtypes)
         self.rows.found.update(rows.found)
 
     def done(self) -> None:
@@ -259,7 +269,8 @@ def _floating(module: Any) -> str:
 @contextlib.contextmanager
 def _waiting(module: Any, *, final: bool) -> Iterator[None]:
     """Reduce gradients across ranks with the last micro-batch alone, as accumulation is meant to be run under DDP."""
-    no_sync = getattr(module, "no_sync", None)
+    # DeepSpeed's engine counts micro-batches by itself, and refuses both at once
+    no_sync = None if type(module).__name__ == "DeepSpeedEngine" else getattr(module, "no_sync", None)
     with no_sync() if callable(no_sync) and not final else contextlib.nullcontext():
         yield
 

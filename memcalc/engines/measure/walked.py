@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
-
-import torch
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from memcalc.measurement import Tensor
-from memcalc.optimizers.base import Optimizer, Options, Param, State
-from memcalc.runtime.inputs import Input
-from memcalc.runtime.optimizers import Trained
-from memcalc.runtime.stepping import Step
+from memcalc.optimizers.base import Optimizer, Options, State
+from memcalc.runtime.step_base import Holding, Step
 from memcalc.runtime.walk import plain_parts, storage_key, storages_of
+
+if TYPE_CHECKING:
+    import torch
 
 HOST = "host_optimizer_states"
 """The component of optimizer states in CPU memory, which a device's total never includes."""
@@ -24,21 +23,23 @@ class Rows:
     def __init__(self) -> None:
         self.found: dict[int, dict[str, Any]] = {}
 
-    def add(self, component: str, name: str, tensor: torch.Tensor, owner: str | None = None, part: str = "") -> None:
+    def add(self, held: Holding) -> None:
         """The storages of one tensor; a wrapper's inner tensors are rows of their own."""
-        for each in plain_parts(tensor.detach()):
+        for each in plain_parts(held.tensor.detach()):
             storage, key = each.untyped_storage(), storage_key(each)
             if not storage.nbytes():
                 continue
             if key in self.found:
                 row = self.found[key]
-                if name not in (row["name"], *row["also"]):
-                    row["also"].append(name)
+                if held.name not in (row["name"], *row["also"]):
+                    row["also"].append(held.name)
                 continue
+            piece = bool(held.flat) and storage.nbytes() > each.numel() * each.element_size()
             self.found[key] = {
-                "component": component, "name": name, "part": part, "owner": owner,
-                "dtype": str(each.dtype).removeprefix("torch."), "shape": list(each.shape), "nbytes": storage.nbytes(),
-                "device": storage.device.type, "also": [],
+                "component": held.component, "name": held.flat if piece else held.name, "part": "",
+                "owner": None if piece else held.owner, "dtype": str(each.dtype).removeprefix("torch."),
+                "shape": list(each.shape), "nbytes": storage.nbytes(), "device": storage.device.type,
+                "also": [held.name] if piece and held.name != held.flat else [],
             }  # fmt: skip
 
     def tensors(self) -> list[Tensor]:
@@ -46,28 +47,21 @@ class Rows:
         return [Tensor(**row) for row in self.found.values()]
 
 
-def kept_rows(module: Any, step: Step | None, names: Sequence[str]) -> Rows:
+def kept_rows(module: Any, step: Step) -> Rows:
     """What is there from the start: parameters, buffers, masters, and GradScaler's scalars."""
     rows = Rows()
-    for name, param in module.named_parameters(remove_duplicate=False):
-        rows.add("parameters", name, param, name)
-    for name, buffer in module.named_buffers(remove_duplicate=False):
-        rows.add("buffers", name, buffer)
-    if step is not None:
-        for name, master in zip(names, step.masters, strict=True):
-            if master is not None:
-                rows.add("master_parameters", f"{name} (master)", master, name)
-        for found in storages_of(step.scaler, step.params):
-            rows.found[found.key] = _row("temporaries", f"GradScaler {found.path}", "scaler", None, found)
+    for held in step.kept(module):
+        rows.add(held)
+    for found in storages_of(step.scaler, step.params):
+        rows.found[found.key] = _row("temporaries", f"GradScaler {found.path}", "scaler", None, found)
     return rows
 
 
-def gradient_rows(named: Iterable[tuple[str, torch.Tensor]], *, in_buckets: bool) -> Rows:
-    """Every ``p.grad`` there is; views of data-parallel buckets count as those."""
+def gradient_rows(step: Step, *, in_buckets: bool) -> Rows:
+    """Every gradient there is; views of data-parallel buckets count as those."""
     rows = Rows()
-    for name, param in named:
-        if param.grad is not None:
-            rows.add("communication" if in_buckets else "gradients", f"{name}.grad", param.grad, name)
+    for held in step.gradients():
+        rows.add(held._replace(component="communication") if in_buckets else held)
     return rows
 
 
@@ -75,27 +69,33 @@ def input_rows(batch: dict[str, torch.Tensor]) -> Rows:
     """The batch."""
     rows = Rows()
     for name, tensor in batch.items():
-        rows.add("inputs", name, tensor)
+        rows.add(Holding("inputs", name, tensor))
     return rows
 
 
-def state_rows(
-    step: Step, trained: Sequence[Trained], entry: Optimizer, options: Options, known: Iterable[int], grad_dtypes: Sequence[str]
-) -> Rows:
+def state_rows(step: Step, entry: Optimizer, options: Options, known: Iterable[int], grad_dtypes: Mapping[int, str]) -> Rows:
     """What the optimizer holds beyond what is ``known``, each with the part the registry gives it.
 
     On a CPU device and host are one memory: which of the two a state would be in is then the registry's word.
+
+    Args:
+        step: whose optimizer.
+        entry: the registry's word on it.
+        options: its options.
+        known: keys of the storages that are listed already.
+        grad_dtypes: ``id`` of a parameter -> the dtype of its gradient; any other's follows its own.
     """
     rows, seen = Rows(), set(known)
-    described = list(_described(step, trained, grad_dtypes))
+    described = [each.described(grad_dtypes.get(id(each.tensor))) for each in step.keyed]
     promised = [_Promised(entry.states(param, options)) for param in described]
     shared = _Promised(entry.shared(described, options) if entry.shared else ())
-    on_cpu = all(part.device.type == "cpu" for each in trained for part in plain_parts(each.tensor))
-    for found in storages_of(step.optimizer, step.keyed_by):
-        if found.key in seen:
+    keys = [each.tensor for each in step.keyed]
+    on_cpu = all(part.device.type == "cpu" for key in keys for part in plain_parts(key))
+    for found in storages_of(step.optimizer, keys):
+        if found.key in seen or found.device == "meta":
             continue
         state = (shared if found.owner is None else promised[found.owner]).like(found)
-        owner = None if found.owner is None else trained[found.owner].name
+        owner = None if found.owner is None else step.keyed[found.owner].name
         label = state.name if state else found.path or "?"
         host = (state is not None and state.place == "host") if on_cpu else found.device == "cpu"
         part = state.part if state else "other"
@@ -103,12 +103,6 @@ def state_rows(
         name = f"{owner} {label}" if owner else label
         rows.found[found.key] = _row(component, name, part, owner, found)
     return rows
-
-
-def _described(step: Step, trained: Sequence[Trained], grad_dtypes: Sequence[str]) -> Iterator[Param]:
-    for each, updated, dtype in zip(trained, step.keyed_by, grad_dtypes, strict=True):
-        master = str(updated.dtype).removeprefix("torch.") if step.masters and updated.dtype != each.tensor.dtype else dtype
-        yield each._replace(tensor=updated).described(master)
 
 
 def _row(component: str, name: str, part: str, owner: str | None, found: Any) -> dict[str, Any]:
@@ -136,8 +130,3 @@ class _Promised:
                 self.left.remove(candidates[0])
                 return candidates[0]
         return None
-
-
-def names_of_inputs(inputs: Iterable[Input], floating: str) -> list[str]:
-    """The batch as ``--input`` would spell it."""
-    return [each.text(floating) for each in inputs]
