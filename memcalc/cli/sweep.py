@@ -25,7 +25,10 @@ class SweepFormat(StrEnum):
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="Axes, lists and a base job.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SWEEP.yaml", help="Axes, lists and a base job; or a shipped sweep's name.", show_default=False),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", help="FILE.csv, FILE.jsonl or FILE.parquet.", metavar="FILE", show_default=False)
     ] = None,

@@ -30,6 +30,11 @@ SIZES = {
 }  # fmt: skip
 """The figures a person reads; each is drawn where it is more than nothing."""
 
+SPARED = ("comm", "params", "grads", "replicate", "shard", "masters", "states")
+"""The columns a narrow terminal goes without, the first one first."""
+GAP = 3
+"""Characters between columns."""
+
 
 def show(
     sweep: Sweep, form: str, *, exact: bool = False, progress: Callable[[int], None] = lambda points: None
@@ -117,18 +122,41 @@ def _table(above: list[str], titles: list[str], body: list[list[str]], right: li
 
     from memcalc.formats.table import STYLES, console
 
-    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for at, title in enumerate(titles):
-        drawn.add_column(title, justify="right" if at in right else "left", no_wrap=at in right, overflow="fold")
-    for cells in body:
-        drawn.add_row(*(Text(cell.replace("_", " ") if cell in STYLES else cell, style=STYLES.get(cell, "")) for cell in cells))
     out = console()
+    widths = [max(map(len, column)) + GAP for column in zip(titles, *body, strict=True)]
+    shown = list(range(len(titles)))
+    if out.is_terminal:
+        shown, left_out = _fitting(titles, widths, out.width)
+        remarks = [*remarks, *([f"no room for {', '.join(left_out)}; see --format csv"] if left_out else [])]
+    else:
+        out.width = max(out.width, sum(widths))
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for at in shown:
+        drawn.add_column(titles[at], justify="right" if at in right else "left", no_wrap=at in right, overflow="fold")
+    for cells in body:
+        texts = [(cell.replace("_", " ") if cell in STYLES else cell, STYLES.get(cell, "")) for cell in cells]
+        drawn.add_row(*(Text(*texts[at]) for at in shown))
     for line, style in zip(above, ("bold", "dim"), strict=True):
         if line:
             out.print(Text(line, style=style))
     out.print(drawn)
     for remark in remarks:
-        out.print(Text(f"· {remark}", style="dim"))
+        out.print(Text(f"· {remark}", style="dim"), soft_wrap=True)
+
+
+def _fitting(titles: list[str], widths: list[int], width: int) -> tuple[list[int], list[str]]:
+    """(the columns that fit side by side, the titles of those that were left out, the least needed first).
+
+    >>> _fitting(["", "grads", "comm", "peak"], [4, 9, 9, 9], 24)
+    ([0, 1, 3], ['comm'])
+    """
+    shown = list(range(len(titles)))
+    left_out = []
+    for title in SPARED:
+        if sum(widths[at] for at in shown) > width and title in titles:
+            shown.remove(titles.index(title))
+            left_out.append(title)
+    return shown, left_out
 
 
 def _differ(name: str, rows: list[Row]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from memcalc.catalog import shipped
 from memcalc.errors import InputError
 from memcalc.sweep.columns import NAMES
 from memcalc.sweep.evaluate import Evaluator
@@ -53,7 +54,8 @@ def run(
     """A grid of jobs, computed as its rows are asked for.
 
     Args:
-        spec: the sweep: a file's path, a mapping as the file holds it, or one already read.
+        spec: the sweep: a file's path, the name of one that ships (``optimizers``), a mapping as the file holds it, or one
+            already read.
         jobs: processes; 1 computes here.
         executor: ``in-process``, ``processes`` or ``dask:ADDRESS``; chosen by ``jobs`` unless told.
         chunk: points computed together, and lost together if the run ends early.
@@ -72,8 +74,9 @@ def run(
     [('torch:Adam', 8000), ('torch:SGD', 0)]
     """
     if isinstance(spec, str | Path):
-        base_dir = Path(spec).resolve().parent if base_dir is None else base_dir
-        spec = load_sweep(Path(spec))
+        file = shipped("sweeps").get(str(spec), Path(spec)) if not Path(spec).exists() else Path(spec)
+        base_dir = file.resolve().parent if base_dir is None else base_dir
+        spec = load_sweep(file)
     elif isinstance(spec, Mapping):
         spec = read_sweep(spec)
     for flag, number in (("--jobs", jobs), ("--chunk", chunk)):
