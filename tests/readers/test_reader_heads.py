@@ -11,7 +11,7 @@ from memcalc.readers.config import model_from_config
 @pytest.mark.parametrize(
     ("config", "count"),
     [
-        # keras-team/keras-hub@71453d0 gpt2_presets.py gpt2_medium_en; google-research/bert: BERT-Large, 335,141,888 with its pooler
+        # keras-team/keras-hub@71453d0 gpt2_presets.py gpt2_medium_en; BERT-Large with its pooler, 335,141,888
         ({"model_type": "gpt2", "n_layer": 24, "n_embd": 1024}, 354_823_168),
         ({"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 24, "hidden_size": 1024,
           "intermediate_size": 4096}, 335_141_888),
