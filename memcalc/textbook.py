@@ -51,11 +51,12 @@ def card(optimizer: str, parameters: int, trainable: int, stage: int, shards: in
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to account for a claim: a job, and the components that are added up."""
+    """One way to account for a claim: a job, the components that are added up, and what the claim comes to counted so."""
 
     accounting: str
     job: Mapping[str, Any]
     adds: tuple[str, ...]
+    says: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ CLAIMS: tuple[Claim, ...] = (
         (
             Reading("DeepSpeed, padded flat partition", _job("adam", zero_stage=1, dp=RANKS), WITH_MASTER),
             Reading(
-                "ZeroRedundancyOptimizer, whole tensors, the fullest rank",
+                "ZeroRedundancyOptimizer, whole tensors, the rank that peaks highest",
                 _job("adam", zero_stage=1, dp=RANKS, zero_backend="torch"),
                 WITH_MASTER,
             ),
@@ -140,7 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
         (
             Reading("states alone (a first moment, rows and columns; all FP32)", _job("came"), STATES),
             Reading("states and FP32 master", _job("came"), WITH_MASTER),
-            Reading("everything kept, against Adam's 16P", _job("came"), ALL),
+            Reading("everything kept, against 40 % below Adam's 16P", _job("came"), ALL, says=9.6),
         ),
         "the published CAME factors the second moment and keeps nothing in INT8",
     ),
@@ -190,7 +191,7 @@ def audit(estimate: Callable[[Mapping[str, Any]], Any]) -> list[Audit]:
 def _audited(claim: Claim, reading: Reading, footprint: Any) -> Audit:
     exact = sum(getattr(footprint.components, name) or 0 for name in reading.adds)
     each = exact / footprint.model.num_parameters
-    return Audit(claim, reading, exact, each, _verdict(each, claim.says))
+    return Audit(claim, reading, exact, each, _verdict(each, claim.says if reading.says is None else reading.says))
 
 
 def _verdict(figure: float, says: float) -> str:

@@ -44,7 +44,7 @@ def _readings(readings: Sequence[Mapping[str, Any]]) -> Any:
 
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", width=8)
-    table.add_column(width=16)
+    table.add_column(width=20)
     table.add_column()
     for row in readings:
         verdict = str(row["verdict"])
