@@ -67,7 +67,7 @@ def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
         rows.put(key, living, np.where((given != NONE) & applies, given, ABSENT))
     rows.words["model"].put_each(living, which, [model.name if model else None for model in models])
     rows.words["family"].put_each(living, which, [model.family if model else None for model in models])
-    rows.put("num_parameters", living, np.array([int(model.num_parameters) if model else ABSENT for model in models])[which])
+    rows.put("num_parameters", living, np.array([one.size if one.model else ABSENT for one in variants])[which])
     bare = living[np.array([one.bare for one in variants])[which]]
     if len(bare):
         counts, at = np.unique(stretch.number(PARAMS)[bare], return_inverse=True)
@@ -83,7 +83,7 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     own = [one.structure if one.structure is not None else ("alone", at) for at, one in enumerate(variants)]
     kind = np.array([structures.setdefault(structure, len(structures)) for structure in own])[variant_of[part.rows]]
     flat = np.array([one.structure == PARAMS for one in variants])
-    sizes = np.array([int(one.model.num_parameters) if one.model and one.structure == PARAMS else 0 for one in variants])
+    sizes = np.array([one.size if one.structure == PARAMS else 0 for one in variants])
     mine = variant_of[part.rows]
     counts = np.where(sizes[mine] > 0, sizes[mine], stretch.number(PARAMS)[part.rows])
     # models that are nothing but a count differ by it alone

@@ -43,7 +43,9 @@ class Variant:
     """A model that points share.
 
     Attributes:
-        model: its tensors; None where there is an error, or where it is a bare count.
+        model: as it was read; its tensors are left out where its config can make them again. None where there is an error,
+            or where it is a bare count.
+        size: its parameters.
         structure: equal for models that are one model with other numbers; None for one that stands alone.
         bare: whether it is a bare count, found among the points' numbers.
         reads_tokens: whether a sequence length means anything to it.
@@ -51,6 +53,7 @@ class Variant:
     """
 
     model: Model | None = None
+    size: int = 0
     structure: Hashable = None
     bare: bool = False
     reads_tokens: bool = False
@@ -126,10 +129,13 @@ def variant(patch: Patch, reader: Reader) -> Variant:
         model = reader.model(nested(patch).get("model"))
     except MemcalcError as error:
         return Variant(error=str(error))
+    size = int(model.num_parameters)
     if model.config is None:
-        return Variant(model, PARAMS if model.family == PARAMS else None)
+        return Variant(model, size, PARAMS if model.family == PARAMS else None)
     structure = (model.family, model.architecture, model.dtype, structure_key(model.config))
-    return Variant(model, structure, reads_tokens="sequence_length" in load_family(model.family).inputs)
+    # a sweep over sizes of a model holds tens of thousands of them: their configs, not each one's hundreds of tensors
+    slim = replace(model, tensors=(), root=None)
+    return Variant(slim, size, structure, reads_tokens="sequence_length" in load_family(model.family).inputs)
 
 
 def setting(patch: Patch) -> Setting:

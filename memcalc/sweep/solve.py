@@ -60,7 +60,8 @@ class Solver:
     Attributes:
         plan: resolved for all points; its own ranks and accumulation are stand-ins.
         several: whether there is more than one rank.
-        models: those that points refer to; None for one that is nothing but the points' count.
+        models: those that points refer to, without their tensors where they have a config; None for one that is nothing but
+            the points' count.
         answer: takes rows and their figures.
         refuse: takes rows and the error they share.
         strict: whether code that cannot work on arrays, and does not say so, is an error; for tests.
@@ -183,13 +184,15 @@ class Solver:
         first = self.models[int(variants[0])]
         if first is None:
             return bare_model(_plain(counts, shape, kind), "")
-        if (variants == variants[0]).all():
+        if first.config is None:
             return first
-        distinct_variants, which = np.unique(variants, return_inverse=True)
-        configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
-        config = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind))
         assert first.architecture is not None
-        return build_model(load_family(first.family), config, first.architecture, name="", dtype=first.dtype)
+        config, name = first.config, first.name
+        if not (variants == variants[0]).all():
+            distinct_variants, which = np.unique(variants, return_inverse=True)
+            configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
+            config, name = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind)), ""
+        return build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
 
 
 def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:
