@@ -48,12 +48,12 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 @contextlib.contextmanager
 def process_group(here: World, device: str, *, always: bool = False) -> Iterator[None]:
-    """Gloo on CPUs, NCCL on GPUs; nothing for one rank, unless an engine wants a group of one."""
-    if here.size == 1 and not always:
-        yield
-        return
+    """Gloo on CPUs, NCCL on GPUs; nothing for one rank, unless an engine wants a group of one; the group there is, if any."""
     import torch.distributed as dist
 
+    if (here.size == 1 and not always) or (dist.is_available() and dist.is_initialized()):
+        yield
+        return
     if device == "cuda":
         torch.cuda.set_device(here.local)
     kind = "nccl" if device == "cuda" else "gloo"

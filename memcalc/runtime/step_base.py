@@ -139,4 +139,4 @@ class Step:
         """What backward has left."""
         for each in self.trained:
             if each.tensor.grad is not None:
-                yield Holding("gradients", f"{each.name}.grad", each.tensor.grad, each.name)
+                yield Holding("gradients", f"{each.name}.grad", each.tensor.grad, each.name, "reduced gradients")

@@ -32,15 +32,21 @@ def predicted(request: dict[str, Any]) -> dict[int, Counter]:
             component = held.component
             if component == "optimizer_states" and held.place != "device":
                 component = "host_optimizer_states"
-            if component in LISTED:
-                counted[component, starred(held.name), held.requested] += held.times
+            # what lives inside backward alone is gone when the gradients are looked at
+            if component in LISTED and held.lives != "backward":
+                counted[component, _named(component, held.name), held.requested] += held.times
         found[account.layout.index] = counted
     return found
 
 
 def measured(rank: Rank) -> Counter:
     """The same of what was walked."""
-    return Counter((t.component, starred(t.name), t.nbytes) for t in rank.tensors if t.component in LISTED)
+    return Counter((t.component, _named(t.component, t.name), t.nbytes) for t in rank.tensors if t.component in LISTED)
+
+
+def _named(component: str, name: str) -> str:
+    """A reduced group's buffer is called after the group in one place and after its first gradient in the other."""
+    return "" if component == "gradients" and not name.endswith(".grad") else starred(name)
 
 
 def assert_every_byte(record: Measurement) -> None:

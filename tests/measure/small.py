@@ -101,3 +101,8 @@ def frozen_half() -> torch.nn.Module:
     module[0].requires_grad_(False)
     module.register_parameter("unused", torch.nn.Parameter(torch.zeros(5)))
     return module
+
+
+def halves() -> torch.nn.Module:
+    """Two equal layers, so that two ranks' flat partitions end where tensors end."""
+    return torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.Linear(12, 12))
