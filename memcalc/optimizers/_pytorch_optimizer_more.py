@@ -62,7 +62,7 @@ _PLAIN: tuple[tuple[str, str, str, str, str, dict[str, bool]], ...] = (
     ),
     ("PNM", "pnm", "two momenta", "pos_momentum:momentum neg_momentum:momentum", _COMMON, {}),
     ("ADOPT", "adopt", "Adam's two moments", _ADAM, f"{_COMMON} clip_lambda", {}),
-    ("AdaBelief", "adabelief", "momentum and variance of the surprise", _BELIEF, _RECTIFIED, _OFF),
+    ("AdaBelief", "adabelief", "momentum and variance of the surprise", _BELIEF, _RECTIFIED, {**_OFF, "rectify": False}),
     ("AdaBound", "adabound", "Adam's two moments", _BOUND, f"{_COMMON} final_lr gamma", _OFF),
     (
         "AdaDelta",

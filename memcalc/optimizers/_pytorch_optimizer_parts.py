@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from memcalc.optimizers._parts import words
+from memcalc.optimizers._pytorch_optimizer_steps import steps_of
 from memcalc.optimizers.base import Options, Param, State, StatesOf, optimizer
 
 
@@ -16,7 +17,7 @@ def register(
 
     ``foreach`` among the constructor's words is an option that defaults to None, which batches whatever it can on a CPU too
     (pytorch_optimizer/base/optimizer.py:467-506, can_use_foreach); where a class defaults to False it stands in ``options``.
-    Nobody has measured the steps' temporaries.
+    What its step holds for a moment is in ``_pytorch_optimizer_steps.py``, where somebody has measured it.
     """
     names, known = words(constructor), dict(options or {})
     if "foreach" in names:
@@ -30,7 +31,7 @@ def register(
         options=known,
         constructor=names - {"foreach"},
         implementations=forms if "foreach" in known else ("single",),
-        temporaries=None,
+        temporaries=steps_of(cls),
         **fields,
     )
 

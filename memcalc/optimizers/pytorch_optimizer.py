@@ -19,7 +19,7 @@ _NORMS = ("weight_norm", "adam_norm", "trust_ratio")
 
 def _lamb_norms(params: Sequence[Param], o: Options) -> Iterator[State]:
     """Batched, each parameter's three norms are views of three tensors as long as the list (lamb.py:172-183)."""
-    if o.foreach is False:
+    if o.foreach is False or o.rectify:
         return
     lists: dict[str, Count] = {}
     for p in params:
@@ -33,15 +33,15 @@ def _lamb_norms(params: Sequence[Param], o: Options) -> Iterator[State]:
     "Lamb",
     "lamb.py",
     "momentum, variance and three norms, in the parameter's dtype",
-    f"lr betas {_DECAY} rectify degenerated_to_sgd n_sma_threshold grad_averaging max_grad_norm adam pre_norm eps"
-    " foreach maximize",
+    f"lr betas {_DECAY} degenerated_to_sgd n_sma_threshold grad_averaging max_grad_norm adam pre_norm eps foreach maximize",
+    {"rectify": False},
     shared=_lamb_norms,
 )
 def lamb(p: Param, o: Options) -> Iterator[State]:
-    """The norms are the parameter's own only where it steps alone (lamb.py:267-269)."""
+    """The norms are the parameter's own only where it steps alone (lamb.py:267-269), as rectification makes it do."""
     yield whole(p, "exp_avg", "momentum")
     yield whole(p, "exp_avg_sq", "variance")
-    if o.foreach is False:
+    if o.foreach is False or o.rectify:
         for key in _NORMS:
             yield scalar(key, "scales", p.dtype)
 
