@@ -46,6 +46,8 @@ class Layout:
         multiplicity: how many ranks are alike.
         notes: what had to be assumed.
         partial: roles of which more exists than is listed here (a gather in flight), so that their total is not known.
+        lesser: of many jobs at once, ``params`` as ranks hold them whose piece is the smaller rest; those ranks are not
+            listed, for with less to update they hold less, which is to be checked of the optimizer's states.
     """
 
     resident: tuple[Holding, ...]
@@ -61,6 +63,7 @@ class Layout:
     cast: tuple[Holding, ...] = ()
     early: bool = False
     in_turn: bool = False
+    lesser: tuple[Param, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ fullest. source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_param.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
-from memcalc.arrays import Count, ceil_div, is_array, maximum, minimum
+from memcalc.arrays import Count, ceil_div, is_array, maximum, minimum, where
 from memcalc.errors import InputError
+from memcalc.optimizers.base import Param
 from memcalc.parallelism.base import (
     Holding,
     Layout,
@@ -37,13 +39,13 @@ def layouts(setting: Setting, ranks: int) -> list[Layout]:
         if not tensor.shape:
             raise InputError("model", tensor.name, "has no dimension to shard", "use zero_backend deepspeed or megatron")
     if is_array(setting.shards):
-        return [_rank(setting, 0, setting.replicas)]
+        return [replace(_rank(setting, 0, setting.replicas), lesser=_rests(setting))]
     assert isinstance(setting.shards, int)
     pieces = [
         (rank, tuple(_local(tensor, setting, rank) for tensor in setting.model.parameters)) for rank in range(setting.shards)
     ]
     if any(is_array(rows) for _, locals_ in pieces[:1] for rows in locals_):
-        return [_rank(setting, 0, setting.shards * setting.replicas)]
+        return [replace(_rank(setting, 0, setting.shards * setting.replicas), lesser=_rests(setting))]
     distinct = [list(group) for _, group in groupby(pieces, key=lambda piece: piece[1])]
     return [_rank(setting, group[0][0], len(group) * setting.replicas) for group in distinct]
 
@@ -52,6 +54,17 @@ def _local(tensor: Tensor, setting: Setting, rank: int) -> Count:
     """Rows of the first dimension this rank really holds (torch.chunk's split)."""
     rows = ceil_div(tensor.shape[0], setting.shards)
     return maximum(0, minimum(rows, tensor.shape[0] - rank * rows))
+
+
+def _rests(setting: Setting) -> tuple[Param, ...]:
+    """Each trainable tensor's last piece, where it is smaller than the others; else the piece they all are."""
+
+    def rest(tensor: Tensor) -> Count:
+        rows = ceil_div(tensor.shape[0], setting.shards)
+        left = tensor.shape[0] % rows
+        return where(left > 0, left, rows)
+
+    return tuple(handed(setting, tensor, shape=(rest(tensor), *tensor.shape[1:])) for tensor in setting.trainable)
 
 
 def _padded(tensor: Tensor, setting: Setting) -> Count:

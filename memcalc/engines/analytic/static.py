@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from memcalc.arrays import Count, maximum, rounded, where
+from memcalc.arrays import Count, is_array, maximum, rounded, where
 from memcalc.engines.analytic.needs import Needs, step_needs
 from memcalc.engines.analytic.plan import Plan
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
-from memcalc.parallelism.base import Holding, Layout, scalar
+from memcalc.parallelism.base import Holding, Layout, ScalarOnlyError, scalar
 from memcalc.parallelism.engines import layouts
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, within
@@ -84,10 +84,30 @@ def accounts(plan: Plan, model: Model, ranks: int) -> list[Account]:
     Raises:
         ScalarOnlyError: there are several layouts, and which is the fullest differs from job to job.
     """
-    counted = [account(plan, layout, model) for layout in layouts(plan.setting(model), plan.backend, ranks)]
+    laid = layouts(plan.setting(model), plan.backend, ranks)
+    if any(_more_for_less(plan, layout) for layout in laid):
+        raise ScalarOnlyError
+    counted = [account(plan, layout, model) for layout in laid]
     if len(counted) > 1:
         counted.sort(key=lambda one: -scalar(one.by_rounded.stretch.top))
     return counted
+
+
+def _more_for_less(plan: Plan, layout: Layout) -> bool:
+    """Whether in any job a smaller piece of a tensor has more state: quantised optimizers leave odd or small ones whole."""
+    for more, less in zip(layout.params, layout.lesser, strict=False):
+        if more.numel is less.numel:
+            continue
+        excess = _state_blocks(plan, less) > _state_blocks(plan, more)
+        if excess.any() if is_array(excess) else excess:  # type: ignore[union-attr]
+            return True
+    return False
+
+
+def _state_blocks(plan: Plan, param: Param) -> Count:
+    """Device bytes of one parameter's states, in blocks."""
+    states = plan.optimizer.states(param, plan.options)
+    return sum((rounded(state.nbytes) * state.count for state in states if state.place == "device"), 0)
 
 
 def account(plan: Plan, layout: Layout, model: Model) -> Account:
