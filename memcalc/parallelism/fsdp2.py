@@ -61,7 +61,7 @@ def _rests(setting: Setting) -> tuple[Param, ...]:
 
     def rest(tensor: Tensor) -> Count:
         rows = ceil_div(tensor.shape[0], setting.shards)
-        left = tensor.shape[0] % rows
+        left = tensor.shape[0] % maximum(rows, 1)
         return where(left > 0, left, rows)
 
     return tuple(handed(setting, tensor, shape=(rest(tensor), *tensor.shape[1:])) for tensor in setting.trainable)
