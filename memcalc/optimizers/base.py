@@ -267,6 +267,8 @@ def _typed(value: Any, default: Any, path: str) -> Any:
         raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)  # JSON and YAML know no tuples
     if not isinstance(value, type(default)):
         raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
     return value
