@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memcalc.api import compare, estimate
+    from memcalc.api import compare, estimate, measure
     from memcalc.check import check_files as check
     from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
     from memcalc.footprint import Footprint
@@ -21,6 +21,7 @@ _EXPORTS = {
     "estimate": ("memcalc.api", "estimate"),
     "compare": ("memcalc.api", "compare"),
     "check": ("memcalc.check", "check_files"),
+    "measure": ("memcalc.api", "measure"),
     "Footprint": ("memcalc.footprint", "Footprint"),
     "Job": ("memcalc.job", "Job"),
     "MemcalcError": ("memcalc.errors", "MemcalcError"),
@@ -31,6 +32,7 @@ _EXPORTS = {
 
 __all__ = [
     "Footprint", "InputError", "Job", "MemcalcError", "MissingPackageError", "NotModelledError", "check", "compare", "estimate",
+    "measure",
 ]  # fmt: skip
 
 

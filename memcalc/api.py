@@ -15,6 +15,8 @@ from memcalc.verdict import judged
 if TYPE_CHECKING:
     import torch
 
+    from memcalc.measurement import Measurement
+
 
 def estimate(model: str | Mapping[str, Any] | Model | torch.nn.Module, **keys: Any) -> Footprint:
     """Where the bytes of one training step go.
@@ -84,6 +86,28 @@ def compare_mapping(
         for name in names
         if (chosen := {"optimizer": name, "precision": scheme})
     ]
+
+
+def measure(
+    model: str | Mapping[str, Any], *, device: str = "cpu", settings: Mapping[str, Any] | None = None, **keys: Any
+) -> Measurement:
+    """A job's real steps, taken in a process of their own and read to the byte.
+
+    Args:
+        model: a shipped name, a path, ``hf:org/name``, ``py:module:factory`` or a config with its ``model_type``.
+        device: ``cpu`` or ``cuda``.
+        settings: what a measurement is told beside its job: ``iterations``, ``inputs``, ``loss``, ``schedule``, …
+        **keys: the keys of a job, as for :func:`estimate`.
+
+    Returns:
+        The record. A step that fails is a record too, whose ``failure`` says why.
+
+    Raises:
+        MemcalcError: a job that cannot be, or no torch or no device to run it on.
+    """
+    from memcalc.engines.measure.process import measure_mapping, read_settings
+
+    return measure_mapping({**keys, "model": model}, device=device, settings=read_settings(settings or {}))
 
 
 def estimator(model: str | Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Footprint]:

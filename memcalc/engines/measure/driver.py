@@ -34,9 +34,9 @@ def process_bytes(index: int) -> int | None:
     if nvml is None:
         return None
     try:
-        handle = nvml.nvmlDeviceGetHandleByPciBusId(_bus_id(index))
-        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except nvml.NVMLError:
+        handle_of: Any = torch.cuda._get_pynvml_handler  # minds CUDA_VISIBLE_DEVICES
+        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle_of(index))
+    except (nvml.NVMLError, RuntimeError, AttributeError):
         return None
     mine = [each for each in listed if each.pid == os.getpid()] or (listed if len(listed) == 1 else [])
     used = mine[0].usedGpuMemory if mine else None
@@ -135,11 +135,6 @@ class HistoryReader:
     def _trace(self) -> list[dict[str, Any]]:
         traces: list[list[dict[str, Any]]] = torch.cuda.memory._snapshot()["device_traces"]
         return traces[self.index] if self.index < len(traces) else []
-
-
-def _bus_id(index: int) -> str:
-    properties: Any = torch.cuda.get_device_properties(index)
-    return f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
 
 
 def _nvml() -> Any:

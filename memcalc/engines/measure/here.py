@@ -130,7 +130,7 @@ def failure_of(error: Exception, loop: Loop, out_of_memory: Mapping[str, int]) -
         return Failure(kind="refused", message=str(error), **told)
     asked = _ran_out(error, first)
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    if asked is None and not out_of_memory:
+    if asked is None:
         return Failure(kind="raised", message=message, **told)
     return Failure(kind="out_of_memory", message=message, **told, **{"asked": asked or None, **out_of_memory})
 

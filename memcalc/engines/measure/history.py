@@ -11,10 +11,11 @@ from typing import Any
 from memcalc.measurement import History
 
 ACTIONS = (
-    "alloc", "free_requested", "free_completed", "segment_alloc", "segment_free", "segment_map", "segment_unmap", "snapshot",
-    "oom",
+    "alloc", "free_requested", "free_completed", "segment_alloc", "segment_free", "segment_map", "segment_unmap", "oom",
 )  # fmt: skip
 """Names of events (pytorch c10/cuda/CUDACachingAllocator.h:TraceEntry::Action); a row has their number."""
+LOOKS = frozenset({"snapshot"})
+"""Events that are the measurement's own looking, and are left out."""
 
 
 def pack(trace: Iterable[Mapping[str, Any]], cuts: Sequence[tuple[str, int]]) -> History:
@@ -37,6 +38,8 @@ def pack(trace: Iterable[Mapping[str, Any]], cuts: Sequence[tuple[str, int]]) ->
         while phase + 1 < len(starts) and starts[phase + 1] <= at:
             phase += 1
         action = str(entry["action"])
+        if action in LOOKS:
+            continue
         address = addresses.setdefault(int(entry.get("addr", entry.get("device_free", 0))), len(addresses))
         stream = streams.setdefault(int(entry.get("stream", 0)), len(streams))
         rows.append([ACTIONS.index(action) if action in ACTIONS else -1, address, int(entry["size"]), stream, phase])
