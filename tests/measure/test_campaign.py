@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("torch", reason="a campaign runs real steps")
 
+from memcalc.__main__ import run
 from memcalc.campaign import read_campaign
-from memcalc.cli.measure import RecordFormat
-from memcalc.engines.measure import runner
+from memcalc.engines.measure import process, runner
+from memcalc.engines.measure.here import measure_here
 from memcalc.engines.measure.process import bare_environment
 from memcalc.errors import InputError, MissingPackageError
 from memcalc.measurement import Measurement
@@ -170,7 +171,7 @@ def test_without_a_device_nothing_is_begun(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.gz"))
 
 
-def test_the_command_runs_a_campaign_for_real(tmp_path):
+def test_the_command_runs_a_campaign_for_real(tmp_path, capsys):
     """Two real cases in processes of their own, one of which fails: exit code 2, two records, and the reason said."""
     file = tmp_path / "campaign.yaml"
     file.write_text(
@@ -180,9 +181,8 @@ def test_the_command_runs_a_campaign_for_real(tmp_path):
     )
     out = tmp_path / "records"
     command = [sys.executable, "-m", "memcalc", "measure", "--campaign", str(file), "--out", str(out)]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "trust it with --allow-code" in refused.stderr
+    assert run(command[3:]) == 2
+    assert "trust it with --allow-code" in capsys.readouterr().err
     done = subprocess.run([*command, "--allow-code"], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "2 of 2 cases recorded" in done.stdout
@@ -192,14 +192,34 @@ def test_the_command_runs_a_campaign_for_real(tmp_path):
     assert statuses == {"g-works.json.gz": "measured", "g-breaks.json.gz": "failed"}
 
 
-def test_the_command_prints_a_footprint(tmp_path):
+def test_the_command_prints_a_footprint(tmp_path, capsys, monkeypatch):
     """``memcalc measure`` prints the contract's object and nothing else, and leaves the whole record where it is told."""
     out = tmp_path / "mlp.json"
-    command = [sys.executable, "-m", "memcalc", "measure", "mlp", "--format", RecordFormat.json.value, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
+    monkeypatch.setattr(process, "measure_apart", lambda ask, ranks: measure_here(ask))
+    assert run(["measure", "mlp", "--format", "json", "--out", str(out), "--iterations", "1"]) == 0
+    shown = json.loads(capsys.readouterr().out)
     assert (shown["engine"], shown["peak"]["allocated"], shown["peak"]["reserved"]) == ("measure", None, None)
     count = shown["model"]["num_parameters"]
     assert shown["components"]["optimizer_states"] + shown["components"]["master_parameters"] == 12 * count
     assert read_measurement(out).model.num_parameters == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["mlp", "--optimizer", "torch:LBFGS"], 2, "evaluates the model again inside its step"),
+        (["py:tests.measure.small:hungry", "--precision", "fp32"], 1, "can't allocate memory"),
+        (["py:tests.measure.small:broken", "--precision", "fp32"], 2, "KeyError: 'no such thing'"),
+        (["mlp", "--campaign", "x.yaml", "--out", "there"], 2, "says all of its jobs itself; leave the other flags out"),
+        (["--campaign", "x.yaml"], 2, "--out: is missing; name the folder of the records"),
+        (["mlp", "--iterations", "0"], 2, "iterations: 0 is below 1"),
+        (["mlp", "--schedule", "sometimes"], 2, "schedule: sometimes is not one of the choices"),
+    ],
+)
+def test_the_command_s_exit_codes_are_the_contract_s(arguments, code, says, capsys, monkeypatch):
+    """Out of memory is a no; what could not be run or asked is 2; each is one line on stderr."""
+    monkeypatch.setattr(process, "measure_apart", lambda ask, ranks: measure_here(ask))
+    assert run(["measure", *arguments]) == code
+    said = capsys.readouterr()
+    assert says in said.err
+    assert said.out == ""

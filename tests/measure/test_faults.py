@@ -97,7 +97,7 @@ def test_parameters_without_gradients_are_named():
         ({"model": "nonsuch"}, "refused", "is neither a shipped model nor a path"),
         ({"optimizer": "lomo", "precision": "fp16"}, "refused", "would update masters after it"),
         pytest.param(
-            {"precision": "deepspeed-fp16"},
+            {"precision": "apex-o2"},
             "refused",
             "is a layout that torch alone does not run",
             marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="without DeepSpeed its absence is said first"),

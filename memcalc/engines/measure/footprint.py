@@ -70,7 +70,7 @@ def peak_of(rank: Rank) -> Peak:
     counters = phase.peak
     return Peak(
         requested=_main(found), allocated=counters.allocated, reserved=counters.reserved, device=device,
-        low=counters.allocated or _main(found), high=counters.allocated, phase=phase.phase,
+        low=counters.allocated, high=counters.allocated, phase=phase.phase,
         instant=phase.what or f"within {phase.phase}", iteration=iteration,
     )  # fmt: skip
 
