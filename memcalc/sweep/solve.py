@@ -160,8 +160,13 @@ class Solver:
         return exact_figures(plan, model, 2 if self.several else 1)
 
     def _apart(self, points: Points, models: Array, model_of: Array, mesh_of: Array, *, singly: bool = False) -> None:
-        """Answer model by model, and where there is one already, mesh by mesh."""
-        first, which = distinct(model_of, mesh_of) if singly or len(models) == 1 else (models, model_of)
+        """Answer model by model, and where there is one already, meshes in halves: often few of them are the trouble."""
+        if singly:
+            first, which = distinct(model_of, mesh_of)
+        elif len(models) > 1:
+            first, which = models, model_of
+        else:
+            first, which = np.arange(2), (mesh_of > mesh_of.max() // 2).astype(np.int64)
         order = np.argsort(which, kind="stable")
         for part in np.split(order, np.cumsum(np.bincount(which, minlength=len(first)))[:-1]):
             if len(part):
