@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="a measurement is a real step")
@@ -96,12 +94,7 @@ def test_parameters_without_gradients_are_named():
         ({"model": {"params": 1000}}, "refused", "has no code that could be run"),
         ({"model": "nonsuch"}, "refused", "is neither a shipped model nor a path"),
         ({"optimizer": "lomo", "precision": "fp16"}, "refused", "would update masters after it"),
-        pytest.param(
-            {"precision": "apex-o2"},
-            "refused",
-            "is a layout that torch alone does not run",
-            marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="without DeepSpeed its absence is said first"),
-        ),
+        ({"precision": "apex-o2"}, "refused", "is a layout that torch alone does not run"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_sentence(request_, kind, says):
