@@ -114,7 +114,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     """
     switches = {"float16": "fp16", "bfloat16": "bf16", "float32": None}
     scheme = recipe.scheme
-    plain = scheme.name in ("fp16", "bf16", "fp32")
+    plain = scheme.name in ("fp16", "bf16", "fp32", "deepspeed-fp16")
     if not plain or scheme.parameter is None or recipe.stage == 0:
         what = scheme.name if not plain else f"zero_stage {recipe.stage}"
         raise NotModelledError(
