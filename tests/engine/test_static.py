@@ -112,6 +112,13 @@ def test_bad_jobs_are_refused_in_one_sentence(keys, message):
         footprint(model_from_config(TINY), **keys)
 
 
+def test_a_flat_partition_is_not_handed_to_an_optimizer_of_matrices():
+    """ZeRO-1 gives the optimizer one flat vector, which torch's Muon refuses: an error, not a fault."""
+    model = Model("m", "m", (Tensor("w", (8, 8), kind="linear"),))
+    with pytest.raises(InputError, match=r"^training\.optimizer: torch:Muon takes only .* deepspeed hands it 1-D tensors"):
+        footprint(model, optimizer="torch:Muon", precision="bf16", zero_stage=1, dp=2)
+
+
 @pytest.mark.parametrize("key", ["tp", "pp", "cp", "ep"])
 def test_what_is_not_modelled_is_said(key):
     """Parallelism beyond data parallelism is not guessed at."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from memcalc.arrays import Count, is_array, maximum, rounded, where
 from memcalc.engines.analytic.needs import Needs, step_needs
 from memcalc.engines.analytic.plan import Plan
+from memcalc.errors import InputError
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
 from memcalc.parallelism.base import Holding, Layout, ScalarOnlyError, scalar
@@ -111,7 +112,18 @@ def _state_blocks(plan: Plan, param: Param) -> Count:
 
 
 def account(plan: Plan, layout: Layout, model: Model) -> Account:
-    """One layout's tape."""
+    """One layout's tape.
+
+    Raises:
+        InputError: the engine hands the optimizer a flat partition, and it takes matrices alone.
+    """
+    refused = [param for param in layout.params if plan.optimizer.accepts(param) is False]
+    if refused:
+        name, rank = plan.optimizer.name, len(refused[0].shape)
+        raise InputError(
+            "training.optimizer", name, f"takes only {plan.optimizer.needs}, and {plan.backend} hands it {rank}-D tensors",
+            "use zero_stage 0, zero_backend fsdp2 or another optimizer",
+        )  # fmt: skip
     needs = step_needs(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
     return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], needs)), states)
