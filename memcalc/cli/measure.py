@@ -70,7 +70,7 @@ def measure(
     history: Annotated[bool, _of(STEP, "--history", text="Record the CUDA allocator's events.")] = False,
     alone: Annotated[bool, _of(STEP, "--alone", text="Nothing else runs on the device.")] = False,
     timeout: Annotated[
-        float | None, _of(STEP, "--timeout", text="Seconds until it is ended (default 300).", metavar="S")
+        float | None, _of(STEP, "--timeout", text="Seconds until it is ended (default 3600).", metavar="S")
     ] = None,
     campaign: Annotated[
         list[Path] | None, _of(CAMPAIGN, "--campaign", text="Run the cases of a file, into --out DIR.", metavar="FILE")

@@ -62,7 +62,13 @@ class Built(NamedTuple):
 
 
 def build(
-    job: Job, *, inputs: Sequence[str] = (), app_dir: Path | None = None, base_dir: Path | None = None, seed: int = 0
+    job: Job,
+    *,
+    inputs: Sequence[str] = (),
+    app_dir: Path | None = None,
+    base_dir: Path | None = None,
+    seed: int = 0,
+    usual: int = SEQUENCE,
 ) -> Built:
     """The module a job names.
 
@@ -72,6 +78,7 @@ def build(
         app_dir: the folder put on the import path for ``py:``.
         base_dir: the folder relative paths start from.
         seed: of the weights.
+        usual: tokens of a sample where the job does not say.
 
     Raises:
         InputError: nothing of that name, or sizes it cannot be fed.
@@ -83,43 +90,43 @@ def build(
     source = SHORT.get(job.model, job.model) if isinstance(job.model, str) else job.model
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for answers
         if isinstance(source, str) and source.strip().startswith("py:"):
-            built = _from_code(source, job.training, given, app_dir)
+            built = _from_code(source, job.training, given, app_dir, usual)
         else:
             found = find_config(source, app_dir=app_dir, base_dir=base_dir)
             if isinstance(found, Model):
                 way_out = "name a config, or py:package.module:factory"
                 raise NotModelledError("model", found.name, "has no code that could be run", way_out)
-            built = _from_config(found.config, found.name, job.training, given)
+            built = _from_config(found.config, found.name, job.training, given, usual)
     built.module.train()
     return built
 
 
-def _from_code(source: str, training: Training, given: list[Input], app_dir: Path | None) -> Built:
+def _from_code(source: str, training: Training, given: list[Input], app_dir: Path | None, usual: int) -> Built:
     loaded = load_target(source, app_dir, device="cpu")
-    batch, sequence = training.micro_batch_size or 1, training.sequence_length or SEQUENCE
+    batch, sequence = training.micro_batch_size or 1, training.sequence_length or usual
     read = given or inferred(loaded.module, batch, sequence, training.image_size or IMAGE)
     sizes = {"micro_batch_size": read[0].shape[0] if read[0].shape else batch}
     architecture = type(loaded.module).__name__
     return Built(loaded.module, loaded.name, "module", architecture, read, {}, sizes, source, loaded.assumptions)
 
 
-def _from_config(config: Mapping[str, Any], name: str, training: Training, given: list[Input]) -> Built:
+def _from_config(config: Mapping[str, Any], name: str, training: Training, given: list[Input], usual: int) -> Built:
     family = load_family(str(config.get("model_type")), "model.model_type")
     architecture, assumed = chosen_architecture(family, config, "model")
     keys = {key: value for key, value in config.items() if key not in OWN_KEYS}
     if family.model_type.startswith("torchvision"):
         built = _by_torchvision(family.model_type, keys, architecture, training)
     else:
-        built = _by_transformers(family.model_type, keys, SPELLED.get(architecture, architecture), training)
+        built = _by_transformers(family.model_type, keys, SPELLED.get(architecture, architecture), training, usual)
     sizes = {key: value for key, value in built.sizes.items() if key == "micro_batch_size" or key in family.inputs}
     return built._replace(name=name, sizes=sizes, inputs=given or built.inputs, assumptions=assumed)
 
 
-def _by_transformers(model_type: str, keys: Mapping[str, Any], architecture: str, training: Training) -> Built:
+def _by_transformers(model_type: str, keys: Mapping[str, Any], architecture: str, training: Training, usual: int) -> Built:
     transformers = _package("transformers")
     try:
         config = transformers.CONFIG_MAPPING[model_type](**keys)
-        sizes = sizes_of(training, config)
+        sizes = sizes_of(training, config, usual)
         settle_config(architecture, config, sizes)
         kernel = None if training.attention == "auto" else "eager" if training.attention == "eager" else "sdpa"
         module = getattr(transformers, architecture)._from_config(config, attn_implementation=kernel)

@@ -14,6 +14,8 @@ from memcalc.runtime.inputs import Input
 
 SEQUENCE, IMAGE = 128, 224
 """Where neither the job nor the model says: tokens, and pixels of a side."""
+CPU_SEQUENCE = 32
+"""The same on a CPU, whose half-precision arithmetic is slow; nothing that is kept depends on it."""
 
 
 class Sizes(NamedTuple):
@@ -25,10 +27,10 @@ class Sizes(NamedTuple):
     image: tuple[int, int]
 
 
-def sizes_of(training: Training, config: Any) -> Sizes:
-    """What the job says, and what the model's config makes of the rest."""
-    longest = _first(config, "max_position_embeddings", "n_positions", "max_target_positions", "n_ctx") or SEQUENCE
-    sequence = training.sequence_length or min(SEQUENCE, int(longest))
+def sizes_of(training: Training, config: Any, usual: int = SEQUENCE) -> Sizes:
+    """What the job says, and what the model's config makes of the rest; ``usual`` tokens where nobody says."""
+    longest = _first(config, "max_position_embeddings", "n_positions", "max_target_positions", "n_ctx") or usual
+    sequence = training.sequence_length or min(usual, int(longest))
     frames = 2 * config.max_source_positions if _is_audio(config) else None
     image = _sides(training.image_size or _first(config, "image_size") or IMAGE)
     return Sizes(training.micro_batch_size or 1, sequence, training.source_length or frames or sequence, image)

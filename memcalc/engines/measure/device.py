@@ -8,7 +8,8 @@ from memcalc.engines.measure.meter import Recorder
 from memcalc.measurement import Component, Rank
 
 if TYPE_CHECKING:
-    from memcalc.engines.measure.loop import Loop, Question
+    from memcalc.engines.measure.loop import Loop
+    from memcalc.engines.measure.question import Question
 
 
 class DeviceWatch:

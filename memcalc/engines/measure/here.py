@@ -21,7 +21,8 @@ from memcalc.models import Model
 from memcalc.records import dataclass
 
 if TYPE_CHECKING:
-    from memcalc.engines.measure.loop import Loop, Question
+    from memcalc.engines.measure.loop import Loop
+    from memcalc.engines.measure.question import Question
     from memcalc.runtime.ranks import World
 
 
@@ -76,7 +77,7 @@ def measure_here(ask: Ask) -> Measurement | None:
 
 def _measured(ask: Ask, job: Job, plan: Plan, here: World, begun: float) -> Measurement | None:
     from memcalc.engines.measure.environment import environment
-    from memcalc.engines.measure.loop import Question
+    from memcalc.engines.measure.question import Question
     from memcalc.runtime.ranks import gathered
 
     app_dir, base_dir = (None if folder is None else Path(folder) for folder in (ask.app_dir, ask.base_dir))

@@ -6,60 +6,28 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from memcalc.campaign import RunSettings
-from memcalc.engines.analytic.plan import Plan
+from memcalc.engines.measure.around import counts_of, floating_dtype, only_kernel, trained_parameters, waiting
 from memcalc.engines.measure.meter import CudaMeter, Meter, Recorder
+from memcalc.engines.measure.question import Question
 from memcalc.engines.measure.walked import Rows, gradient_rows, input_rows, kept_rows, state_rows
 from memcalc.errors import InputError
-from memcalc.job import Job
 from memcalc.measurement import Iteration, Phase
-from memcalc.records import dataclass
 from memcalc.runtime.build import Built, build, cast_parameters, with_lora
 from memcalc.runtime.checkpointing import switch_on
+from memcalc.runtime.family_inputs import CPU_SEQUENCE, SEQUENCE
 from memcalc.runtime.inputs import called, make_batch
 from memcalc.runtime.losses import make_loss
-from memcalc.runtime.module import kind_of_owner
 from memcalc.runtime.optimizers import Trained
-from memcalc.runtime.ranks import World, inner_module, wrapped
+from memcalc.runtime.ranks import inner_module, wrapped
 from memcalc.runtime.step_base import Recipe, Step
 from memcalc.runtime.stepping import make_schedule, make_step
 
 MORE = 16
 """Steps beyond those asked for that may be taken while loss scaling leaves some out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One measurement on one rank.
-
-    Attributes:
-        job: what is asked.
-        plan: the same with every name resolved.
-        settings: what a measurement is told beside it.
-        device: ``cpu`` or ``cuda``.
-        here: this rank.
-        app_dir: the folder for ``py:`` models.
-        base_dir: the folder relative paths start from.
-    """
-
-    job: Job
-    plan: Plan
-    settings: RunSettings
-    device: str
-    here: World
-    app_dir: Path | None = None
-    base_dir: Path | None = None
-
-    @property
-    def place(self) -> str:
-        """The device of this rank's tensors."""
-        return f"cuda:{self.here.local}" if self.device == "cuda" else "cpu"
 
 
 class Loop:
@@ -113,7 +81,7 @@ class Loop:
         with recorder.phase("init", "model"):
             self.built = build(
                 question.job, inputs=question.settings.inputs, app_dir=question.app_dir, base_dir=question.base_dir,
-                seed=question.settings.seed,
+                seed=question.settings.seed, usual=CPU_SEQUENCE if question.device == "cpu" else SEQUENCE,
             )  # fmt: skip
             module = self.built.module
             if question.settings.lora is not None:
@@ -121,9 +89,9 @@ class Loop:
             cast_parameters(module, plan.scheme)
             module.to(question.place)
             switch_on(module, question.job.training.activation_checkpointing)
-        self.counts = _counts(module)
+        self.counts = counts_of(module)
         self.kernels = getattr(getattr(module, "config", None), "_attn_implementation", None)
-        self.floating = _floating(module)
+        self.floating = floating_dtype(module)
         with recorder.phase("init", "inputs"):
             seed = question.settings.seed + question.here.rank
             self.batch = make_batch(self.built.inputs, question.place, self.floating, seed)
@@ -169,7 +137,7 @@ class Loop:
         recorder = self.recorder
         placed, named = called(self.batch)
         told: dict[str, Any] = {"micro_batch": micro_batch, "iteration": index}
-        with _waiting(self.module, final=final), _attention(self.question.job.training.attention):
+        with waiting(self.module, final=final), only_kernel(self.question.job.training.attention):
             with self._autocast():
                 if self.question.plan.scheme.copy is not None:
                     self.meter.watch_copies_of(inner_module(self.module).parameters())
@@ -240,52 +208,3 @@ class Loop:
                 delattr(self, name)
         self.batch, self.trained = {}, []
         gc.collect()
-
-
-def trained_parameters(module: Any) -> list[Trained]:
-    """The parameters that receive a gradient, each once, with the operator that reads it."""
-    found: dict[int, Trained] = {}
-    for prefix, owner in module.named_modules():
-        for leaf, param in owner.named_parameters(recurse=False):
-            if param.requires_grad:
-                name = f"{prefix}.{leaf}" if prefix else leaf
-                found.setdefault(id(param), Trained(name, param, kind_of_owner(owner, leaf, param.dim()) or "other"))
-    return list(found.values())
-
-
-def _counts(module: Any) -> tuple[int, int, int]:
-    params = list(module.parameters())
-    return sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad), len(params)
-
-
-def _floating(module: Any) -> str:
-    """The dtype floating-point inputs take: that of the first parameter."""
-    for param in module.parameters():
-        if param.is_floating_point():
-            return str(param.dtype).removeprefix("torch.")
-    return "float32"
-
-
-@contextlib.contextmanager
-def _waiting(module: Any, *, final: bool) -> Iterator[None]:
-    """Reduce gradients across ranks with the last micro-batch alone, as accumulation is meant to be run under DDP."""
-    # DeepSpeed's engine counts micro-batches by itself, and refuses both at once
-    no_sync = None if type(module).__name__ == "DeepSpeedEngine" else getattr(module, "no_sync", None)
-    with no_sync() if callable(no_sync) and not final else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
-def _attention(asked: str) -> Iterator[None]:
-    """Only the kernel that was asked for; torch's own choice for ``auto``, and none of them for ``eager``."""
-    if asked in ("auto", "eager"):
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    kernels = {
-        "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
-        "cudnn": SDPBackend.CUDNN_ATTENTION,
-    }  # fmt: skip
-    with sdpa_kernel([kernels[asked]]):
-        yield

@@ -27,6 +27,8 @@ from memcalc.validation import explain
 
 TAIL = 2000
 """Characters of a process's last words that are kept."""
+PATIENCE = 3600.0
+"""Seconds a measurement may take where nobody says: one that a person waits for, not a case among hundreds."""
 GRACE = 5.0
 """Seconds between asking a process to end and ending it."""
 
@@ -64,7 +66,7 @@ def measure_mapping(
     name = case or job.name or (model if isinstance(model, str) else str(model.get("name", model.get("model_type", "model"))))
     request = job.model_dump(mode="json", exclude_defaults=True)
     folder = None if base_dir is None else str(base_dir)
-    ask = Ask(request, device, settings or RunSettings(), name, app_dir, folder, command)
+    ask = Ask(request, device, settings or read_settings({}), name, app_dir, folder, command)
     ranks = job.parallelism
     return measure_apart(ask, ranks.dp or (ranks.dp_shard or 1) * (ranks.dp_replicate or 1))
 
@@ -161,12 +163,12 @@ def bare_environment(ask: Ask) -> Environment:
 
 
 def read_settings(told: Mapping[str, Any]) -> RunSettings:
-    """Settings from plain values.
+    """Settings of one measurement from plain values, with an hour to take it.
 
     Raises:
         InputError: one that breaks a rule.
     """
     try:
-        return RunSettings.model_validate(dict(told))
+        return RunSettings.model_validate({"timeout": PATIENCE, **told})
     except ValidationError as error:
         raise explain(error, "", RunSettings.model_fields) from None
