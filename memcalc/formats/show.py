@@ -52,4 +52,5 @@ def several(footprints: Sequence[Footprint], form: str, *, exact: bool = False, 
     else:
         from memcalc.formats import table
 
-        table.console().print(table.render_rows(footprints, exact=exact))
+        out = table.console()
+        out.print(table.render_rows(footprints, exact=exact, width=out.width))

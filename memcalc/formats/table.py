@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from typing import IO, TextIO, cast
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,18 +16,39 @@ from rich.table import Table
 from rich.text import Text
 
 from memcalc.footprint import Footprint, Held
-from memcalc.formats.sheet import Line, Sheet, per_parameter, scale, sheet
-from memcalc.formats.sheet import verdict as verdict_line
+from memcalc.formats.sheet import Line, Scale, Sheet, per_parameter, scale, sheet
 
+PIPE_WIDTH = 120
+"""Columns of a table that no terminal bounds."""
+NARROW = 100
+"""Columns below which a comparison keeps only what differs between its rows."""
+_PADDING = re.compile(r"[ \t]+(?=\n)")
 STYLES = {"fits": "green", "tight": "yellow", "does_not_fit": "red", "unknown": "yellow"}
 
 
+class _Trimmed(io.TextIOBase):
+    """A stream without the spaces that a table pads its lines with: nobody sees them, and a diff trips over them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Pass the text on, its lines' ends bare."""
+        return self.stream.write(_PADDING.sub("", text))
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+        self.stream.flush()
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that colours a terminal only, honours NO_COLOR, and keeps 80 columns through a pipe wide enough for tables."""
-    drawn = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not drawn.is_terminal:
-        drawn = Console(stderr=stderr, highlight=False, width=max(drawn.width, 120), no_color=True, force_terminal=False)
-    return drawn
+    """A console that colours a terminal only and honours NO_COLOR; a pipe is 120 columns wide unless COLUMNS says."""
+    drawn = Console(stderr=stderr, highlight=False)
+    if drawn.is_terminal:
+        return drawn
+    stream = _Trimmed(sys.stderr if stderr else sys.stdout)
+    width = None if os.environ.get("COLUMNS") else PIPE_WIDTH
+    return Console(file=cast(IO[str], stream), highlight=False, width=width, no_color=True, force_terminal=False)
 
 
 def render(footprint: Footprint, *, exact: bool = False, explain: bool = False) -> RenderableType:
@@ -84,40 +110,42 @@ def explanation(buffers: Iterable[Held], *, exact: bool) -> Table:
     return table
 
 
-def render_rows(footprints: Sequence[Footprint], *, exact: bool = False) -> RenderableType:
-    """Several footprints side by side, each with its difference to the first."""
+def render_rows(footprints: Sequence[Footprint], *, exact: bool = False, width: int = PIPE_WIDTH) -> RenderableType:
+    """Several footprints side by side, each with its difference to the first; fewer columns where there is little width."""
     unit = scale([one.states.rounded for one in footprints], exact=exact)
+    rows = [_row(one, footprints[0], unit) for one in footprints]
+    dropped = {"params", "grads", "B/param"} if width < NARROW else set()
+    if len({row["precision"] for row in rows}) == 1:
+        dropped.add("precision")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    precisions = len({one.job["training"]["precision"] for one in footprints}) > 1
-    table.add_column("optimizer", overflow="fold")
-    if precisions:
-        table.add_column("precision")
-    for name in ("params", "grads", "masters", "states", "peak", "B/param", "to first"):
-        table.add_column(name if name != "peak" else f"peak {unit.unit}", justify="right", no_wrap=True)
-    if any(one.fits for one in footprints):
-        table.add_column("fits")
-    first = footprints[0].states.rounded
-    for one in footprints:
-        parts, peak = one.components, one.states.rounded
-        change = "" if one is footprints[0] else f"{(peak - first) / first:+.1%}"
-        row = [one.job["training"]["optimizer"], *([one.job["training"]["precision"]] if precisions else [])]
-        row += [
-            unit.text(size)
-            for size in (parts.parameters, parts.gradients, parts.master_parameters, parts.optimizer_states, peak)
-        ]
-        row += [per_parameter(peak / one.model.num_parameters), change]
-        if one.fits:
-            row.append(one.fits.verdict.replace("_", " "))
-        table.add_row(*row)
-    model = footprints[0].model
-    return Group(Text(model.name, style="bold"), table, *_shared_remarks(footprints))
+    shown = [name for name in rows[0] if name not in dropped]
+    for name in shown:
+        words = name in ("optimizer", "precision", "fits")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "optimizer", overflow="fold")
+    for row in rows:
+        if width < NARROW and len(row["optimizer"]) > 20:
+            # a long name breaks after its library rather than anywhere
+            row["optimizer"] = row["optimizer"].replace(":", ":\n")
+        table.add_row(*(row[name] for name in shown))
+    return Group(Text(footprints[0].model.name, style="bold"), table, *_shared_remarks(footprints))
+
+
+def _row(one: Footprint, first: Footprint, unit: Scale) -> dict[str, str]:
+    parts, peak, base = one.components, one.states.rounded, first.states.rounded
+    row = {
+        "optimizer": one.job["training"]["optimizer"],
+        "precision": one.job["training"]["precision"],
+        "params": unit.text(parts.parameters),
+        "grads": unit.text(parts.gradients),
+        "masters": unit.text(parts.master_parameters),
+        "states": unit.text(parts.optimizer_states),
+        f"peak {unit.unit}": unit.text(peak),
+        "B/param": per_parameter(peak / one.model.num_parameters),
+        "to first": "" if one is first else f"{(peak - base) / base:+.1%}",
+    }
+    return {**row, "fits": one.fits.verdict.replace("_", " ")} if one.fits else row
 
 
 def _shared_remarks(footprints: Sequence[Footprint]) -> list[Text]:
     remarks = dict.fromkeys(remark for one in footprints for remark in (*one.warnings, *one.assumptions))
     return [Text(f"· {remark}", style="dim") for remark in remarks]
-
-
-def verdict_text(footprint: Footprint) -> Text:
-    """The verdict alone, in its colour."""
-    return Text(verdict_line(footprint), style=STYLES[footprint.fits.verdict] if footprint.fits else "")

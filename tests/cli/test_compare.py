@@ -41,3 +41,14 @@ def test_no_optimizers_is_an_error(memcalc):
     answer = memcalc("compare", "gpt2")
     assert (answer.code, answer.out) == (2, "")
     assert "--optimizers: is missing" in answer.err
+
+
+def test_a_narrow_terminal_keeps_what_differs():
+    """At 80 columns no line is longer, and the columns that tell rows apart are there; no line ends in padding."""
+    from .conftest import process
+
+    answer = process("compare", "gpt2", "--optimizers", TEN, "--precisions", "fp16,amp-bf16", COLUMNS="80")
+    assert answer.code == 0
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert "to first" in answer.out
+    assert all(line == line.rstrip() for line in answer.out.splitlines())
