@@ -20,7 +20,9 @@ from memcalc.parallelism.base import (
     buffers_of,
     each,
     engine_args,
+    scalar,
 )  # fmt: skip
+from memcalc.parallelism.cuts import most_touched, touched
 from memcalc.tape.events import Buffer
 from memcalc.tensors import itemsize
 
@@ -55,7 +57,7 @@ def layouts(setting: Setting, ranks: int) -> list[Layout]:
         return [_bf16_optimizer(setting)]
     if setting.stage == 0:
         return [_stage_0(setting, args, ranks)]
-    return [_stage_3(setting, args) if setting.stage == 3 else _stage_1_or_2(setting, args)]
+    return [_stage_3(setting, args)] if setting.stage == 3 else _stages_1_and_2(setting, args)
 
 
 def elements(setting: Setting) -> Count:
@@ -128,13 +130,40 @@ def largest_of(sizes: Iterable[Count]) -> Count:
     return largest
 
 
-def _stage_1_or_2(setting: Setting, args: dict[str, int]) -> Layout:
-    """Flat parameters whole, masters and states by partition, gradients given up but for the partition's own.
+def _stages_1_and_2(setting: Setting, args: dict[str, int]) -> list[Layout]:
+    """Flat parameters whole, masters and states by partition, gradients given up but for those the partition touches.
 
     source: deepspeed runtime/zero/stage_1_and_2.py:387,441,924,3266
     """
-    dtype = setting.uniform()
     padded = round_up(elements(setting), ALIGNMENT * setting.shards)
+    partition = padded // setting.shards
+    return [
+        _partitioned(setting, args, padded, kept, rank, times * setting.replicas)
+        for kept, rank, times in _kept_gradients(setting, partition)
+    ]
+
+
+def _kept_gradients(setting: Setting, partition: Count) -> list[tuple[Count, int, Count]]:
+    """(elements of gradients kept, first rank, how many such ranks): every tensor the partition touches, whole.
+
+    Of many jobs at once only the fullest rank's are told.
+
+    Raises:
+        ScalarOnlyError: the jobs' models differ, and with them where the cuts fall.
+
+    source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py:get_partition_info, copy_grads_in_partition (grads_in_partition)
+    """
+    if not setting.model.shapes_known:
+        return [(partition, 0, setting.shards)]
+    sizes = [scalar(numel) for _, numel in plain.in_order(setting.trainable)]
+    if isinstance(partition, int) and isinstance(setting.shards, int):
+        return [*touched(sizes, partition, setting.shards)]
+    assert not isinstance(partition, int), "a partition is an array where the ranks are"
+    return [(most_touched(sizes, partition), 0, setting.shards)]
+
+
+def _partitioned(setting: Setting, args: dict[str, int], padded: Count, kept: Count, rank: int, times: Count) -> Layout:
+    dtype = setting.uniform()
     partition = padded // setting.shards
     buckets = 2 if args["overlap_comm"] else 1
     whole = each(setting.trainable, setting.grad_dtype, "gradient", ".grad") if setting.stage == 1 else []
@@ -146,16 +175,14 @@ def _stage_1_or_2(setting: Setting, args: dict[str, int]) -> Layout:
         ),
         forward=tuple(autocast_copies(setting)),
         backward=(*whole, Holding(_bucket(args, dtype), buckets)),
-        gradients=(_flat("averaged_gradients", partition, dtype, "gradient"),),
+        gradients=(_flat("grads_in_partition", kept, dtype, "gradient"),),
         cast=(_flat("flattened gradients", partition, dtype, "temporary"),),
         step=(_flat("fp32 gradients", partition, "float32", "temporary"),),
         early=True,
         params=(_flat_param(partition),),
-        multiplicity=setting.shards * setting.replicas,
-        notes=(
-            "a gradient that a partition's end cuts through stays whole on both ranks: up to two tensors more than counted",
-            *(("ZeRO-2 gradients on their way into the reduce bucket are not counted",) if setting.stage == 2 else ()),
-        ),
+        index=rank,
+        multiplicity=times,
+        notes=("ZeRO-2 gradients on their way into the reduce bucket are not counted",) if setting.stage == 2 else (),
     )
 
 

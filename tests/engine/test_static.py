@@ -174,14 +174,18 @@ def test_arrays_equal_scalars(points, question):
 
     from memcalc.readers.config import stack_configs
 
-    # DDP's buckets close tensor by tensor, which arrays of layer counts do not have; the sweep takes those one by one
+    # DDP's buckets close tensor by tensor, and DeepSpeed's partitions cut tensor by tensor, which arrays of sizes do not have:
+    # the sweep takes those models one by one
+    if question.get("zero_stage") in (1, 2) and question.get("precision") != "deepspeed-bf16":
+        points = [(points[0][0], dp, gas) for _, dp, gas in points]
     jobs = [
         read_job({"model": "m", "dp": dp if "zero_stage" in question else 1, "gradient_accumulation_steps": gas, **question})
         for _, dp, gas in points
     ]
     models = [model_from_config({**TINY, "num_attention_heads": 1, **size}) for size, _, _ in points]
     plans = [make_plan(job) for job in jobs]
-    stacked = stacked_model(models[0], stack_configs([model.config for model in models]))
+    one_size = all(model.config == models[0].config for model in models)
+    stacked = models[0] if one_size else stacked_model(models[0], stack_configs([model.config for model in models]))
     together = replace(
         plans[0],
         shards=np.array([plan.shards for plan in plans]), replicas=np.array([plan.replicas for plan in plans]),

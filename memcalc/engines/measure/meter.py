@@ -15,6 +15,8 @@ from memcalc.runtime.live import LiveBytes, Operators
 
 PhaseName = Literal["init", "forward", "loss", "backward", "clip", "optimizer_step", "zero_grad"]
 
+WORKERS_LET_GO = 0.03
+"""Seconds granted to communication threads between phases; it is in no phase's time."""
 KEEPS_CYCLES = ("model", "data_parallel", "optimizer")
 """Parts of ``init`` that build objects of which some are thrown away again."""
 
@@ -32,6 +34,10 @@ class Meter(Protocol):
 
     def reset(self) -> None:
         """Begin a phase."""
+        ...
+
+    def settle(self) -> None:
+        """Let go of what nobody holds any more, so that it does not die in a later phase."""
         ...
 
     def watch_copies_of(self, params: Iterable[torch.Tensor]) -> None:
@@ -54,11 +60,25 @@ class CpuMeter:
         self.live = LiveBytes()
 
     def __enter__(self) -> CpuMeter:
+        # what is there already is left alone by the collections to come, which are then quick
+        gc.collect()
+        gc.freeze()
         self.live.__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self.live.__exit__(*raised)
+        gc.unfreeze()
+
+    def settle(self) -> None:
+        """Collect reference cycles, which else die whenever a collection comes by; wait for the threads that send tensors.
+
+        A gloo worker drops its tensor some time after ``wait()`` has returned (pytorch
+        torch/csrc/distributed/c10d/ProcessGroupGloo.cpp:runLoop), and nothing tells when.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            time.sleep(WORKERS_LET_GO)
+        gc.collect()
 
     def now(self) -> Counters:
         """Bytes alive."""
@@ -107,6 +127,9 @@ class CudaMeter:
         """The peaks the allocator itself keeps."""
         return self._read("peak")
 
+    def settle(self) -> None:
+        """Nothing: the step is taken as a training loop takes it, garbage and all."""
+
     def reset(self) -> None:
         """The allocator's own reset."""
         torch.cuda.reset_peak_memory_stats(self.index)
@@ -151,14 +174,16 @@ class Recorder:
     ) -> Iterator[None]:
         """Record what happens inside."""
         self.where = (name, iteration)
+        self.meter.settle()
         start = self.meter.now()
         self.meter.reset()
         begun = time.perf_counter()
         yield
         if what in KEEPS_CYCLES:
             gc.collect()  # half-built things in reference cycles would be taken for what stays
-        end = self.meter.now()
         seconds = time.perf_counter() - begun
+        self.meter.settle()
+        end = self.meter.now()
         self.phases.append(
             Phase(
                 phase=name, what=what, micro_batch=micro_batch, start=start, end=end, peak=self.meter.peak(),
