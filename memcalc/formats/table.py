@@ -90,24 +90,27 @@ def _style(line: Line) -> str:
 
 
 def explanation(buffers: Iterable[Held], *, exact: bool) -> Table:
-    """Every buffer: how many bytes one takes, how many there are, and what they come to."""
-    held = list(buffers)
-    unit = scale([one.requested * one.times for one in held], exact=exact)
+    """Every buffer under its component: how many bytes one takes, how many there are, and what they come to."""
+    groups: dict[str, list[Held]] = {}
+    for one in buffers:
+        where = one.component if one.place == "device" else f"{one.component} ({one.place})"
+        groups.setdefault(where.replace("_", " "), []).append(one)
+    unit = scale([_total(group) for group in groups.values()], exact=exact)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("component")
-    table.add_column("buffer", overflow="fold")
+    table.add_column("component and its buffers", overflow="fold")
     table.add_column("lives", style="dim")
     for name in ("bytes each", "times", unit.unit):
         table.add_column(name, justify="right", no_wrap=True)
-    before = ""
-    for one in held:
-        where = one.component if one.place == "device" else f"{one.component} ({one.place})"
-        table.add_row(
-            "" if where == before else where.replace("_", " "), one.name, one.lives,
-            f"{one.requested:,}", f"{one.times:,}", unit.text(one.requested * one.times),
-        )  # fmt: skip
-        before = where
+    for where, group in groups.items():
+        table.add_row(where, "", "", "", unit.text(_total(group)), style="bold")
+        for one in group:
+            each = (f"{one.requested:,}", f"{one.times:,}", unit.text(one.requested * one.times))
+            table.add_row(Padding(one.name, (0, 0, 0, 2)), one.lives, *each)
     return table
+
+
+def _total(group: Iterable[Held]) -> int:
+    return sum(one.requested * one.times for one in group)
 
 
 def render_rows(footprints: Sequence[Footprint], *, exact: bool = False, width: int = PIPE_WIDTH) -> RenderableType:
