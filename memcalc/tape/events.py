@@ -41,6 +41,12 @@ class Buffer:
         role: what it is for.
         place: ``device``, ``host``, or ``managed`` (pages between them, counted by no allocator).
         stream: the CUDA stream it is allocated on.
+        module: dotted path of the module that made it, where a live module was traced.
+        operator: what made it, as ``aten.addmm.default``, where it was traced.
+        dtype: its tensor's, where it was traced.
+        shape: its tensor's, where it was traced.
+
+    Two buffers of a traced tape are the same if they are one object: equal ones may be alive together.
     """
 
     site: str
@@ -48,6 +54,10 @@ class Buffer:
     role: Role
     place: Literal["device", "host", "managed"] = "device"
     stream: int = 0
+    module: str = ""
+    operator: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
