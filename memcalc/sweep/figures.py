@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from memcalc.arrays import Count
-from memcalc.engines.analytic.plan import Plan, check_parameters
 from memcalc.engines.analytic.static import MODELLED, accounts, allocated_bound
 from memcalc.models import Model
+from memcalc.plan import Plan, check_parameters
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat
 from memcalc.textbook import STATES_PER_PARAMETER
 from memcalc.units import checked_bytes

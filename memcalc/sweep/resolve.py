@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from memcalc.engines.analytic.plan import Plan, make_plan, mesh, refuse_unmodelled
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
 from memcalc.job import Hardware, Job, read_job
 from memcalc.models import Model
+from memcalc.plan import Plan, make_plan, mesh, refuse_unmodelled
 from memcalc.readers.config import structure_key
 from memcalc.sweep.axes import BARE, PARAMS
 from memcalc.sweep.keys import Patch, nested

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from memcalc.engines.analytic.plan import Plan
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
+from memcalc.plan import Plan
 from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from memcalc.engines.analytic.plan import Plan
 from memcalc.errors import MemcalcError
 from memcalc.job import read_job
+from memcalc.plan import Plan
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, Array, Kind
 from memcalc.sweep.figures import Figures

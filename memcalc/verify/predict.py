@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from memcalc.engines.analytic.estimate import buffers_of, component_bytes, estimate_job, host_bytes
-from memcalc.engines.analytic.plan import make_plan
 from memcalc.engines.analytic.static import accounts
 from memcalc.footprint import Footprint, Held
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.plan import make_plan
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcalc.api import estimate_read
-from memcalc.engines.analytic.plan import make_plan
 from memcalc.engines.analytic.static import accounts
 from memcalc.errors import InputError, NotModelledError
 from memcalc.job import read_job
 from memcalc.models import Model
+from memcalc.plan import make_plan
 from memcalc.readers.config import model_from_config
 from memcalc.tensors import Span, Tensor
 

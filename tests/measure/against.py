@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 from memcalc.engines.analytic.estimate import buffers_of
-from memcalc.engines.analytic.plan import make_plan
 from memcalc.engines.analytic.static import accounts
 from memcalc.job import read_job
 from memcalc.measurement import Measurement, Rank
+from memcalc.plan import make_plan
 from memcalc.readers.source import read_model
 
 LISTED = ("parameters", "master_parameters", "buffers", "gradients", "optimizer_states", "host_optimizer_states")

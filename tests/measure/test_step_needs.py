@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.plan import make_plan
 from memcalc.engines.analytic.static import account
 from memcalc.job import read_job
 from memcalc.models import Model
 from memcalc.optimizers.step import step_bytes
 from memcalc.parallelism.engines import layouts
+from memcalc.plan import make_plan
 from memcalc.tensors import Tensor
 
 SHAPES = [(7, 130), (64, 48), (48,), (3, 5, 11), (64, 48), (1000,), (2, 3)]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.plan import Plan, check_parameters, check_settings, make_plan
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
+from memcalc.plan import Plan, check_parameters, check_settings, make_plan, understood
 from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card
 from memcalc.units import checked_bytes
@@ -42,7 +41,7 @@ def estimate_job(job: Job, model: Model) -> Footprint:
             num_trainable_parameters=number(model.num_trainable_parameters),
             num_tensors=number(sum((tensor.count for tensor in model.parameters), 0)),
         ),
-        job=understood(job, plan, model),
+        job=understood(job, plan),
         engine="analytic",
         components=Components(**components),
         optimizer_states={part: number(size) for part, size in fullest.parts.items()},
@@ -143,17 +142,3 @@ def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:
     if job.scope == "step":
         said.append(PEAK_NOT_MODELLED)
     return said
-
-
-def understood(job: Job, plan: Plan, model: Model) -> dict[str, Any]:
-    """The job with every default filled in and every short name resolved."""
-    told = job.model_dump(mode="json")
-    told["model"] = job.model if isinstance(job.model, str) else {**job.model}
-    told["training"] |= {"optimizer": plan.optimizer.name, "optimizer_args": dict(plan.options)}
-    told["training"]["optimizer_implementation"] = plan.implementation
-    told["parallelism"] |= {
-        "dp": number(plan.shards * plan.replicas), "dp_shard": number(plan.shards), "dp_replicate": number(plan.replicas),
-        "zero_backend": plan.backend,
-    }  # fmt: skip
-    told["behaviour"]["gpu"] = job.behaviour.gpu or job.hardware.gpu
-    return told

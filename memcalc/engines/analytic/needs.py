@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memcalc.arrays import Condition, Count, both, where
-from memcalc.engines.analytic.plan import Plan
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, Temporary
 from memcalc.parallelism.base import Layout
+from memcalc.plan import Plan
 from memcalc.tape.events import Buffer
 
 Needs = list[tuple[Buffer, Count]]

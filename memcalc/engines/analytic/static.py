@@ -11,12 +11,12 @@ from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
 from memcalc.engines.analytic.needs import Needs, step_needs
-from memcalc.engines.analytic.plan import Plan
 from memcalc.errors import InputError
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
 from memcalc.parallelism.base import Holding, Layout, ScalarOnlyError, scalar
 from memcalc.parallelism.engines import layouts
+from memcalc.plan import Plan
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, within
 from memcalc.tape.fold import Fold, fold, requested

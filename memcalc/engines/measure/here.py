@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcalc.campaign import RunSettings
-from memcalc.engines.analytic.estimate import understood
-from memcalc.engines.analytic.plan import Plan, make_plan
 from memcalc.errors import InputError, MemcalcError, MissingPackageError
 from memcalc.job import Job, read_job
 from memcalc.measurement import Environment, Failure, Measurement, ModelSummary, Rank, Settings
-from memcalc.models import Model
+from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
 
 if TYPE_CHECKING:
@@ -156,7 +154,7 @@ def _record(
     sizes: dict[str, int] = dict(built.sizes) if built else {}
     training = {key: value for key, value in sizes.items() if getattr(job.training, key) is None}
     settled = job.model_copy(update={"training": job.training.model_copy(update=training)})
-    told = understood(settled, plan, Model(name="", family="", tensors=()))
+    told = understood(settled, plan)
     told["engine"] = "measure"
     told["behaviour"] = {"torch": where.torch, "cuda": where.cuda, "cudnn": where.cudnn, "gpu": where.device.name}
     inputs: list[Input] = built.inputs if built else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from memcalc.campaign import RunSettings
-from memcalc.engines.analytic.plan import Plan
 from memcalc.job import Job
+from memcalc.plan import Plan
 from memcalc.records import dataclass
 from memcalc.runtime.ranks import World
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from memcalc.arrays import Condition, Count, maximum, where
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
@@ -11,7 +12,7 @@ from memcalc.job import Job, Parallelism
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.names import find_optimizer
-from memcalc.parallelism.base import Setting
+from memcalc.parallelism.base import Setting, handed
 from memcalc.precision import SCHEMES, Scheme
 from memcalc.records import dataclass
 
@@ -21,7 +22,7 @@ INPUTS = ("sequence_length", "source_length", "image_size")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the engine computes with; ``shards``, ``replicas`` and ``accumulation`` may be arrays.
+    """What an engine computes with; ``shards``, ``replicas`` and ``accumulation`` may be arrays.
 
     Attributes:
         scheme: the precision scheme.
@@ -169,8 +170,6 @@ def check_parameters(plan: Plan, model: Model) -> None:
     """
     if not model.parameters:
         raise InputError("model", model.name, "has no parameters", "name another")
-    from memcalc.parallelism.base import handed
-
     setting = plan.setting(model)
     refused = [tensor.name for tensor in setting.trainable if not plan.optimizer.accepts(handed(setting, tensor))]
     if refused and plan.backend in ("torch", "fsdp2"):
@@ -217,3 +216,17 @@ def reads_shapes(optimizer: Optimizer, options: Options) -> bool:
         sum(s.nbytes * s.count for s in optimizer.states(Param(shape), options)) for shape in ((2**24,), (2**12, 2**12))
     )
     return bool(flat != square)
+
+
+def understood(job: Job, plan: Plan) -> dict[str, Any]:
+    """The job with every default filled in and every short name resolved."""
+    told = job.model_dump(mode="json")
+    told["model"] = job.model if isinstance(job.model, str) else {**job.model}
+    told["training"] |= {"optimizer": plan.optimizer.name, "optimizer_args": dict(plan.options)}
+    told["training"]["optimizer_implementation"] = plan.implementation
+    told["parallelism"] |= {
+        "dp": int(plan.shards * plan.replicas), "dp_shard": int(plan.shards), "dp_replicate": int(plan.replicas),
+        "zero_backend": plan.backend,
+    }  # fmt: skip
+    told["behaviour"]["gpu"] = job.behaviour.gpu or job.hardware.gpu
+    return told
