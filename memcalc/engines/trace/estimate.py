@@ -1,0 +1,235 @@
+"""From a job to a footprint, by running its step on tensors without data."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+from memcalc.allocator.replay import Replay, replay
+from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
+from memcalc.engines.trace.bridge import CudaFakeMode, cuda_is_here
+from memcalc.engines.trace.faking import faked
+from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
+from memcalc.engines.trace.machine import Machine, machine_of
+from memcalc.engines.trace.sites import Sites
+from memcalc.engines.trace.tracker import Tracker
+from memcalc.errors import InputError, MemcalcError, NotModelledError
+from memcalc.footprint import Footprint, ModelSummary
+from memcalc.job import Job
+from memcalc.plan import Plan, make_plan, understood
+from memcalc.records import dataclass
+from memcalc.runtime.build import Built, build
+from memcalc.runtime.losses import make_loss
+from memcalc.tape.events import Event
+
+Progress = Callable[[str, int], None]
+"""Told what is under way, and how many operators have been seen."""
+
+
+@dataclass
+class Traced:
+    """A step, traced.
+
+    Attributes:
+        footprint: what it takes.
+        tape: every allocation and free, from the first parameter to the end of a steady step.
+        replay: the tape as the allocator played it.
+        operators: how often each operator was called.
+    """
+
+    footprint: Footprint
+    tape: list[Event]
+    replay: Replay
+    operators: dict[str, int]
+
+
+@dataclass
+class Feed:
+    """What a trace is told beside its job.
+
+    Attributes:
+        inputs: in place of the family's own, as ``--input`` takes them.
+        loss: as ``--loss`` takes it, or a function of the output.
+        step: a person's own step, ``step(model, batch, optimizer)``.
+        allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
+        app_dir: the folder put on the import path for ``py:``.
+        base_dir: the folder relative paths start from.
+        progress: told how far it is.
+    """
+
+    inputs: Sequence[str] = ()
+    loss: str | Callable[[Any], torch.Tensor] | None = None
+    step: CustomStep | None = None
+    allocator: str = ""
+    app_dir: Path | None = None
+    base_dir: Path | None = None
+    progress: Progress = lambda what, count: None
+
+
+def trace_job(job: Job, feed: Feed | None = None) -> Traced:
+    """The step a job names, traced.
+
+    Raises:
+        InputError: a job that cannot be, or a module that fails.
+        MissingPackageError: the package that has the model's class is not installed.
+        NotModelledError: several ranks, or code that asks for a tensor's values.
+    """
+    feed = feed or Feed()
+
+    def make() -> Built:
+        return build(job, inputs=feed.inputs, app_dir=feed.app_dir, base_dir=feed.base_dir)
+
+    return _traced(job, feed, make)
+
+
+def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Sequence[Any]) -> Traced:
+    """The same for a live module, whose own tensors are put aside meanwhile and come back untouched."""
+
+    def make() -> Built:
+        name = type(module).__name__
+        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+        return Built(module, name, "module", name, list(inputs), {}, {"micro_batch_size": batch}, "a live module")
+
+    return _traced(job, feed, make)
+
+
+def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
+    """By the optimizer's own class; by the registry's word where that class cannot run without data."""
+    plan = make_plan(job)
+    _require_one_rank(plan)
+    machine = machine_of(job)
+    try:
+        return _run(job, plan, feed, make, machine, real=True)
+    except _Unrunnable as unrunnable:
+        reason = str(unrunnable)
+    traced = _run(job, plan, feed, make, machine, real=False)
+    word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
+    footprint = replace(traced.footprint, assumptions=(*traced.footprint.assumptions, word))
+    return Traced(footprint, traced.tape, traced.replay, traced.operators)
+
+
+class _Unrunnable(Exception):
+    """The optimizer's class failed on tensors without data."""
+
+
+def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
+    training = job.training
+    loss = feed.loss if callable(feed.loss) else make_loss(feed.loss)[1]
+    asked = Asked(
+        plan=plan, arguments=training.optimizer_args, accumulation=training.gradient_accumulation_steps,
+        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step, real=real,
+    )  # fmt: skip
+    sites = Sites()
+    tracker = Tracker(sites, machine.needs())
+    tracker.progress = feed.progress
+    with contextlib.ExitStack() as stack:
+        mode = stack.enter_context(cuda_is_here(machine))
+        feed.progress("building the model", 0)
+        built = make()
+        stack.enter_context(faked(built.module, mode))
+        loop = Loop(asked, tracker, mode)
+        with sites.watching(), machine.only_kernel(training.attention), tracker:
+            _take(loop, built, mode, tracker)
+        summary = _summary(built, loop.module)
+        parts, notes = loop.parts, tuple(loop.step.notes)
+        del loop
+    tape = tape_of(tracker)
+    played = replay(tape, feed.allocator or None)
+    settled = job.model_copy(update={"training": training.model_copy(update=_sizes(built, job))})
+    told = understood(settled, plan)
+    told["behaviour"] |= machine.told()
+    told["inputs"] = [each.text() for each in built.inputs]
+    footprint = footprint_of(
+        tape,
+        played,
+        Told(
+            summary, told, parts, plan.stage, (*built.assumptions, *plan.assumptions, *machine.assumptions, *notes),
+            tuple(machine.warnings(tracker.operators)),
+        ),
+        ITERATIONS,
+    )  # fmt: skip
+    return Traced(footprint, tape, played, {str(func): count for func, count in tracker.operators.items()})
+
+
+def _take(loop: Loop, built: Built, mode: CudaFakeMode, tracker: Tracker) -> None:
+    """The loop, its failures told in a person's words."""
+    try:
+        loop.build(built)
+        loop.run()
+    except MemcalcError:
+        raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        if loop.in_optimizer and loop.asked.real:
+            raise _Unrunnable(f"{error.func} asks for a value at {_where(error)}") from None
+        operator = str(error.func).removeprefix("aten.")
+        rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
+        way_out = "decide by shapes there, give --input that avoids it, or measure instead"
+        raise NotModelledError("model", built.name, rule, way_out) from None
+    except UnsupportedOperatorException as error:
+        if loop.in_optimizer and loop.asked.real:
+            raise _Unrunnable(f"{error.func} has no rule for shapes") from None
+        rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
+        raise NotModelledError(
+            "model", built.name, rule, "register a fake kernel for it (torch.library.register_fake)"
+        ) from None
+    except Exception as error:
+        said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
+        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        if loop.in_optimizer and loop.asked.real:
+            raise _Unrunnable(told) from None
+        phase, _ = tracker.now
+        raise InputError(
+            "model", built.name, f"fails in {phase} at {_where(error)} ({told})", "mend it, or its --input"
+        ) from error
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line that is neither torch's nor ours: the one a person can change."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+    own = [frame for frame in frames if not frame.filename.startswith(ours) and not frame.filename.startswith("<")]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _summary(built: Built, module: Any) -> ModelSummary:
+    params = list(module.parameters())
+    return ModelSummary(
+        name=built.name, family=built.family, architecture=built.architecture,
+        num_parameters=sum(p.numel() for p in params), num_trainable_parameters=sum(p.numel() for p in params if p.requires_grad),
+        num_tensors=len(params),
+    )  # fmt: skip
+
+
+def _sizes(built: Built, job: Job) -> dict[str, int]:
+    return {key: value for key, value in built.sizes.items() if getattr(job.training, key) is None}
+
+
+def _require_one_rank(plan: Plan) -> None:
+    if int(plan.shards * plan.replicas) > 1 or plan.stage:
+        ranks = int(plan.shards * plan.replicas)
+        raise NotModelledError(
+            "parallelism.dp", ranks, "asks for several ranks, which are not traced yet", "use engine analytic"
+        )
+    if plan.backend != "torch":
+        raise NotModelledError("training.precision", plan.scheme.name, "is another engine's layout", "use engine analytic")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Nothing but memcalc's own words on stdout."""
+    import sys
+
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,81 @@
+"""The GPU and software a trace behaves as: what is asked of it, and what its kernels need beyond their results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from memcalc.devices import load_device
+from memcalc.engines.trace.tracker import Needs
+from memcalc.errors import NotModelledError
+from memcalc.job import Job
+from memcalc.records import dataclass
+
+USUAL_GPU = "h100-80gb"
+
+
+@dataclass
+class Machine:
+    """One GPU.
+
+    Attributes:
+        name: as ``memcalc list gpus`` has it.
+        total_memory: bytes.
+        capability: compute capability, (major, minor).
+        multiprocessors: streaming multiprocessors.
+        assumptions: what the job left open.
+    """
+
+    name: str
+    total_memory: int
+    capability: tuple[int, int]
+    multiprocessors: int = 132
+    assumptions: tuple[str, ...] = ()
+
+    def needs(self) -> Needs | None:
+        """What each operator's kernel needs for a moment."""
+        return None
+
+    def told(self) -> dict[str, Any]:
+        """As a footprint's job has it."""
+        return {"gpu": self.name, "torch": torch.__version__}
+
+    def warnings(self, operators: Mapping[Any, int]) -> Iterable[str]:
+        """What is not known of the operators of a trace."""
+        return ()
+
+    @contextlib.contextmanager
+    def only_kernel(self, asked: str) -> Iterator[None]:
+        """Only the attention kernel that was asked for; torch's own choice for ``auto``, and none of them for ``eager``."""
+        if asked in ("auto", "eager"):
+            yield
+            return
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        kernels = {
+            "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
+            "cudnn": SDPBackend.CUDNN_ATTENTION,
+        }  # fmt: skip
+        with sdpa_kernel([kernels[asked]]):
+            yield
+
+
+def machine_of(job: Job) -> Machine:
+    """The GPU a job names, or the usual one.
+
+    Raises:
+        InputError: no such device.
+        NotModelledError: one whose kernels are not CUDA's.
+    """
+    asked = job.behaviour.gpu or job.hardware.gpu
+    device = load_device(asked or USUAL_GPU, "hardware.gpu")
+    if device.compute_capability is None:
+        raise NotModelledError(
+            "hardware.gpu", device.name, "is not NVIDIA's, and its kernels are not known", "use engine analytic"
+        )
+    major, minor = map(int, device.compute_capability.split("."))
+    said = () if asked else (f"kernels and workspaces are a {device.name}'s, as the job names no GPU",)
+    return Machine(device.name, device.total_bytes, (major, minor), assumptions=said)

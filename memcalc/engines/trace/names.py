@@ -1,0 +1,64 @@
+"""What a storage is for, told by who holds it: the module, the batch, autograd or the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from memcalc.engines.trace.tracker import Life, Tracker
+from memcalc.plan import Plan
+from memcalc.runtime.step_base import Step
+from memcalc.runtime.walk import plain_parts, storages_of
+from memcalc.tape.events import Role
+
+
+def claim_kept(tracker: Tracker, module: Any) -> None:
+    """Parameters and buffers."""
+    for name, param in module.named_parameters(remove_duplicate=False):
+        _claim(tracker, param, "parameter", name)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        _claim(tracker, buffer, "buffer", name)
+
+
+def claim_gradients(tracker: Tracker, step: Step) -> None:
+    """What backward has left."""
+    for held in step.gradients():
+        _claim(tracker, held.tensor, "gradient", held.name)
+
+
+def claim_states(tracker: Tracker, step: Step, plan: Plan) -> dict[str, int]:
+    """Masters and optimizer states; the states' device bytes by part."""
+    for each, master in zip(step.trained, step.masters, strict=True):
+        if master is not None:
+            _claim(tracker, master, "master_parameter", f"{each.name} (master)")
+    for found in storages_of(step.scaler, step.params):
+        _name(tracker.live.get(found.key), "temporary", f"GradScaler {found.path}")
+    parts: dict[str, int] = {}
+    described = [each.described() for each in step.keyed]
+    for found in storages_of(step.optimizer, [each.tensor for each in step.keyed]):
+        life = tracker.live.get(found.key)
+        if life is None or life.role not in (None, "optimizer_state"):
+            continue
+        tail = found.path.rpartition(".")[2]
+        part = "other"
+        if found.owner is not None:
+            promised = {state.name: state.part for state in plan.optimizer.states(described[found.owner], plan.options)}
+            part = promised.get(found.path) or promised.get(tail) or "other"
+        owner = "" if found.owner is None else f"{step.keyed[found.owner].name} "
+        _name(life, "master_parameter" if part == "master" else "optimizer_state", f"{owner}{tail or '?'}")
+        if life.place == "device" and life.role == "optimizer_state":
+            parts[part] = parts.get(part, 0) + life.nbytes
+    return parts
+
+
+def _claim(tracker: Tracker, tensor: torch.Tensor, role: Role, name: str) -> None:
+    for part in plain_parts(tensor.detach()):
+        life = tracker.life_of(part)
+        if life is not None and life.role is None:
+            _name(life, role, name)
+
+
+def _name(life: Life | None, role: Role, name: str) -> None:
+    if life is not None and life.role is None:
+        life.role, life.name = role, name

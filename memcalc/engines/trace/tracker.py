@@ -1,0 +1,182 @@
+"""Every storage of a step from birth to death, seen from the dispatcher.
+
+The tracker stands above the fake tensors: it sees each operator as a CUDA kernel would be launched (what a fake tensor decomposes it
+into stays unseen), takes down the storages its results bring and, in between, what its kernel needs for a moment. A death is
+the storage's own: the moment its last reference goes, whoever held it: a view, autograd's saved tensors, a Python name.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memcalc.engines.trace.bridge import PRIM_DEVICE, device_in_cpp
+from memcalc.engines.trace.sites import Sites
+from memcalc.tape.events import Phase, Role
+
+Needs = Callable[[Any, Sequence[Any], Mapping[str, Any], Any], Iterable[tuple[str, int]]]
+"""(operator, arguments, keyword arguments, result) -> (name, bytes) of what its kernel allocates and frees again."""
+
+
+class Life:
+    """One storage, or one kernel's scratch.
+
+    Attributes:
+        nbytes: requested.
+        place: ``device`` or ``host``.
+        operator: what made it, as ``aten.addmm.default``.
+        module: dotted path of the module it was made in, or for.
+        dtype: of the first tensor on it.
+        shape: of the same.
+        born: (phase, iteration) it was born in.
+        died: the same; None while it lives.
+        again: whether it was made while a forward ran inside backward: recomputation.
+        role: what it is for, once that is known.
+        name: what a reader calls it, once that is known.
+    """
+
+    __slots__ = ("again", "born", "died", "dtype", "module", "name", "nbytes", "operator", "place", "role", "shape")
+
+    def __init__(
+        self, nbytes: int, place: str, operator: str, module: str, dtype: str, shape: tuple[int, ...], born: tuple[Phase, int]
+    ) -> None:
+        self.nbytes, self.place, self.operator, self.module = nbytes, place, operator, module
+        self.dtype, self.shape, self.born = dtype, shape, born
+        self.died: tuple[Phase, int] | None = None
+        self.again = False
+        self.role: Role | None = None
+        self.name = ""
+
+
+class Tracker(TorchDispatchMode):
+    """The record of a step.
+
+    Attributes:
+        events: (kind, what) in order: ``+`` and ``-`` with a :class:`Life`, ``=`` with a (phase, iteration).
+        operators: how often each operator was called.
+        live: the living storages, by their key.
+    """
+
+    def __init__(self, sites: Sites, needs: Needs | None = None) -> None:
+        super().__init__()
+        self.sites, self.needs = sites, needs
+        self.events: list[tuple[str, Any]] = []
+        self.operators: dict[Any, int] = {}
+        self.live: dict[int, Life] = {}
+        self.now: tuple[Phase, int] = ("init", 0)
+        self.progress: Callable[[str, int], None] = lambda what, count: None
+        self._count = 0
+        self._watched: dict[int, weakref.ref[Any]] = {}
+
+    def mark(self, phase: Phase, iteration: int) -> None:
+        """A phase begins."""
+        self.now = (phase, iteration)
+        self.events.append(("=", self.now))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator."""
+        if func is PRIM_DEVICE:
+            return device_in_cpp(args[0])
+        told = kwargs or {}
+        result = func(*args, **told)
+        self.operators[func] = self.operators.get(func, 0) + 1
+        self._count += 1
+        if self._count % 500 == 0:
+            self.progress(f"{self.now[0].replace('_', ' ')} of iteration {self.now[1]}", self._count)
+        for tensor in tensors_of(result):
+            self.see(tensor, func, args)
+        if self.needs is not None:
+            for name, nbytes in self.needs(func, args, told, result):
+                self.moment(name, nbytes, func)
+        return result
+
+    def see(self, tensor: torch.Tensor, func: Any = None, args: Sequence[Any] = ()) -> Life | None:
+        """A tensor whose storage may be new; the storage's life, unless it has no memory of its own."""
+        if tensor.layout is not torch.strided:
+            for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else ():
+                self.see(part, func)
+            return None
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        life = self.live.get(key)
+        if life is None:
+            nbytes = storage.nbytes()
+            if not nbytes:
+                return None
+            life = self._born(tensor, nbytes, func, args)
+            self.live[key] = life
+            self._watched[key] = weakref.ref(storage, lambda _, key=key: self._gone(key))  # type: ignore[misc]
+        elif storage.nbytes() != life.nbytes:
+            life = self._resized(key, life, storage.nbytes())
+        return life
+
+    def life_of(self, tensor: torch.Tensor) -> Life | None:
+        """The life of a tensor's storage, if it has one."""
+        return self.live.get(tensor.untyped_storage()._cdata)
+
+    def moment(self, name: str, nbytes: int, func: Any = None, role: Role = "temporary") -> None:
+        """Memory that is born and dies within an operator."""
+        life = self._life(nbytes, "device", func, "uint8", (nbytes,))
+        life.role, life.name, life.died = role, name, self.now
+        self.events += [("+", life), ("-", life)]
+
+    def lasting(self, name: str, nbytes: int, role: Role, func: Any = None) -> Life:
+        """Memory that stays to the end."""
+        life = self._life(nbytes, "device", func, "uint8", (nbytes,))
+        life.role, life.name = role, name
+        self.events.append(("+", life))
+        return life
+
+    def end(self, life: Life) -> None:
+        """The end of one that was made to last."""
+        life.died = self.now
+        self.events.append(("-", life))
+
+    def _born(self, tensor: torch.Tensor, nbytes: int, func: Any, args: Sequence[Any]) -> Life:
+        place = "host" if tensor.device.type == "cpu" else "device"
+        life = self._life(nbytes, place, func, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        if func is _TO_COPY and self.now[0] in ("forward", "loss", "backward") and isinstance(args[0], torch.Tensor):
+            source = self.life_of(args[0])
+            if source is not None and source.role == "parameter" and source.place == place:
+                life.role, life.name = "parameter_copy", f"{source.name} ({life.dtype} copy)"
+        self.events.append(("+", life))
+        return life
+
+    def _life(self, nbytes: int, place: str, func: Any, dtype: str, shape: tuple[int, ...]) -> Life:
+        operator = "" if func is None else str(func)
+        life = Life(nbytes, place, operator, self.sites.path(), dtype, shape, self.now)
+        life.again = self.now[0] == "backward" and self.sites.inside()
+        return life
+
+    def _resized(self, key: int, life: Life, nbytes: int) -> Life:
+        """A storage given another size is another block of memory."""
+        self.end(life)
+        after = Life(nbytes, life.place, life.operator, life.module, life.dtype, life.shape, self.now)
+        after.role, after.name = life.role, life.name
+        self.live[key] = after
+        self.events.append(("+", after))
+        return after
+
+    def _gone(self, key: int) -> None:
+        self._watched.pop(key, None)
+        life = self.live.pop(key, None)
+        if life is not None:
+            self.end(life)
+
+
+_TO_COPY = torch.ops.aten._to_copy.default
+
+
+def tensors_of(result: Any) -> Iterator[torch.Tensor]:
+    """The tensors of an operator's result, wrappers unwrapped."""
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for each in result:
+            yield from tensors_of(each)
