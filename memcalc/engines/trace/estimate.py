@@ -111,7 +111,7 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     machine = machine_of(job)
     try:
         return _run(job, plan, feed, make, machine, real=True)
-    except _Unrunnable as unrunnable:
+    except _UnrunnableError as unrunnable:
         reason = str(unrunnable)
     traced = _run(job, plan, feed, make, machine, real=False)
     word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
@@ -119,7 +119,7 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     return Traced(footprint, traced.tape, traced.replay, traced.operators)
 
 
-class _Unrunnable(Exception):
+class _UnrunnableError(Exception):
     """The optimizer's class failed on tensors without data."""
 
 
@@ -171,14 +171,14 @@ def _take(loop: Loop, built: Built, mode: CudaFakeMode, tracker: Tracker) -> Non
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         if loop.in_optimizer and loop.asked.real:
-            raise _Unrunnable(f"{error.func} asks for a value at {_where(error)}") from None
+            raise _UnrunnableError(f"{error.func} asks for a value at {_where(error)}") from None
         operator = str(error.func).removeprefix("aten.")
         rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
         way_out = "decide by shapes there, give --input that avoids it, or measure instead"
         raise NotModelledError("model", built.name, rule, way_out) from None
     except UnsupportedOperatorException as error:
         if loop.in_optimizer and loop.asked.real:
-            raise _Unrunnable(f"{error.func} has no rule for shapes") from None
+            raise _UnrunnableError(f"{error.func} has no rule for shapes") from None
         rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
         raise NotModelledError(
             "model", built.name, rule, "register a fake kernel for it (torch.library.register_fake)"
@@ -187,7 +187,7 @@ def _take(loop: Loop, built: Built, mode: CudaFakeMode, tracker: Tracker) -> Non
         said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
         told = f"{type(error).__name__}: {said}" if said else type(error).__name__
         if loop.in_optimizer and loop.asked.real:
-            raise _Unrunnable(told) from None
+            raise _UnrunnableError(told) from None
         phase, _ = tracker.now
         raise InputError(
             "model", built.name, f"fails in {phase} at {_where(error)} ({told})", "mend it, or its --input"

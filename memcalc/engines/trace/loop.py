@@ -160,7 +160,7 @@ class Loop:
             self.tracker.mark(before, index)
             return result
 
-        torch.autograd.backward = lambda *a, **k: within("backward", engine, *a, **k)  # type: ignore[assignment]
+        torch.autograd.backward = lambda *a, **k: within("backward", engine, *a, **k)
         optimizer.step = lambda *a, **k: within("optimizer_step", step, *a, **k)
         optimizer.zero_grad = lambda *a, **k: within("zero_grad", zero, *a, **k)
         try:

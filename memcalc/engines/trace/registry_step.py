@@ -1,4 +1,4 @@
-"""The step of an optimizer whose class cannot run on tensors without data: the registry's states and temporaries, in its place."""
+"""The step of an optimizer whose class cannot run without data: the registry's states and temporaries, in its place."""
 
 from __future__ import annotations
 

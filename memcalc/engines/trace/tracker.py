@@ -1,8 +1,8 @@
 """Every storage of a step from birth to death, seen from the dispatcher.
 
-The tracker stands above the fake tensors: it sees each operator as a CUDA kernel would be launched (what a fake tensor decomposes it
-into stays unseen), takes down the storages its results bring and, in between, what its kernel needs for a moment. A death is
-the storage's own: the moment its last reference goes, whoever held it: a view, autograd's saved tensors, a Python name.
+The tracker stands above the fake tensors: it sees each operator as a CUDA kernel would be launched (what a fake tensor
+decomposes it into stays unseen), takes down the storages its results bring and, in between, what its kernel needs for a
+moment. A death is the storage's own: the moment its last reference goes, whoever held it: a view, autograd's saved tensors, a Python name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Life:
         self.name = ""
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The record of a step.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tracker(TorchDispatchMode):
     """
 
     def __init__(self, sites: Sites, needs: Needs | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sites, self.needs = sites, needs
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
