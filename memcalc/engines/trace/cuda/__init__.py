@@ -1,0 +1,1 @@
+"""What CUDA does that a CPU wheel of PyTorch does not: tables and functions, each with its source."""

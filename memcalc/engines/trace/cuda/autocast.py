@@ -1,0 +1,167 @@
+"""CUDA's autocast for tensors that carry CPU dispatch keys: its lists, its casts and its weight cache.
+
+Inside :func:`cuda_autocast` the kernels of the ``AutocastCPU`` dispatch key are CUDA's, written in Python, so composite C++
+functions meet them too; ``torch.autocast("cuda")`` works with no GPU. Everything is put back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from memcalc.engines.trace.cuda.autocast_lists import FP32_APPEND_DTYPE, lists
+from memcalc.engines.trace.cuda.autocast_switch import Switch
+from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.engines.trace.cuda.overrides import operator, override
+
+Kernel = Callable[..., Any]
+_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU).add(torch._C.DispatchKey.AutocastCUDA)
+
+BANNED = (
+    "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast; "
+    "use torch.nn.functional.binary_cross_entropy_with_logits or torch.nn.BCEWithLogitsLoss"
+)
+
+
+class Caster:
+    """The casts of ATen/autocast_mode.cpp and the cache of low-precision weights."""
+
+    def __init__(self, eligible: Callable[[torch.Tensor], bool] | None = None) -> None:
+        self._on_cuda = eligible or (lambda _: True)
+        self._cache: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that ``torch.autocast("cuda")`` was entered with."""
+        return torch.get_autocast_dtype("cuda")
+
+    def cached_weights(self) -> list[torch.Tensor]:
+        """The low-precision copies held at this moment."""
+        return [copy for _, copy in self._cache.values()]
+
+    def clear(self) -> None:
+        """Forget the copies, as the exit of the outermost autocast does (torch/amp/autocast_mode.py:autocast.__exit__)."""
+        self._cache.clear()
+
+    def eligible(self, value: object) -> bool:
+        """Whether a value may be cast: a floating-point CUDA tensor, not a double (autocast_mode.h:is_eligible)."""
+        return (
+            isinstance(value, torch.Tensor)
+            and value.is_floating_point()
+            and value.dtype is not torch.float64
+            and self._on_cuda(value)
+        )
+
+    def cast(self, value: Any, dtype: torch.dtype) -> Any:
+        """Cast a tensor, or the tensors of a list, where eligible (autocast_mode.cpp:cached_cast)."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.cast(item, dtype) for item in value)
+        if not self.eligible(value) or value.dtype is dtype:
+            return value
+        if not self._cacheable(value, dtype):
+            return value.to(dtype)
+        found = self._cache.get(id(value))
+        if found is not None and found[0]() is value:
+            return found[1]
+        copy: torch.Tensor = value.to(dtype)
+        self._cache[id(value)] = (weakref.ref(value), copy)
+        return copy
+
+    def _cacheable(self, value: torch.Tensor, dtype: torch.dtype) -> bool:
+        # autocast_mode.cpp:cached_cast, can_try_cache: an fp32 leaf that requires grad and is no view, to the low precision
+        return (
+            dtype is self.dtype
+            and value.dtype is torch.float32
+            and value.requires_grad
+            and value.is_leaf
+            and not value._is_view()
+            and torch.is_autocast_cache_enabled()
+        )
+
+    def widest(self, values: Any) -> torch.dtype:
+        """The dtype of the promote policy (autocast_mode.h:prioritize, promote_type)."""
+        found = self.dtype
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                nested = self.widest(value)
+                found = torch.float32 if torch.float32 in (nested, found) else found
+            elif self.eligible(value):
+                if value.dtype not in (torch.float32, self.dtype):
+                    raise RuntimeError("Unexpected floating ScalarType in at::autocast::prioritize")
+                found = torch.float32 if torch.float32 in (value.dtype, found) else found
+        return found
+
+
+def cast_all(caster: Caster, dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Every argument cast to ``dtype``."""
+    return [caster.cast(a, dtype) for a in args], {k: caster.cast(v, dtype) for k, v in kwargs.items()}
+
+
+def kernel(policy: str, name: str, caster: Caster) -> Kernel:
+    """The Python kernel of one operator under a policy (autocast_mode.h:WrapFunction_)."""
+    op = operator(name)
+    wide = operator(FP32_APPEND_DTYPE[name]) if policy == "fp32_append_dtype" else op
+    place = next((i for i, a in enumerate(op._schema.arguments) if a.name == "dtype" and not a.kwarg_only), None)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_KEYS):  # as ExcludeDispatchKeyGuard no_autocast does in WrapFunction_
+            if policy == "lower_precision_fp":
+                args, kwargs = cast_all(caster, caster.dtype, args, kwargs)  # type: ignore[assignment]
+            elif policy == "fp32":
+                args, kwargs = cast_all(caster, torch.float32, args, kwargs)  # type: ignore[assignment]
+            elif policy == "promote":
+                args, kwargs = cast_all(caster, caster.widest([*args, *kwargs.values()]), args, kwargs)  # type: ignore[assignment]
+            elif policy == "fp32_set_opt_dtype" and caster.eligible(args[0]):
+                args, kwargs = _with_dtype(args, kwargs, place)
+            elif policy == "fp32_append_dtype":
+                return wide(*_filled(args), **kwargs, dtype=torch.float32 if caster.eligible(args[0]) else args[0].dtype)
+            elif policy == "banned":
+                raise RuntimeError(BANNED)
+            return op(*args, **kwargs)
+
+    def _filled(args: Any) -> Any:
+        # ScalarOpt_dim has keepdim=False, ScalarOpt_dim_dtype has no default, and dropped defaults do not reach a kernel
+        want = [a for a in op._schema.arguments if not a.kwarg_only]
+        return [*args, *(a.default_value for a in want[len(args) :])]
+
+    return run
+
+
+def _with_dtype(args: Any, kwargs: dict[str, Any], place: int | None) -> tuple[Any, dict[str, Any]]:
+    """``dtype=float32`` where the call gave none."""
+    if place is None or len(args) <= place:
+        return args, {**kwargs, "dtype": kwargs.get("dtype") or torch.float32}
+    return [*args[:place], args[place] or torch.float32, *args[place + 1 :]], kwargs
+
+
+@contextlib.contextmanager
+def cuda_autocast(
+    behaviour: Behaviour | None = None, *, eligible: Callable[[torch.Tensor], bool] | None = None
+) -> Iterator[Caster]:
+    """CUDA's autocast in place of the CPU's, until the end of the block.
+
+    Args:
+        behaviour: whose lists apply.
+        eligible: tells a tensor that would be on CUDA; every tensor, unless given.
+
+    >>> with cuda_autocast(), torch.autocast("cuda"):
+    ...     torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype
+    torch.float16
+    """
+    behaviour = behaviour or Behaviour()
+    caster = Caster(eligible)
+    kernels = {op: kernel(policy, op, caster) for policy, ops in lists(behaviour.torch).items() for op in ops}
+    others = registered("AutocastCPU") - kernels.keys()
+    falls_through = dict.fromkeys(sorted(others), torch.library.fallthrough_kernel)
+    with override({**kernels, **falls_through}, "AutocastCPU"), Switch(caster.clear, behaviour):
+        yield caster
+
+
+def registered(key: str) -> set[str]:
+    """Aten operators with a kernel of their own at a dispatch key, as ``name`` or ``name.overload``."""
+    names = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::"))
+    return {n.removeprefix("aten::") for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, key)}
