@@ -8,11 +8,11 @@ c10/core/impl/DeviceGuardImplInterface.h:getDeviceGuardImpl). Ways out that were
   and wants its own threads in an engine that may have started without them.
 * **fake ``cpu`` tensors and a function mode that restates CUDA**: everything a CPU tensor decides differently (autocast's lists
   and their weight cache, statistics of normalisations, foreach defaults, every ``device.type`` in a library) is to be restated.
-* **chosen: CUDA's dispatch keys, ``cuda`` in Python, ``meta`` in C++.** The keys make autograd, autocast and the decompositions
-  CUDA's own; Python code sees ``cuda:0``; and C++ ``device()``, which autograd's engine asks, says ``meta``, whose work the
+* **chosen: CUDA's dispatch keys, ``cuda`` in Python, ``meta`` in C++.** The keys make autograd, autocast's state and the
+  decompositions CUDA's own; Python code sees ``cuda:0``; and C++ ``device()``, which autograd's engine asks, says ``meta``, whose work the
   engine runs in the calling thread without guards or streams (pytorch torch/csrc/autograd/engine.cpp:
   should_run_in_cpu_ready_queue).
-  What remains to be restated is where C++ itself asks ``is_cuda()``: ``memcalc.engines.trace.cuda.modes``.
+  What remains to be restated is where C++ itself asks ``is_cuda()``: ``memcalc.engines.trace.cuda``.
 
 Nothing of it outlives the context.
 """
@@ -28,6 +28,9 @@ import torch
 import torch._subclasses.fake_tensor as fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+
+from memcalc.engines.trace.cuda.autocast import cuda_autocast
+from memcalc.engines.trace.cuda.modes import cuda_composites
 
 if TYPE_CHECKING:
     from memcalc.engines.trace.machine import Machine
@@ -78,6 +81,8 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
             stack.enter_context(_among(listed, FakeTensor))
         stack.enter_context(mode)
         stack.enter_context(CudaFunctions())
+        stack.enter_context(cuda_composites(machine.behaviour))
+        stack.enter_context(cuda_autocast(machine.behaviour))
         yield mode
 
 
@@ -124,7 +129,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     major, minor = machine.capability
     told = SimpleNamespace(
         name=machine.name, total_memory=machine.total_memory, major=major, minor=minor,
-        multi_processor_count=machine.multiprocessors,
+        multi_processor_count=machine.behaviour.multiprocessors,
     )  # fmt: skip
     answers: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from memcalc.devices import load_device
+from memcalc.engines.trace.cuda.behaviour import Behaviour, multiprocessors_of
 from memcalc.engines.trace.tracker import Needs
-from memcalc.errors import NotModelledError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.job import Job
 from memcalc.records import dataclass
 
@@ -24,16 +26,19 @@ class Machine:
     Attributes:
         name: as ``memcalc list gpus`` has it.
         total_memory: bytes.
-        capability: compute capability, (major, minor).
-        multiprocessors: streaming multiprocessors.
+        behaviour: what its kernels are asked of.
         assumptions: what the job left open.
     """
 
     name: str
     total_memory: int
-    capability: tuple[int, int]
-    multiprocessors: int = 132
+    behaviour: Behaviour
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, (major, minor)."""
+        return self.behaviour.capability
 
     def needs(self) -> Needs | None:
         """What each operator's kernel needs for a moment."""
@@ -78,4 +83,26 @@ def machine_of(job: Job) -> Machine:
         )
     major, minor = map(int, device.compute_capability.split("."))
     said = () if asked else (f"kernels and workspaces are a {device.name}'s, as the job names no GPU",)
-    return Machine(device.name, device.total_bytes, (major, minor), assumptions=said)
+    behaviour = Behaviour(
+        torch=_version(job.behaviour.torch or torch.__version__), capability=(major, minor),
+        multiprocessors=multiprocessors_of(device.name), cudnn_version=_cudnn(job.behaviour.cudnn),
+    )  # fmt: skip
+    return Machine(device.name, device.total_bytes, behaviour, said)
+
+
+def _version(text: str) -> tuple[int, int]:
+    """Major and minor of ``2.13.0+cpu``."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    if found is None:
+        raise InputError("behaviour.torch", text, "is not a version", "write it as 2.13")
+    return int(found[1]), int(found[2])
+
+
+def _cudnn(text: str | None) -> int | None:
+    """``9.19.0`` as cuDNN counts it: 91900."""
+    if text is None:
+        return None
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if found is None:
+        raise InputError("behaviour.cudnn", text, "is not a version", "write it as 9.19.0")
+    return int(found[1]) * 10000 + int(found[2]) * 100 + int(found[3] or 0)

@@ -1,7 +1,8 @@
-"""CUDA's autocast for tensors that carry CPU dispatch keys: its lists, its casts and its weight cache.
+"""CUDA's autocast for fake CUDA tensors: its lists, its casts and its weight cache.
 
-Inside :func:`cuda_autocast` the kernels of the ``AutocastCPU`` dispatch key are CUDA's, written in Python, so composite C++
-functions meet them too; ``torch.autocast("cuda")`` works with no GPU. Everything is put back at the end.
+PyTorch's own kernels at the ``AutocastCUDA`` dispatch key ask C++ whether a tensor is CUDA's (ATen/autocast_mode.h:
+is_autocast_eligible), and a fake one is not. Inside :func:`cuda_autocast` kernels in Python stand in their place, so that
+composite C++ functions meet them too. Everything is put back at the end.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.cuda.autocast_lists import FP32_APPEND_DTYPE, lists
-from memcalc.engines.trace.cuda.autocast_switch import Switch
 from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.overrides import operator, override
 
 Kernel = Callable[..., Any]
-_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU).add(torch._C.DispatchKey.AutocastCUDA)
+_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
 BANNED = (
     "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast; "
@@ -30,8 +30,7 @@ BANNED = (
 class Caster:
     """The casts of ATen/autocast_mode.cpp and the cache of low-precision weights."""
 
-    def __init__(self, eligible: Callable[[torch.Tensor], bool] | None = None) -> None:
-        self._on_cuda = eligible or (lambda _: True)
+    def __init__(self) -> None:
         self._cache: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
 
     @property
@@ -53,7 +52,7 @@ class Caster:
             isinstance(value, torch.Tensor)
             and value.is_floating_point()
             and value.dtype is not torch.float64
-            and self._on_cuda(value)
+            and value.is_cuda
         )
 
     def cast(self, value: Any, dtype: torch.dtype) -> Any:
@@ -139,29 +138,24 @@ def _with_dtype(args: Any, kwargs: dict[str, Any], place: int | None) -> tuple[A
 
 
 @contextlib.contextmanager
-def cuda_autocast(
-    behaviour: Behaviour | None = None, *, eligible: Callable[[torch.Tensor], bool] | None = None
-) -> Iterator[Caster]:
-    """CUDA's autocast in place of the CPU's, until the end of the block.
+def cuda_autocast(behaviour: Behaviour | None = None) -> Iterator[Caster]:
+    """CUDA's autocast for fake CUDA tensors, until the end of the block.
 
-    Args:
-        behaviour: whose lists apply.
-        eligible: tells a tensor that would be on CUDA; every tensor, unless given.
-
-    >>> with cuda_autocast(), torch.autocast("cuda"):
-    ...     torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype
-    torch.float16
+    PyTorch's own kernels stand at the same dispatch key, but cast only what C++ takes for a CUDA tensor.
     """
     behaviour = behaviour or Behaviour()
-    caster = Caster(eligible)
+    caster = Caster()
     kernels = {op: kernel(policy, op, caster) for policy, ops in lists(behaviour.torch).items() for op in ops}
-    others = registered("AutocastCPU") - kernels.keys()
-    falls_through = dict.fromkeys(sorted(others), torch.library.fallthrough_kernel)
-    with override({**kernels, **falls_through}, "AutocastCPU"), Switch(caster.clear, behaviour):
-        yield caster
+    clear = torch.clear_autocast_cache
 
+    def clear_both() -> None:
+        clear()
+        caster.clear()
 
-def registered(key: str) -> set[str]:
-    """Aten operators with a kernel of their own at a dispatch key, as ``name`` or ``name.overload``."""
-    names = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::"))
-    return {n.removeprefix("aten::") for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, key)}
+    torch.clear_autocast_cache = clear_both
+    try:
+        with override(kernels, "AutocastCUDA"):
+            yield caster
+    finally:
+        torch.clear_autocast_cache = clear
+        caster.clear()

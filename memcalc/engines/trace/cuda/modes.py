@@ -102,7 +102,7 @@ def cuda_composites(behaviour: Behaviour | None = None) -> Iterator[None]:
     ...     torch.nn.functional.dropout(x, 0.5).grad_fn.name()
     'NativeDropoutBackward0'
     """
-    with override(kernels(behaviour or Behaviour()), "AutogradCPU"):
+    with override(kernels(behaviour or Behaviour()), "AutogradCUDA"):
         yield
 
 
