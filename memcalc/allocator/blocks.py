@@ -38,10 +38,9 @@ class Block:
         born: the pool's count of searches when it became free, for garbage collection.
     """
 
-    __slots__ = ("address", "below", "born", "key", "next", "owner", "pool", "prev", "requested", "size", "state")
+    __slots__ = ("address", "born", "key", "next", "pool", "prev", "requested", "size", "state")
 
-    owner: object
-    below: Block | None
+    key: int
 
     def __init__(self, address: int, size: int, pool: Pool, prev: Block | None = None, next: Block | None = None) -> None:
         self.address = address

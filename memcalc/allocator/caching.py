@@ -79,7 +79,7 @@ class CachingAllocator:
         self.allocated = self.requested = self.reserved = self.inactive = self.pending = 0
         self.out_of_memory: OutOfMemory | None = None
         self.on_segment: Callable[[str, int, int, int], None] | None = None
-        self.reset_peaks()
+        self._peak_allocated = self._peak_requested = self._peak_active = self._peak_reserved = self._peak_inactive = 0
 
     def malloc(self, requested: int, stream: int = 0) -> Block | None:  # noqa: C901 - one path, a call a branch would cost
         """A block for so many bytes; None where there is no memory, which ``out_of_memory`` then describes."""
@@ -248,5 +248,7 @@ def _allowed(settings: AllocatorSettings, total: int | None) -> int | None:
         return None
     if total is None:
         path = "per_process_memory_fraction"
-        raise InputError(path, settings.per_process_memory_fraction, "is a share of a device of unknown size", "give its capacity")
+        raise InputError(
+            path, settings.per_process_memory_fraction, "is a share of a device of unknown size", "give its capacity"
+        )
     return int(settings.per_process_memory_fraction * total)

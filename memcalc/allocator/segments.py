@@ -57,9 +57,7 @@ def obtain(allocator: CachingAllocator, pool: Pool, size: int, requested: int) -
         if allocator.allowed is not None:
             room = allocator.allowed - allocator.reserved
             left = room if left is None else min(left, room)
-        allocator.out_of_memory = OutOfMemory(
-            requested, segment, left, allocator.allocated, allocator.reserved, pool.stream
-        )
+        allocator.out_of_memory = OutOfMemory(requested, segment, left, allocator.allocated, allocator.reserved, pool.stream)
     return block
 
 

@@ -1,7 +1,7 @@
 """The caching allocator's settings, from the syntax of PYTORCH_CUDA_ALLOC_CONF (also PYTORCH_ALLOC_CONF).
 
-    >>> parse_settings("max_split_size_mb:128,garbage_collection_threshold:0.8").max_split_size
-    134217728
+>>> parse_settings("max_split_size_mb:128,garbage_collection_threshold:0.8").max_split_size
+134217728
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Where PyTorch looks, in this order (pytorch c10/cuda/CUDAAllocatorConfig.h:CUDAAllocatorConfig::instance)."""
 
 WITHOUT_EFFECT = frozenset({
-    "pinned_use_background_threads", "pinned_max_round_threshold_mb", "pinned_max_cached_size_mb", "pinned_use_cuda_host_register",
-    "pinned_use_hip_host_register", "pinned_num_register_threads", "pinned_reserve_segment_size_mb", "pinned_free_catch_all",
-    "release_lock_on_cudamalloc", "release_lock_on_hipmalloc", "graph_capture_record_stream_reuse",
+    "pinned_use_background_threads", "pinned_max_round_threshold_mb", "pinned_max_cached_size_mb",
+    "pinned_use_cuda_host_register", "pinned_use_hip_host_register", "pinned_num_register_threads",
+    "pinned_reserve_segment_size_mb", "pinned_free_catch_all", "release_lock_on_cudamalloc", "release_lock_on_hipmalloc",
+    "graph_capture_record_stream_reuse",
 })  # fmt: skip
 """Known to PyTorch, and without effect on device bytes outside a graph capture: pinned host memory, locks."""
 
@@ -132,12 +133,16 @@ def _refuse(key: str, value: str, path: str, where: str) -> None:
     if key == "throw_on_cudamalloc_oom":
         if value == "False":
             return
-        raise NotModelledError(path, value, "fails requests before the cache is released, which is not modelled", "leave it out")
+        raise NotModelledError(
+            path, value, "fails requests before the cache is released, which is not modelled", "leave it out"
+        )
     if key.startswith("expandable_segments_reserve"):
         raise NotModelledError(path, value, "is of a PyTorch later than 2.13 and not modelled", "leave it out")
     known = ("large_segment_size_mb", "max_split_size_mb", "max_non_split_rounding_mb", "backend", *_READERS, *WITHOUT_EFFECT)
     close = get_close_matches(key, known, 1)
-    raise InputError(where, key, "is no setting of PyTorch's allocator", f"did you mean {close[0]}?" if close else "leave it out")
+    raise InputError(
+        where, key, "is no setting of PyTorch's allocator", f"did you mean {close[0]}?" if close else "leave it out"
+    )
 
 
 def _whole(value: str, path: str) -> int:
@@ -171,7 +176,7 @@ def _fraction(value: str, path: str, ends: bool) -> float:
 
 
 def _divisions(value: str, path: str) -> tuple[int, ...]:
-    """One number for all sizes, or a list of MiB:divisions (pytorch c10/core/AllocatorConfig.cpp:parseRoundUpPower2Divisions)."""
+    """One number for all sizes, or a list of MiB:divisions (pytorch AllocatorConfig.cpp:parseRoundUpPower2Divisions)."""
     if not value.startswith("["):
         return (_power_of_2(value, path, "divisions"),) * INTERVALS
     table = [0] * INTERVALS

@@ -167,10 +167,8 @@ class NaiveAllocator:
             return False
         length, start, segment = block
         rest = length - size
-        if segment.small or self.s.expandable_segments:
-            split = rest >= 512
-        else:
-            split = size < self.s.max_split_size and rest > MIB
+        large = size < self.s.max_split_size and rest > MIB
+        split = rest >= 512 if segment.small or self.s.expandable_segments else large
         piece = Piece(start, size if split else length, asked)
         segment.pieces.append(piece)
         self.live[key] = (segment, piece)

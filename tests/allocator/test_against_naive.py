@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcalc.allocator.caching import CachingAllocator
-from memcalc.allocator.settings import AllocatorSettings, parse_settings
+from memcalc.allocator.settings import parse_settings
 from tests.allocator.naive import NaiveAllocator
 
 KIB, MIB = 2**10, 2**20
@@ -18,7 +16,7 @@ NAMES = ("requested", "allocated", "active", "reserved", "inactive_split")
 SIZES = st.one_of(
     st.sampled_from([1, 512, 513, MIB - 1, MIB, MIB + 1, 10 * MIB - 1, 10 * MIB, 10 * MIB + 1, 19 * MIB, 20 * MIB, 24 * MIB]),
     st.integers(1, 4 * KIB),
-    st.integers(1, 1100) .map(lambda size: size * KIB),
+    st.integers(1, 1100).map(lambda size: size * KIB),
     st.integers(1, 48).map(lambda size: size * MIB),
 )
 STEP = st.one_of(
