@@ -37,8 +37,8 @@ def allocate(allocator: CachingAllocator, pool: Pool, size: int) -> Block | None
     return block
 
 
-def _candidate(allocator: CachingAllocator, pool: Pool, size: int) -> Block:
-    """The lowest stretch of free and unmapped blocks with room (pytorch CUDACachingAllocator.cpp:find_expandable_block)."""
+def lowest_room(pool: Pool, size: int) -> Block | None:
+    """The start of the lowest stretch of free and unmapped blocks with room (pytorch …:find_expandable_block)."""
     for unmapped in pool.unmapped:
         before = unmapped.prev
         first = before if before is not None and before.state != LIVE else unmapped
@@ -50,6 +50,14 @@ def _candidate(allocator: CachingAllocator, pool: Pool, size: int) -> Block:
             block = block.next
         if room >= size:
             return first
+    return None
+
+
+def _candidate(allocator: CachingAllocator, pool: Pool, size: int) -> Block:
+    """Where there is room, in a new segment if need be (pytorch CUDACachingAllocator.cpp:find_expandable_block)."""
+    first = lowest_room(pool, size)
+    if first is not None:
+        return first
     step = pool.kind.segment_size
     # room for 9/8 of the device (pytorch CUDACachingAllocator.cpp:ExpandableSegment)
     room = SPACE if allocator.total is None else max(allocator.total + allocator.total // 8, size)

@@ -61,7 +61,7 @@ def _play(events: list[Leaf], allocator: CachingAllocator) -> Replay:
             marks.append((number, allocator.peaks().reserved))
             allocator.reset_peaks()
         elif (buffer := event.buffer).place == "device" and buffer.requested:  # type: ignore[union-attr]
-            need = buffer.requested if buffer.requested.__class__ is int else as_int(buffer.requested)  # type: ignore[arg-type]
+            need = buffer.requested if buffer.requested.__class__ is int else as_int(buffer.requested)
             key = id(buffer)
             if event.__class__ is Alloc:
                 block = malloc(need, buffer.stream)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memcalc.allocator.blocks import Memory
 from memcalc.allocator.caching import CachingAllocator
 from memcalc.allocator.settings import parse_settings
 from tests.allocator.naive import NaiveAllocator
@@ -48,8 +49,6 @@ WAYS = {
 
 def run(program, config, capacity, descending=False):
     """Both allocators through one program; yields after every step (theirs, ours, both traces)."""
-    from memcalc.allocator.blocks import Memory
-
     naive = NaiveAllocator(config, capacity, descending=descending)
     ours = CachingAllocator(config, capacity, device=Memory(capacity, descending))
     trace, held, waiting = [], {}, {}
@@ -89,7 +88,7 @@ def run(program, config, capacity, descending=False):
         yield naive, ours, trace, held | waiting
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(program=PROGRAM, descending=st.booleans())
 @pytest.mark.parametrize("way", WAYS)
 def test_same_as_naive(way, program, descending):
