@@ -142,7 +142,8 @@ class Attention(Entry):
 class History(Entry):
     """The allocator's own events, stripped to what a replay needs.
 
-    ``events`` is zlib-compressed JSON in base85: rows of [action, address number, bytes, stream, phase number].
+    ``events`` is zlib-compressed JSON in base85: rows of [action, address number, bytes, stream number, phase number],
+    addresses and streams numbered in ascending order.
     """
 
     phases: list[str]

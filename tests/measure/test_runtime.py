@@ -210,23 +210,23 @@ def test_projecting_optimizers_get_their_groups():
 
 
 def test_events_are_packed_without_loss():
-    """Actions, sizes, order, streams and phases survive; addresses become numbers; the measurement's own looks are gone."""
+    """Actions, sizes, order, streams and phases survive; addresses become their order; the measurement's own looks are gone."""
     trace = [
         {"action": "segment_alloc", "addr": 0x7F00, "size": 2097152, "stream": 0},
         {"action": "alloc", "addr": 0x7F00, "size": 512, "stream": 0},
         {"action": "snapshot", "addr": 0, "size": 0, "stream": 0},
-        {"action": "alloc", "addr": 0x7F02, "size": 1024, "stream": 139},
+        {"action": "alloc", "addr": 0x6F02, "size": 1024, "stream": 139},
         {"action": "free_requested", "addr": 0x7F00, "size": 512, "stream": 0},
         {"action": "oom", "device_free": 17, "size": 4096, "stream": 0},
     ]
     history = pack(trace, [("1 forward", 1), ("1 backward", 3)])
     assert history.count == 5
     assert unpack(history) == [
-        ("segment_alloc", 0, 2097152, 0, "before"),
-        ("alloc", 0, 512, 0, "1 forward"),
-        ("alloc", 1, 1024, 1, "1 backward"),
-        ("free_requested", 0, 512, 0, "1 backward"),
-        ("oom", 2, 4096, 0, "1 backward"),
+        ("segment_alloc", 1, 2097152, 0, "before"),
+        ("alloc", 1, 512, 0, "1 forward"),
+        ("alloc", 0, 1024, 1, "1 backward"),
+        ("free_requested", 1, 512, 0, "1 backward"),
+        ("oom", 0, 4096, 0, "1 backward"),
     ]
 
 

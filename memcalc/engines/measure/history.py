@@ -1,4 +1,8 @@
-"""The allocator's event history in few bytes: actions, sizes, order, stream and phase, and no address or stack."""
+"""The allocator's event history in few bytes: actions, sizes, order, stream and phase, and no address or stack.
+
+Addresses and streams are numbered in ascending order, from 0: best fit goes by which address is lower, so that a replay needs
+their order.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +33,21 @@ def pack(trace: Iterable[Mapping[str, Any]], cuts: Sequence[tuple[str, int]]) ->
     >>> unpack(history)
     [('alloc', 0, 512, 0, 'forward')]
     """
-    addresses: dict[int, int] = {}
-    streams: dict[int, int] = {}
+    entries = list(trace)
+    seen = [entry for entry in entries if str(entry["action"]) not in LOOKS]
+    addresses = _ranks(int(entry["addr"]) for entry in seen if "addr" in entry)
+    streams = _ranks(int(entry.get("stream", 0)) for entry in seen)
     rows: list[list[int]] = []
     starts = [start for _, start in cuts]
     phase = -1
-    for at, entry in enumerate(trace):
+    for at, entry in enumerate(entries):
         while phase + 1 < len(starts) and starts[phase + 1] <= at:
             phase += 1
         action = str(entry["action"])
         if action in LOOKS:
             continue
-        address = addresses.setdefault(int(entry.get("addr", entry.get("device_free", 0))), len(addresses))
-        stream = streams.setdefault(int(entry.get("stream", 0)), len(streams))
+        address = addresses[int(entry["addr"])] if "addr" in entry else 0
+        stream = streams[int(entry.get("stream", 0))]
         rows.append([ACTIONS.index(action) if action in ACTIONS else -1, address, int(entry["size"]), stream, phase])
     text = json.dumps(rows, separators=(",", ":")).encode()
     return History(phases=[name for name, _ in cuts], count=len(rows), events=base64.b85encode(zlib.compress(text, 9)).decode())
@@ -54,3 +60,7 @@ def unpack(history: History) -> list[tuple[str, int, int, int, str]]:
         (ACTIONS[action] if action >= 0 else "?", address, size, stream, history.phases[phase] if phase >= 0 else "before")
         for action, address, size, stream, phase in rows
     ]
+
+
+def _ranks(numbers: Iterable[int]) -> dict[int, int]:
+    return {number: rank for rank, number in enumerate(sorted(set(numbers)))}
