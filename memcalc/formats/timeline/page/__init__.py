@@ -89,6 +89,6 @@ def _footer(timeline: Timeline) -> str:
     where = f"instants {timeline.window[0]:,} to {timeline.window[1] - 1:,}"
     return (
         f"An instant is the moment just after one allocation or free. Bytes are {counted}; GiB = 2³⁰. A column of the chart "
-        f"shows the highest instant in it. The peak is the highest of {where}. Written by memcalc; the page asks nothing of any "
-        "network."
+        f"shows the highest instant in it. The peak is the highest of {where}. Written by memcalc; the page asks nothing of "
+        "any network."
     )

@@ -55,20 +55,24 @@ function makeChart(T, host) {
     });
   }
 
+  /* The next 1, 2 or 5 times a power of ten. */
+  function nice(wanted) {
+    const power = 10 ** Math.floor(Math.log10(wanted));
+    return [1, 2, 5, 10].map((one) => one * power).find((one) => one >= wanted * 0.999);
+  }
+
   function scales() {
     const [unit, size] = top >= GIB / 10 ? ["GiB", GIB] : top >= MIB / 10 ? ["MiB", MIB] : ["KiB", KIB];
-    const made = [], wanted = top / size / Math.max(2, Math.floor(height / 70));
-    const power = 10 ** Math.floor(Math.log10(wanted));
-    const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= wanted);
+    const made = [], step = nice(top / size / Math.max(2, Math.floor(height / 70)));
     for (let value = 0; value * size <= top; value += step) {
       made.push(sv("line", { x1: edge.left, x2: width - edge.right, y1: y(value * size), y2: y(value * size), class: "grid" }));
       made.push(sv("text", { x: edge.left - 8, y: y(value * size) + 4, class: "tick end" }, +value.toPrecision(6) + ""));
     }
     made.push(sv("text", { x: 8, y: edge.top - 6, class: "tick" }, unit));
-    const [a, b] = chart.view, count = plotWidth() < 500 ? 3 : 6;
-    for (let c = 0; c <= count; c++) {
-      const instant = Math.round(a + ((b - 1 - a) * c) / count), kind = c === 0 ? "" : c === count ? " end" : " mid";
-      made.push(sv("text", { x: x(a + ((b - a) * c) / count), y: height - edge.bottom + 16, class: "tick" + kind }, comma(instant)));
+    const [a, b] = chart.view, pace = Math.max(1, nice((b - a) / Math.max(2, Math.floor(plotWidth() / 110))));
+    for (let instant = Math.ceil(a / pace) * pace; instant < b; instant += pace) {
+      if (x(instant) > width - edge.right - 12) break;
+      made.push(sv("text", { x: middle(instant), y: height - edge.bottom + 16, class: "tick mid" }, comma(instant)));
     }
     made.push(sv("text", { x: edge.left + plotWidth() / 2, y: height - 3, class: "tick mid faint" }, "instant (allocations and frees, in order)"));
     return made;
@@ -128,7 +132,7 @@ function makeChart(T, host) {
       made.push(sv("rect", { x: x(from), y: edge.top, width: x(to) - x(from), height: y(0) - edge.top, class: "selected" }));
     }
     for (const [instant, kind] of [[pinned, "pin"], [cursor, "cursor"]]) {
-      if (instant === null || instant < a || instant >= b) continue;
+      if (instant === null || instant < a || instant >= b || (kind === "pin" && instant === T.peak)) continue; // it has its own mark
       const px = middle(instant);
       made.push(sv("line", { x1: px, x2: px, y1: edge.top - 4, y2: y(0), class: kind }));
       made.push(sv("circle", { cx: px, cy: y(T.total[instant]), r: 4.5, class: kind }));

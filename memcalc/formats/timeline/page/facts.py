@@ -11,6 +11,9 @@ from memcalc.formats.sheet import per_parameter, scale, sheet
 from memcalc.timeline.timeline import Moment, Timeline
 from memcalc.units import format_gib
 
+WIDE, LONG = 32, ' class="long"'
+"""Characters from which on a setting takes a line of its own."""
+
 
 def about(footprint: Footprint | None) -> str:
     """One line about the job."""
@@ -83,7 +86,8 @@ def _settings(name: str, values: Mapping[str, str]) -> str:
     if not values:
         return ""
     rows = "".join(
-        f"<div><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(value)}</dd></div>" for key, value in values.items()
+        f"<div{LONG if len(value) > WIDE else ''}><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(value)}</dd></div>"
+        for key, value in values.items()
     )
     head = f"<h3>{escape(name.replace('_', ' '))}</h3>" if name else ""
     return f'{head}<dl class="settings">{rows}</dl>'

@@ -52,6 +52,14 @@ function moveTo(instant) {
   else refresh();
 }
 
+/* Pin an instant and bring the chart to where it can be seen. */
+function reveal(instant) {
+  const [a, b] = chart.view;
+  if (instant < a || instant >= b) view(instant - (b - a) / 2, instant + (b - a) / 2);
+  pin(instant);
+  host.focus();
+}
+
 function key(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const [a, b] = chart.view, at = state.cursor === null ? state.pinned : state.cursor;
@@ -105,7 +113,7 @@ host.addEventListener("pointercancel", () => { state.drag = null; state.cursor =
 byId("zoom-in").addEventListener("click", () => zoom(0.5));
 byId("zoom-out").addEventListener("click", () => zoom(2));
 byId("zoom-all").addEventListener("click", () => view(0, T.n));
-byId("to-peak").addEventListener("click", () => pin(T.peak));
+byId("to-peak").addEventListener("click", () => reveal(T.peak));
 byId("most").addEventListener("change", refresh);
 
 /* The system's theme until the person chooses; the choice is kept where the browser lets a page keep anything. */
@@ -126,6 +134,7 @@ byId("theme").addEventListener("click", () => {
 });
 
 phaseTable(T, zoomTo);
+roleTable(T, reveal);
 view(0, T.n);
 pin(T.peak);
 new ResizeObserver(() => { chart.draw(); treemap.draw(); refresh(); }).observe(document.querySelector("main"));

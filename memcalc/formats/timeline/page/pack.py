@@ -1,8 +1,9 @@
 """The trace as the page's script reads it: every event, in a few characters each.
 
-``kinds`` hold what many buffers share: (operator, dtype, shape, requested, bytes, role, stream), the first two as indices
-into ``strings``, the role as one into ``roles`` or -1 for what is not on the device. A buffer is a kind, a site and a module. An event
-is 0 where the next buffer is born, and otherwise how many births ago the buffer that dies was born. ``allocated`` (less the total) and ``reserved`` are written where they change: instant, value, instant, value.
+``kinds`` hold what many buffers share: (operator, dtype, shape, requested, bytes, role, stream), the first two as indices into
+``strings``, the role as one into ``roles`` or -1 for what is not on the device. A buffer is a kind, a site and a module. An
+event is 0 where the next buffer is born, and otherwise how many births ago the buffer that dies was born. ``allocated`` (less
+the total) and ``reserved`` are written where they change: instant, value, instant, value.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def packed(timeline: Timeline) -> dict[str, Any]:
     return {
         "measure": timeline.measure,
         "peak": timeline.peak.instant,
+        "window": list(timeline.window),
         "roles": list(timeline.roles),
         "labels": [LABELS[role] for role in timeline.roles],
         "phases": [[stay.phase, stay.iteration, stay.start, stay.stop] for stay in lives.stays],

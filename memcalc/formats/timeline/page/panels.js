@@ -111,10 +111,26 @@ function makeTable(T) {
   return set;
 }
 
+function highestIn(series, [start, stop]) {
+  let best = start;
+  for (let i = start; i < stop; i++) if (series[i] > series[best]) best = i;
+  return best;
+}
+
+function roleTable(T, pin) {
+  byId("roles").replaceChildren(...T.roles.map((_, r) => {
+    const best = highestIn(T.live[r], T.window), phase = phaseAt(T, best);
+    return el("tr", {},
+      el("th", { scope: "row", class: "swatched" }, swatch(T, r), T.labels[r]),
+      el("td", { class: "num", title: comma(T.live[r][best]) + " bytes" }, bytesText(T.live[r][best])),
+      el("td", { class: "num" }, el("button", { type: "button", class: "link", title: "pin it", onclick: () => pin(best) }, comma(best))),
+      el("td", {}, phaseText(T, phase)));
+  }).reverse());
+}
+
 function phaseTable(T, zoom) {
   byId("phases").replaceChildren(...T.phases.map(([phase, iteration, start, stop], at) => {
-    let best = start;
-    for (let i = start; i < stop; i++) if (T.total[i] > T.total[best]) best = i;
+    const best = highestIn(T.total, [start, stop]);
     return el("tr", {},
       el("th", { scope: "row" }, el("button", { type: "button", class: "link", title: "zoom the chart to it", onclick: () => zoom(at, best) }, phase.replace(/_/g, " "))),
       el("td", { class: "num" }, iteration || "–"), el("td", { class: "num" }, comma(stop - start)),

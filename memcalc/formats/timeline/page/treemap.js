@@ -67,45 +67,62 @@ function roleBands(T, node, upright) {
   return `linear-gradient(${upright ? "to top" : "to right"}, ${stops.join(", ")})`;
 }
 
+/* In shares of what it lies in, so that a page laid out anew, as for printing, needs no script. */
+function place(made, [left, top, wide, high], w, h) {
+  const share = (part, whole) => ((100 * part) / whole).toFixed(3) + "%";
+  made.style.left = share(left, w);
+  made.style.top = share(top, h);
+  made.style.width = `calc(${share(wide, w)} - 2px)`;
+  made.style.height = `calc(${share(high, h)} - 2px)`;
+}
+
 function makeTreemap(T, host, crumbs) {
   let root = null, node = null;
 
-  function cell(part, [left, top, wide, high], inner) {
+  function cell(part, [, , wide, high]) {
     const leaf = part.k !== undefined;
     const said = `${part.path || part.name}${part.path && part.name === "itself" ? " (itself)" : ""}: ${bytesText(part.bytes)}, ${shareText(part.bytes, root.bytes)}`;
-    const made = el(leaf ? "div" : "button", { class: "cell" + (inner ? " inner" : ""), title: leaf ? `${part.name}: ${said}` : said, "aria-label": leaf ? null : said });
+    const made = el(leaf ? "div" : "button", { class: "cell", title: leaf ? `${part.name}: ${said}` : said, "aria-label": leaf ? null : said });
     if (!leaf) made.type = "button";
-    Object.assign(made.style, { left: left + "px", top: top + "px", width: Math.max(0, wide - 2) + "px", height: Math.max(0, high - 2) + "px" });
     made.style.background = roleBands(T, part, high > wide);
-    if (wide > 46 && high > 22) {
+    if (wide > 30 && high > 22) {
       const label = el("span", { class: "label" }, part.name);
-      if (high > 44 && wide > 62) label.append(el("small", {}, bytesText(part.bytes)));
+      if (high > 44 && wide > 76) label.append(el("small", {}, bytesText(part.bytes)));
       made.append(label);
     }
     if (!leaf) made.addEventListener("click", (event) => { event.stopPropagation(); show(part, true); });
     return made;
   }
 
-  /* Two levels: a frame for each part of the node, and its own parts inside where there is room. */
-  function draw() {
-    if (!node) return;
-    const box = host.getBoundingClientRect(), whole = parts(T, node), made = [];
-    squarify(whole.map((one) => one.bytes), 0, 0, box.width, box.height).forEach((place, at) => {
-      const part = whole[at], [left, top, wide, high] = place;
-      if (wide < 1.5 || high < 1.5) return;
-      if (part.k !== undefined || wide < 90 || high < 60 || (!part.kids.size && part.own.length < 2)) { made.push(cell(part, place)); return; }
+  /* A part that has room shows what it is made of inside a frame; one that has little is a cell of its roles' colours. */
+  function lay(into, whole, x, y, w, h, depth) {
+    const outer = depth ? [w + 5, h + 21] : [w, h];
+    squarify(whole.map((one) => one.bytes), x, y, w, h).forEach((spot, at) => {
+      const part = whole[at], [, , wide, high] = spot;
+      if (wide < 2.5 || high < 2.5) return;
+      const inside = depth < 5 && wide > 84 && high > 58 && part.k === undefined ? parts(T, through(part)) : [];
+      if (inside.length < 2) {
+        const made = cell(part, spot);
+        place(made, spot, ...outer);
+        into.append(made);
+        return;
+      }
       const frame = el("div", { class: "frame" });
-      Object.assign(frame.style, { left: left + "px", top: top + "px", width: wide - 2 + "px", height: high - 2 + "px" });
-      const head = el("button", { type: "button", class: "head", title: `${part.path || part.name}: open` }, el("b", {}, part.name), el("span", {}, " " + bytesText(part.bytes)));
+      place(frame, spot, ...outer);
+      const said = `${part.path || part.name}: ${bytesText(part.bytes)}`;
+      const head = el("button", { type: "button", class: "head", title: said, "aria-label": said }, el("b", {}, part.name), el("span", {}, " " + bytesText(part.bytes)));
       head.addEventListener("click", () => show(part, true));
       frame.append(head);
-      const inside = parts(T, through(part));
-      squarify(inside.map((one) => one.bytes), 2, 22, wide - 6, high - 26).forEach((spot, index) => {
-        if (spot[2] > 2.5 && spot[3] > 2.5) frame.append(cell(inside[index], spot, true));
-      });
-      made.push(frame);
+      lay(frame, inside, 2, 19, wide - 7, high - 23, depth + 1);
+      into.append(frame);
     });
-    host.replaceChildren(...made);
+  }
+
+  function draw() {
+    if (!node) return;
+    const box = host.getBoundingClientRect();
+    host.replaceChildren();
+    lay(host, parts(T, node), 0, 0, box.width, box.height, 0);
   }
 
   function show(asked, moved) {
