@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from rich import box
 from rich.console import Group as Stack
 from rich.console import RenderableType
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from memcalc.formats.palette import LABELS
 from memcalc.formats.sheet import scale
+from memcalc.tape.events import Role
 from memcalc.timeline.groups import by, shares
 from memcalc.timeline.timeline import Life, Moment, Timeline
 
@@ -20,23 +23,23 @@ ROWS = 20
 def top_table(timeline: Timeline, most: int, instant: int | None = None, *, exact: bool = False) -> RenderableType:
     """The ``most`` largest buffers alive at an instant, the peak by default, and what the others come to.
 
-    Under each buffer stand the module and the operator that made it.
+    Beside each stand its shape and dtype, under it the module and the operator that made it and the phase it was born in.
     """
     at = timeline.peak if instant is None else timeline.moment(instant)
     lives = timeline.largest(most, at.instant)
     alive = len(timeline.alive(at.instant))
     unit = scale([at.bytes], exact=exact)
     table = _table()
-    table.add_column("buffer, module · operator", overflow="fold", ratio=1)
-    for name in ("role", "shape, dtype", "born in"):
-        table.add_column(name, overflow="fold")
     table.add_column(unit.unit, justify="right", no_wrap=True)
+    table.add_column("role, born in", no_wrap=True)
+    table.add_column("buffer, shape, dtype, module, operator", overflow="fold")
     for life in lives:
-        table.add_row(_named(life), LABELS[life.buffer.role], _typed(life), _phase(life.born), unit.text(life.bytes))
+        kind = Text.assemble(LABELS[life.buffer.role], ("\n" + _phase(life.born), "dim"))
+        table.add_row(unit.text(life.bytes), kind, _named(life))
     rest = at.bytes - sum(life.bytes for life in lives)
     if rest:
-        table.add_row(f"{alive - len(lives):,} more", "", "", "", unit.text(rest), style="dim")
-    table.add_row("all", "", "", "", unit.text(at.bytes), style="bold")
+        table.add_row(unit.text(rest), "", f"{alive - len(lives):,} more", style="dim")
+    table.add_row(unit.text(at.bytes), "", f"all {alive:,}", style="bold")
     return Stack(Text(f"The largest buffers {_at(timeline, at)}", style="bold"), table)
 
 
@@ -57,7 +60,7 @@ def by_table(
     table.add_column(how, overflow="fold", ratio=1)
     for name in (unit.unit, "share", "buffers"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = [(_group(how, one.name), one.covers, one.bytes, one.buffers) for one in groups[:most]]
+    rows = [(_label(how, one.name), one.covers, one.bytes, one.buffers) for one in groups[:most]]
     if rest := groups[most:]:
         rows.append((f"{len(rest):,} more", 1, sum(one.bytes for one in rest), sum(one.buffers for one in rest)))
     for (name, covers, size, buffers), percent in zip(rows, shares(row[2] for row in rows), strict=True):
@@ -72,16 +75,11 @@ def _table() -> Table:
 
 
 def _named(life: Life) -> Text:
-    """The buffer's name, and in a line below it the module and operator that made it, as far as they say more."""
-    one = life.buffer
-    made = " · ".join(word for word in (one.module, one.operator) if word)
-    return Text.assemble(one.site, *([("\n" + made, "dim")] if made else []))
-
-
-def _typed(life: Life) -> str:
+    """The buffer's name, shape and dtype, and in a line below the module and operator that made it."""
     one = life.buffer
     shape = "" if one.shape is None else "×".join(map(str, one.shape)) or "scalar"
-    return "\n".join(word for word in (shape, one.dtype) if word)
+    made = " · ".join(word for word in (one.module, one.operator) if word)
+    return Text.assemble("  ".join(word for word in (one.site, shape, one.dtype) if word), ("\n" + made if made else "", "dim"))
 
 
 def _phase(moment: Moment) -> str:
@@ -89,8 +87,8 @@ def _phase(moment: Moment) -> str:
     return f"{phase} {moment.iteration}" if moment.iteration else phase
 
 
-def _group(how: str, name: str) -> str:
-    return name.replace("_", " ") if how == "role" else name
+def _label(how: str, name: str) -> str:
+    return LABELS[cast(Role, name)] if how == "role" else name
 
 
 def _at(timeline: Timeline, at: Moment) -> str:
