@@ -10,12 +10,12 @@ from memcalc.tape.events import Role
 
 LIGHT: dict[Role, str] = {
     "parameter": "#0072b2", "parameter_copy": "#8ccbee", "master_parameter": "#1f3a6e", "buffer": "#9aa3ad",
-    "optimizer_state": "#009e73", "gradient": "#efb118", "input": "#7a4b1e", "activation": "#d55e00", "temporary": "#f0e442",
+    "optimizer_state": "#009e73", "gradient": "#e69f00", "input": "#7a4b1e", "activation": "#d55e00", "temporary": "#f6ee8a",
     "communication": "#c76b9e", "workspace": "#5b3a8c", "context": "#c4c9cf",
 }  # fmt: skip
 DARK: dict[Role, str] = {
-    "parameter": "#2f8fd0", "parameter_copy": "#9ad6f5", "master_parameter": "#3f5fa8", "buffer": "#8b949e",
-    "optimizer_state": "#12a67c", "gradient": "#f2bb3a", "input": "#a8743f", "activation": "#e0691a", "temporary": "#f3ea6a",
+    "parameter": "#2b7cc9", "parameter_copy": "#9ad6f5", "master_parameter": "#3b4f96", "buffer": "#8b949e",
+    "optimizer_state": "#1fb488", "gradient": "#e8a317", "input": "#a8743f", "activation": "#e0691a", "temporary": "#f8f2a0",
     "communication": "#d584b2", "workspace": "#8f6fd0", "context": "#5d6670",
 }  # fmt: skip
 LABELS: dict[Role, str] = {

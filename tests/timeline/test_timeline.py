@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -20,7 +21,10 @@ from tests.timeline.demo import Step, series, tape
 
 W = Buffer("fc.weight", 1000, "parameter", module="net.fc")
 M = Buffer("exp_avg", 2000, "optimizer_state", module="net.fc", operator="aten.zeros_like.default")
-A = [Buffer("out", 300, "activation", module="net.fc", operator="aten.addmm.default", shape=(5, 15), dtype="float32") for _ in "12"]
+A = [
+    Buffer("out", 300, "activation", module="net.fc", operator="aten.addmm.default", shape=(5, 15), dtype="float32")
+    for _ in "12"
+]
 T = [Buffer("scratch", 600, "temporary", module="net", operator="aten.addmm.default") for _ in "12"]
 H = Buffer("step", 4, "optimizer_state", place="host")
 STEP = [
@@ -145,7 +149,8 @@ def tapes(draw, most=60, marks=True):
         else:
             alive.append(
                 Buffer(
-                    "x", draw(st.integers(0, 5000)), draw(st.sampled_from(["parameter", "activation", "temporary", "workspace"])),
+                    "x", draw(st.integers(0, 5000)),
+                    draw(st.sampled_from(["parameter", "activation", "temporary", "workspace"])),
                     place=draw(st.sampled_from(["device"] * 4 + ["host"])), module=draw(st.sampled_from(NAMES)),
                     operator=draw(st.sampled_from(["", "aten.mm.default"])),
                 )
@@ -203,7 +208,9 @@ def test_shares_add_up(sizes, digits):
     """Rounded shares sum to 100, and none is off by a whole unit of its last digit."""
     percents = shares(sizes, digits)
     assert sum(percents) == pytest.approx(100 if sum(sizes) else 0)
-    assert all(abs(p - 100 * size / sum(sizes)) < 10**-digits + 1e-9 for p, size in zip(percents, sizes, strict=True) if sum(sizes))
+    assert all(
+        abs(p - 100 * size / sum(sizes)) < 10**-digits + 1e-9 for p, size in zip(percents, sizes, strict=True) if sum(sizes)
+    )
 
 
 @given(tapes(most=400), st.integers(1, 12))
@@ -215,7 +222,7 @@ def test_thinning_keeps_every_peak_that_shows(events, columns):
     rows = [timeline.total, *timeline.live]
     height = max(int(row.max()) for row in rows)
     edges = np.unique(np.linspace(0, len(timeline), columns + 1).astype(int))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mine = at[(at >= low) & (at < high)]
         assert timeline.total[mine].max() == timeline.total[low:high].max()
         assert timeline.total[mine].min() == timeline.total[low:high].min()

@@ -52,8 +52,9 @@ def made(timeline: Timeline, footprint: Footprint | None, *, title: str, suffix:
         axes = figure.add_subplot()
         _draw(axes, timeline)
         subtitle = "" if footprint is None else _about(footprint)
-        axes.text(0, 1.1, subtitle, transform=axes.transAxes, color=FAINT, fontsize=9)
-        axes.text(0, 1.15 if subtitle else 1.1, title, transform=axes.transAxes, fontsize=13, fontweight="bold")
+        axes.text(0, 1.1, subtitle, transform=axes.transAxes, color=FAINT, fontsize=9, parse_math=False)
+        height = 1.15 if subtitle else 1.1
+        axes.text(0, height, title, transform=axes.transAxes, fontsize=13, fontweight="bold", parse_math=False)
         out = io.BytesIO()
         # neither the time nor the version of what drew it: equal pictures are equal files
         metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
