@@ -44,8 +44,8 @@ def write_measurement(measurement: Measurement, path: Path) -> None:
     write_atomically(path, data)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """``path`` holds all of ``data`` or what it held before.
+def write_atomically(path: Path, data: bytes, asked: str = "--out") -> None:
+    """``path`` holds all of ``data`` or what it held before; ``asked`` is the option that named it.
 
     Raises:
         InputError: the folder or the disk refuses.
@@ -61,7 +61,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        raise InputError("--out", str(path), f"cannot be written ({error.strerror})", "name a place with room") from None
+        raise InputError(asked, str(path), f"cannot be written ({error.strerror})", "name a place with room") from None
 
 
 def records_in(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from memcalc.errors import InputError, did_you_mean
 
-NAMES = ("job", "sweep", "footprint", "measurement")
+NAMES = ("job", "sweep", "footprint", "measurement", "timeline")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -33,6 +33,10 @@ def schema(name: str) -> dict[str, Any]:
         from memcalc.measurement import schema as measurement_schema
 
         return {"$schema": DIALECT, **measurement_schema()}
+    if name == "timeline":
+        from memcalc.formats.timeline.schema import SCHEMA
+
+        return {"$schema": DIALECT, **SCHEMA}
     raise InputError("schema", name, "is not a schema memcalc has", did_you_mean(name, NAMES))
 
 

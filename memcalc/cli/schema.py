@@ -1,4 +1,4 @@
-"""``memcalc schema``: the JSON Schema of a job, a sweep or a footprint."""
+"""``memcalc schema``: the JSON Schema of a job, a sweep, a footprint, a measurement or a timeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ app = single()
 
 @app.command()
 def schema(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="job, sweep, footprint or measurement.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="job, sweep, footprint, measurement or timeline.", show_default=False)
+    ],
 ) -> None:
     """Print a JSON Schema, for editors and scripts."""
     from memcalc.schemas import schema as schema_of
