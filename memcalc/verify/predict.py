@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from memcalc.engines.analytic.estimate import buffers_of, component_bytes, estimate_job, host_bytes
+from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_job, host_bytes
 from memcalc.engines.analytic.static import accounts
 from memcalc.footprint import Footprint, Held
 from memcalc.job import Job
@@ -84,12 +84,7 @@ def predict(job: Job, model: Model) -> Prediction:
         tuple(
             RankPrediction(
                 index=one.layout.index, multiplicity=int(one.layout.multiplicity), components=component_bytes(one),
-                host=host_bytes(one), tensors=tuple(
-                    found
-                    for found in _expected(buffers_of(plan, one, model), model.tensors)
-                    # an optimizer that updates inside backward has freed them all by its end
-                    if not (found.component == "gradients" and plan.optimizer.frees_gradients)
-                ),
+                host=host_bytes(one), tensors=tuple(_expected(buffers_of(plan, one, model), model.tensors)),
             )
             for one in counted
         ),
@@ -100,7 +95,7 @@ def _expected(held: Iterable[Held], tensors: Sequence[Tensor]) -> Iterator[Expec
     """Every buffer of a listed component under the names of the model's own tensors, where it is known which they are."""
     known = {tensor.name: tensor for tensor in tensors}
     for one in held:
-        if one.component not in LISTED or one.lives == "backward":
+        if one.component not in LISTED or one.lives in ("backward", ONE_AT_A_TIME):
             continue  # gone when backward ends, where gradients are walked
         owner = _owner(one.name, known)
         if owner is None:
