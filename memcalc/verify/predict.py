@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from memcalc.adapters import with_adapters
 from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_job, host_bytes
 from memcalc.engines.analytic.static import accounts
 from memcalc.footprint import Footprint, Held
 from memcalc.job import Job
+from memcalc.measurement import Measurement
 from memcalc.models import Model
 from memcalc.plan import make_plan
 from memcalc.records import dataclass
@@ -67,6 +69,23 @@ class Prediction:
         at = next(iter([*named, *room, 0]))
         taken[at] = taken.get(at, 0) + 1
         return self.ranks[at]
+
+
+def as_measured(model: Model, record: Measurement) -> Model:
+    """The model with what a measurement made of it: adapters beside its layers, and which of its tensors began as zeros.
+
+    Raises:
+        InputError: adapters that this model cannot have.
+        NotModelledError: adapters of a kind that is not modelled.
+    """
+    if record.settings.lora is not None:
+        model = with_adapters(model, record.settings.lora)
+    zeros = set(record.zeros)
+    if not zeros:
+        return model
+    return replace(
+        model, tensors=tuple(replace(one, zeros=True) if zeros.issuperset(one.names()) else one for one in model.tensors)
+    )
 
 
 def predict(job: Job, model: Model) -> Prediction:
