@@ -255,6 +255,8 @@ class Measurement(Entry):
     job: dict[str, Any]
     """The job as understood, every default filled in: the key of that name in a footprint."""
     model: ModelSummary | None = None
+    zeros: list[str] = Field(default_factory=list)
+    """Trainable parameters that were all zeros before the first step, for which some optimizers keep less."""
     settings: Settings = Field(default_factory=Settings)
     ranks: list[Rank] = Field(default_factory=list)
     failure: Failure | None = None

@@ -82,6 +82,7 @@ class Tensor:
         role: ``parameter`` or ``buffer``.
         trainable: whether it receives a gradient.
         spans: the repeated axes, outermost first, one for each ``*``.
+        zeros: whether each is known to be all zeros before the first step, as a fresh bias is and a trained one is not.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Tensor:
     role: Literal["parameter", "buffer"] = "parameter"
     trainable: bool = True
     spans: tuple[Span, ...] = field(default=())
+    zeros: bool = False
 
     @property
     def numel(self) -> Count:

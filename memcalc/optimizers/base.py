@@ -26,7 +26,8 @@ Implementation = Literal["foreach", "fused", "single"]
 class Param:
     """What an optimizer is handed: ``count`` identical tensors (a shard or a flat buffer under ZeRO).
 
-    ``dtype`` is that of the tensor the optimizer updates, the fp32 master where the precision scheme keeps one.
+    ``dtype`` is that of the tensor the optimizer updates, the fp32 master where the precision scheme keeps one; ``zeros``
+    says that every element is known to be zero before the first step.
     """
 
     shape: tuple[Count, ...]
@@ -35,6 +36,7 @@ class Param:
     name: str = "weight"
     kind: Kind = "linear"
     count: Count = 1
+    zeros: bool = False
 
     @property
     def ndim(self) -> int:

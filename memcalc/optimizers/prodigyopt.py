@@ -21,10 +21,10 @@ from memcalc.optimizers.base import Options, Param, State, optimizer
     temporaries=copies(single=((1, 1),)),  # the previous tensor's denominator outlives it in the second loop
 )
 def prodigy(p: Param, o: Options) -> Iterator[State]:
-    """Four buffers. A tensor that is all zeros at its first step keeps one element as ``p0``; this counts trained weights."""
+    """Four buffers; of a tensor that is all zeros at its first step, ``p0`` keeps one element (prodigy.py:178)."""
     thinned = ceil_div(p.numel, o.slice_p)
     yield State("s", "distance", p.dtype, thinned)
-    yield State("p0", "initial", p.dtype, thinned)
+    yield State("p0", "initial", p.dtype, 1 if p.zeros else thinned)
     if o.betas[0] > 0:
         yield whole(p, "exp_avg", "momentum")
     yield whole(p, "exp_avg_sq", "variance")

@@ -207,6 +207,7 @@ def handed(setting: Setting, tensor: Tensor, shape: tuple[Count, ...] | None = N
         name=tensor.name,
         kind=tensor.kind,
         count=tensor.count if count is None else count,
+        zeros=tensor.zeros,
     )
 
 

@@ -214,9 +214,14 @@ def _package(name: str) -> Any:
     """An optional package.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: it is not installed, or not for this torch.
     """
     try:
         return import_module(name)
-    except ImportError:
-        raise MissingPackageError.extra("model", name, "measure") from None
+    except Exception as error:
+        # a package built for another torch raises what it likes when it is loaded: RuntimeError, OSError, AttributeError
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise MissingPackageError.extra("model", name, "measure") from None
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        way_out = f"install the {name} that goes with torch {torch.__version__}"
+        raise MissingPackageError("model", name, f"cannot be loaded here ({said})", way_out) from None

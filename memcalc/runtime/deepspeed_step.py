@@ -100,10 +100,15 @@ def _deepspeed(device: str) -> Any:
     for name, alone in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
         os.environ.setdefault(name, alone)  # without a launcher it refuses to start
     try:
-        return import_module("deepspeed")
+        deepspeed = import_module("deepspeed")
     except ImportError:
         rule = "needs a package that is not installed"
         raise MissingPackageError("parallelism.zero_backend", "deepspeed", rule, "pip install deepspeed") from None
+    if device == "cpu":
+        # else every rank waits for minutes while one compiles a shared-memory reduction, or for ever on the lock of one that
+        # was killed meanwhile (comm/torch.py:build_shm_op); gloo does the same, and no tensor of training knows of it
+        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from memcalc.runtime.inputs import Input
 
 SEQUENCE, IMAGE = 128, 224
 """Where neither the job nor the model says: tokens, and pixels of a side."""
-CPU_SEQUENCE = 32
+CPU_SEQUENCE = 8
 """The same on a CPU, whose half-precision arithmetic is slow; nothing that is kept depends on it."""
 
 

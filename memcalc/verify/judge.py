@@ -13,7 +13,7 @@ from memcalc.records import dataclass
 from memcalc.tape.events import COMPONENTS
 from memcalc.units import format_gib
 from memcalc.verify.match import HOST, Pair, pairs
-from memcalc.verify.predict import LISTED, Prediction, RankPrediction, predict
+from memcalc.verify.predict import LISTED, Prediction, RankPrediction, as_measured, predict
 from memcalc.verify.tolerance import Tolerance
 
 PASSED, FAILED, UNJUDGED = "passed", "failed", "unjudged"
@@ -119,7 +119,7 @@ def judge(record: Measurement, source: str, tolerance: Tolerance, model_of: Call
         return Verdict(record.case, source, UNJUDGED, _failure(record), record)
     try:
         job = read_job(record.request)
-        prediction = predict(job, model_of(job))
+        prediction = predict(job, as_measured(model_of(job), record))
     except MemcalcError as error:
         return Verdict(record.case, source, UNJUDGED, str(error), record)
     if record.status == "out_of_memory":
@@ -127,7 +127,9 @@ def judge(record: Measurement, source: str, tolerance: Tolerance, model_of: Call
     if not any(rank.tensors for rank in record.ranks):
         return Verdict(record.case, source, UNJUDGED, "the record lists no tensors", record, prediction.footprint)
     if (adapted := _adapter(record, prediction)) is not None:
-        reason = f"the model was measured with adapters ({adapted}), which are not modelled yet; name it as py: to predict them"
+        reason = (
+            f"the model was measured with adapters ({adapted}) that its settings do not tell of; name it as py: to predict them"
+        )
         return Verdict(record.case, source, UNJUDGED, reason, record, prediction.footprint)
     on_cpu = record.environment.device.kind == "cpu"
     taken: dict[int, int] = {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from memcalc.engines.analytic.estimate import buffers_of, component_bytes, estimate_job, host_bytes
+from memcalc.adapters import with_adapters
+from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_job, host_bytes
 from memcalc.engines.analytic.static import accounts
 from memcalc.footprint import Footprint, Held
 from memcalc.job import Job
+from memcalc.measurement import Measurement
 from memcalc.models import Model
 from memcalc.plan import make_plan
 from memcalc.records import dataclass
@@ -69,6 +71,23 @@ class Prediction:
         return self.ranks[at]
 
 
+def as_measured(model: Model, record: Measurement) -> Model:
+    """The model with what a measurement made of it: adapters beside its layers, and which of its tensors began as zeros.
+
+    Raises:
+        InputError: adapters that this model cannot have.
+        NotModelledError: adapters of a kind that is not modelled.
+    """
+    if record.settings.lora is not None:
+        model = with_adapters(model, record.settings.lora)
+    zeros = set(record.zeros)
+    if not zeros:
+        return model
+    return replace(
+        model, tensors=tuple(replace(one, zeros=True) if zeros.issuperset(one.names()) else one for one in model.tensors)
+    )
+
+
 def predict(job: Job, model: Model) -> Prediction:
     """Every rank's prediction.
 
@@ -84,12 +103,7 @@ def predict(job: Job, model: Model) -> Prediction:
         tuple(
             RankPrediction(
                 index=one.layout.index, multiplicity=int(one.layout.multiplicity), components=component_bytes(one),
-                host=host_bytes(one), tensors=tuple(
-                    found
-                    for found in _expected(buffers_of(plan, one, model), model.tensors)
-                    # an optimizer that updates inside backward has freed them all by its end
-                    if not (found.component == "gradients" and plan.optimizer.frees_gradients)
-                ),
+                host=host_bytes(one), tensors=tuple(_expected(buffers_of(plan, one, model), model.tensors)),
             )
             for one in counted
         ),
@@ -100,7 +114,7 @@ def _expected(held: Iterable[Held], tensors: Sequence[Tensor]) -> Iterator[Expec
     """Every buffer of a listed component under the names of the model's own tensors, where it is known which they are."""
     known = {tensor.name: tensor for tensor in tensors}
     for one in held:
-        if one.component not in LISTED or one.lives == "backward":
+        if one.component not in LISTED or one.lives in ("backward", ONE_AT_A_TIME):
             continue  # gone when backward ends, where gradients are walked
         owner = _owner(one.name, known)
         if owner is None:

@@ -80,9 +80,12 @@ def test_autocast_copies_meet_gradients_only_when_accumulating():
 
 
 def test_an_optimizer_that_frees_gradients_holds_the_largest_alone():
-    """LOMO updates in the backward hook: gradient memory is the largest tensor's, not P's."""
+    """LOMO updates in the backward hook: gradient memory is the largest tensor's, not P's, and that alone is listed."""
     model = Model("m", "m", (Tensor("a", (100,), kind="linear"), Tensor("b", (300,), kind="linear")))
-    assert footprint(model, optimizer="lomo", precision="fp16-pure").components.gradients == 300 * 2
+    shown = footprint(model, optimizer="lomo", precision="fp16-pure")
+    assert shown.components.gradients == 300 * 2
+    held = [(one.requested, one.times, one.lives) for one in shown.buffers if one.component == "gradients"]
+    assert held == [(600, 1, "backward, one at a time")]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from memcalc.engines.analytic.estimate import buffers_of
+from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of
 from memcalc.engines.analytic.static import accounts
 from memcalc.job import read_job
 from memcalc.measurement import Measurement, Rank
@@ -33,7 +33,7 @@ def predicted(request: dict[str, Any]) -> dict[int, Counter]:
             if component == "optimizer_states" and held.place != "device":
                 component = "host_optimizer_states"
             # what lives inside backward alone is gone when the gradients are looked at
-            if component in LISTED and held.lives != "backward":
+            if component in LISTED and held.lives not in ("backward", ONE_AT_A_TIME):
                 counted[component, _named(component, held.name), held.requested] += held.times
         found[account.layout.index] = counted
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="a measurement is a real step")
@@ -10,6 +12,8 @@ from memcalc.campaign import RunSettings  # noqa: E402
 from memcalc.engines.measure import measure_mapping  # noqa: E402
 from memcalc.engines.measure.here import Ask, failure_of, measure_here  # noqa: E402
 from memcalc.errors import InputError, MissingPackageError  # noqa: E402
+from memcalc.runtime import build  # noqa: E402
+from tests.measure.against import assert_every_byte  # noqa: E402
 
 
 def measure(factory, settings=None, **request):
@@ -102,6 +106,38 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(request_, kind, says):
     record = measure("transformer", **request_)
     assert (record.status, record.failure.kind) == ("failed", kind)
     assert says in record.failure.message
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (None, "model: torchvision is not installed; pip install 'memcalc[measure]'"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "cannot be loaded here (operator torchvision::nms"),
+        ("import nonsuch", "cannot be loaded here (No module named 'nonsuch'); install the torchvision that goes with torch"),
+    ],
+)
+def test_a_package_that_is_missing_or_of_another_torch_is_said(code, says, tmp_path, monkeypatch):
+    """Without torchvision, or with one built for another torch, its models are a failure of record that says which it is."""
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    if code is None:
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+        monkeypatch.setattr(build, "import_module", lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name=name)))
+    else:
+        (tmp_path / "torchvision.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+    record = measure("transformer", model="resnet18", image_size=32)
+    assert (record.status, record.failure.kind) == ("failed", "missing_package")
+    assert says in record.failure.message
+
+
+def test_models_of_torchvision_are_measured():
+    """ResNet and VisionTransformer of torchvision hold what their configs predict, where it goes with this torch."""
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        pytest.skip(f"torchvision cannot be imported beside torch {torch.__version__}: {error}")
+    for model in ({"base": "resnet18", "num_labels": 5}, {"base": "vit_b_16", "image_size": 32, "num_hidden_layers": 1}):
+        assert_every_byte(measure("transformer", model=model, image_size=32))
 
 
 def test_without_a_gpu_cuda_is_an_error():

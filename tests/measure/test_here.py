@@ -11,6 +11,9 @@ from memcalc.engines.measure.footprint import footprint_of  # noqa: E402
 from memcalc.engines.measure.here import Ask, measure_here  # noqa: E402
 from memcalc.errors import InputError  # noqa: E402
 from memcalc.measurement import measurement_from  # noqa: E402
+from memcalc.verify.files import Models  # noqa: E402
+from memcalc.verify.judge import PASSED, judge  # noqa: E402
+from memcalc.verify.tolerance import EXACT  # noqa: E402
 from tests.measure.against import assert_counted, assert_every_byte  # noqa: E402
 
 TRANSFORMER = {"model": "py:tests.measure.small:transformer", "sequence_length": 16, "micro_batch_size": 2}
@@ -51,6 +54,41 @@ def test_real_optimizers_hold_what_is_predicted(optimizer, package, early, preci
     assert_counted(record, but=early)
     for name in early:
         assert "born with the optimizer" in record.ranks[0].components[name].reason
+
+
+def test_prodigy_keeps_less_for_what_begins_as_zeros():
+    """Prodigy keeps one element of a start that is all zeros; the record says which were, and the prediction heeds it."""
+    pytest.importorskip("prodigyopt", reason="the real optimizer is the oracle")
+    record = measure(optimizer="prodigy", precision="fp32")
+    assert any(name.endswith(".bias") for name in record.zeros)
+    start = [t.nbytes for t in record.ranks[0].tensors if t.name.endswith(" p0")]
+    assert start.count(4) == len(record.zeros)
+    assert judge(record, "live", EXACT, Models(allow_code=True)).reason == "every byte agrees"
+    forgotten = judge(record.model_copy(update={"zeros": []}), "live", EXACT, Models(allow_code=True))
+    assert "p0 takes 4 B, not" in forgotten.reason
+
+
+def test_lomo_has_no_gradient_left_and_none_is_expected():
+    """LOMO frees each gradient as it uses it: none is there at the end of backward, and the prediction lists none for then."""
+    pytest.importorskip("lomo_optim", reason="the real optimizer is the oracle")
+    record = measure(optimizer="lomo", precision="fp32")
+    assert_every_byte(record)
+    assert judge(record, "live", EXACT, Models(allow_code=True)).reason == "every byte agrees"
+
+
+@pytest.mark.parametrize("options", [{"r": 3}, {"r": 2, "target_modules": ["c_proj"]}])
+def test_adapters_of_peft_are_measured_and_predicted(options):
+    """With LoRA everything but the adapters is frozen: gradients and states are theirs alone, to the byte, and judged so."""
+    pytest.importorskip("peft", reason="the adapters are peft's own")
+    model = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 31, "n_positions": 16}
+    record = measure({"lora": options}, model=model, precision="bf16")
+    verdict = judge(record, "live", EXACT, Models())
+    assert (verdict.outcome, verdict.reason) == (PASSED, "every byte agrees")
+    trained = {t.owner for t in record.ranks[0].tensors if t.component == "gradients"}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    dora = record.model_copy(update={"settings": record.settings.model_copy(update={"lora": {"use_dora": True}})})
+    assert "lora.use_dora: True is not modelled yet" in judge(dora, "live", EXACT, Models()).reason
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_a_tensor_too_few_and_one_too_many(tmp_path, altered, document):
 
 
 def test_adapters_are_not_mistaken_for_a_difference(tmp_path, altered, document):
-    """A record taken with LoRA is a question memcalc cannot answer yet, not a wrong answer."""
+    """Adapters that a record's settings do not tell of are a question memcalc cannot answer, not a wrong answer."""
     lora = {**document["ranks"][0]["tensors"][0], "name": "base.h.0.attn.lora_A.default.weight", "owner": None, "nbytes": 64}
     verdict = verified(tmp_path, altered(ranks=[{"tensors": [*document["ranks"][0]["tensors"], lora]}]))
     assert verdict.outcome == UNJUDGED
-    assert "adapters (base.h.0.attn.lora_A.default.weight), which are not modelled yet" in verdict.reason
+    assert "adapters (base.h.0.attn.lora_A.default.weight) that its settings do not tell of" in verdict.reason
 
 
 @pytest.mark.parametrize(("tolerance", "outcome"), [("511B", FAILED), ("512B", PASSED), ("1%", PASSED), ("0.1%", FAILED)])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.static import MODELLED, Account, accounts, state_holdings
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, state_holdings
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
@@ -16,6 +16,8 @@ from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card
 from memcalc.units import checked_bytes
 
+ONE_AT_A_TIME = "backward, one at a time"
+"""How long a gradient lives that the optimizer uses and frees inside backward."""
 PEAK_NOT_MODELLED = "the peak of the whole step is not modelled yet: peak.low is what the states alone take"
 
 
@@ -112,12 +114,13 @@ def host_bytes(account: Account) -> dict[str, int]:
 def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
     """Every buffer of a layout, so that each component can be added up by hand."""
     layout = account.layout
+    kept = "backward to " + ("the step" if layout.early else "zero_grad")
     lives = {
         "always": layout.resident,
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
-        "backward to " + ("the step" if layout.early else "zero_grad"): layout.gradients,
+        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: gradients_held(plan, layout),
         "start of the step": layout.cast,
         "the step": layout.step,
         **{

@@ -156,9 +156,7 @@ def _held(state: State, site: str, times: Count) -> Holding:
 
 def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mapping[str, Needs]) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start."""
-    gradients = layout.gradients
-    if plan.optimizer.frees_gradients:
-        gradients = _one_at_a_time(gradients)
+    gradients = gradients_held(plan, layout)
     yield Mark("init")
     yield from _all(allocs, (*layout.resident, *states))
     yield Mark("forward")
@@ -184,10 +182,12 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mappin
         yield from _all(frees, gradients)
 
 
-def _one_at_a_time(gradients: tuple[Holding, ...]) -> tuple[Holding, ...]:
-    """The largest gradient alone: an optimizer that updates in the backward hook frees each as it comes."""
+def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:
+    """The gradients that are alive at once: the largest alone where each is used and freed as it comes."""
+    if not plan.optimizer.frees_gradients:
+        return layout.gradients
     largest: Count = 0
-    for held in gradients:
+    for held in layout.gradients:
         largest = maximum(largest, where(held.times > 0, held.buffer.requested, 0))
     return (Holding(Buffer("largest gradient", largest, "gradient")),)
 

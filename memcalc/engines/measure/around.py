@@ -21,6 +21,11 @@ def trained_parameters(module: Any) -> list[Trained]:
     return list(found.values())
 
 
+def all_zeros(module: Any) -> list[str]:
+    """Names of the trainable parameters that are all zeros: some optimizers keep less for them."""
+    return [name for name, p in module.named_parameters() if p.requires_grad and not p.flatten()[:1].any() and not p.any()]
+
+
 def counts_of(module: Any) -> tuple[int, int, int]:
     """Elements of all parameters and of those that train, and how many tensors they are."""
     params = list(module.parameters())

@@ -167,6 +167,7 @@ def _record(
             name=built.name, family=built.family, architecture=built.architecture, num_parameters=loop.counts[0],
             num_trainable_parameters=loop.counts[1], num_tensors=loop.counts[2],
         ) if built else None,
+        zeros=loop.zeros,
         settings=Settings(
             device="cuda" if ask.device == "cuda" else "cpu", iterations=settings.iterations, set_to_none=settings.set_to_none,
             seed=settings.seed, inputs=[each.text(loop.floating) for each in inputs], loss=loop.loss_name,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.measure.around import counts_of, floating_dtype, only_kernel, trained_parameters, waiting
+from memcalc.engines.measure.around import all_zeros, counts_of, floating_dtype, only_kernel, trained_parameters, waiting
 from memcalc.engines.measure.meter import CudaMeter, Meter, Recorder
 from memcalc.engines.measure.question import Question
 from memcalc.engines.measure.walked import Rows, gradient_rows, input_rows, kept_rows, state_rows
@@ -40,6 +40,7 @@ class Loop:
         copies: bytes of autocast's copies at the end of a steady forward; None where nobody can tell.
         without_gradient: trainable parameters that the loss does not depend on.
         kernels: which attention the model was built with, where it says so.
+        zeros: trainable parameters that are all zeros before the first step.
         counts: elements of all parameters and of those that train, and how many tensors they are.
     """
 
@@ -61,6 +62,7 @@ class Loop:
         self.trained: list[Trained] = []
         self.batch: dict[str, torch.Tensor] = {}
         self.counts = (0, 0, 0)
+        self.zeros: list[str] = []
 
     def run(self) -> None:
         """Everything, once."""
@@ -86,6 +88,7 @@ class Loop:
             module = self.built.module
             if question.settings.lora is not None:
                 module = with_lora(module, question.settings.lora)
+            self.zeros = all_zeros(module)
             cast_parameters(module, plan.scheme)
             module.to(question.place)
             switch_on(module, question.job.training.activation_checkpointing)

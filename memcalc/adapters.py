@@ -1,0 +1,140 @@
+"""LoRA's adapters on a model that is known from its config: what peft adds, what it freezes, what it renames.
+
+source: peft 0.21.2 src/peft/tuners/lora/layer.py:LoraLayer.update_layer (lora_A is in_features to r, lora_B r to out_features,
+neither with a bias), tuners/tuners_utils.py:check_target_module_exists, mapping of names by get_peft_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from memcalc.errors import InputError, NotModelledError, did_you_mean
+from memcalc.models import Model
+from memcalc.tensors import Tensor
+
+PREFIX = "base_model.model."
+"""What peft puts before every name (peft_model.py:PeftModel.base_model, tuners/tuners_utils.py:BaseTuner.model)."""
+ADAPTER = "default"
+"""peft's name of the only adapter (mapping_func.py:get_peft_model)."""
+TRANSPOSED = frozenset({"gpt2"})
+"""Families whose linear layers are Conv1D, with weights of in by out (transformers 5.23.0 pytorch_utils.py:Conv1D)."""
+TARGETS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("t5", "mt5"), ("q", "v")),
+    **dict.fromkeys(("bert", "roberta", "electra"), ("query", "value")),
+    **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    **dict.fromkeys(
+        ("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "mistral", "mixtral", "opt", "qwen2", "qwen3",
+         "stablelm"),
+        ("q_proj", "v_proj"),
+    ),
+    "mpt": ("Wqkv",),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+}  # fmt: skip
+"""What is adapted where nobody says (peft 0.21.2 utils/constants.py:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)."""
+SAME_BYTES = frozenset({"lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "task_type"})
+"""Options that change no tensor."""
+PATH = "lora"
+
+
+def with_adapters(model: Model, options: Mapping[str, Any]) -> Model:
+    """The model as peft's ``get_peft_model`` leaves it: everything frozen but two small matrices beside each target.
+
+    Args:
+        model: known tensor by tensor.
+        options: of ``LoraConfig``: ``r``, ``target_modules``, and those that change no byte.
+
+    Raises:
+        InputError: a rank that is none, or targets that are not there.
+        NotModelledError: an option that changes tensors in ways not known here.
+
+    >>> linear = Tensor("h.*.q_proj.weight", (6, 4), kind="linear", count=2)
+    >>> for tensor in with_adapters(Model("m", "llama", (linear,)), {"r": 3}).tensors:
+    ...     print(tensor.name, tensor.shape, tensor.trainable)
+    base_model.model.h.*.q_proj.base_layer.weight (6, 4) False
+    base_model.model.h.*.q_proj.lora_A.default.weight (3, 4) True
+    base_model.model.h.*.q_proj.lora_B.default.weight (6, 3) True
+    """
+    rank, targets = _rank(options), _targets(model, options)
+    _refuse_others(options)
+    modules = {_module(tensor.name) for tensor in model.parameters if _is_target(tensor.name, targets)}
+    if not modules:
+        known = sorted({_module(tensor.name).rpartition(".")[2] for tensor in model.parameters if tensor.kind == "linear"})
+        raise InputError(f"{PATH}.target_modules", ", ".join(targets), f"is no module of {model.name}",
+                         did_you_mean(targets[0], known))  # fmt: skip
+    names = {tensor.name: _renamed(tensor.name, modules) for tensor in model.tensors}
+    tied = {_renamed(name, modules): names.get(first, _renamed(first, modules)) for name, first in model.tied.items()}
+    return replace(model, tensors=tuple(_adapted(model, names, modules, rank)), tied=tied, root=None)
+
+
+def _adapted(model: Model, names: Mapping[str, str], modules: set[str], rank: int) -> Iterator[Tensor]:
+    """The model's tensors frozen, and the adapters after the last tensor of the module they stand beside."""
+    beside: list[Tensor] = []
+    where: tuple[str, object] = ("", ())
+    for tensor in model.tensors:
+        module = _module(tensor.name)
+        if (module, tensor.spans) != where:  # a stack's first layer may be listed apart, under the same name
+            yield from beside
+            where, beside = (module, tensor.spans), []
+        if tensor.role == "parameter" and module in modules and tensor.name.endswith(".weight"):
+            beside = list(_adapters(PREFIX + module, tensor, rank, model.family))
+        frozen = replace(tensor, name=names[tensor.name])
+        yield replace(frozen, trainable=False) if tensor.role == "parameter" else frozen
+    yield from beside
+
+
+def _adapters(module: str, weight: Tensor, rank: int, family: str) -> Iterator[Tensor]:
+    """A of (rank, in) and B of (out, rank)."""
+    if weight.kind != "linear" or len(weight.shape) != 2:
+        raise NotModelledError(f"{PATH}.target_modules", module, f"is read as {weight.kind}, whose adapters are not "
+                               "modelled yet", "name linear layers")  # fmt: skip
+    out, into = reversed(weight.shape) if family in TRANSPOSED else weight.shape
+    for letter, shape in (("A", (rank, into)), ("B", (out, rank))):
+        # B starts as zeros, so that the adapted model starts as the model (layer.py:LoraLayer.reset_lora_parameters)
+        name = f"{module}.lora_{letter}.{ADAPTER}.weight"
+        yield replace(weight, name=name, shape=shape, trainable=True, zeros=letter == "B")
+
+
+def _rank(options: Mapping[str, Any]) -> int:
+    rank = options.get("r", 8)
+    if not isinstance(rank, int) or rank < 1:
+        raise InputError(f"{PATH}.r", rank, "is not a rank", "give 1 or more")
+    return rank
+
+
+def _targets(model: Model, options: Mapping[str, Any]) -> tuple[str, ...]:
+    given = options.get("target_modules")
+    if given is None:
+        if model.family not in TARGETS:
+            rule = f"is missing, and peft has no default for {model.family}"
+            raise InputError(f"{PATH}.target_modules", None, rule, "name the modules to adapt")
+        return TARGETS[model.family]
+    if isinstance(given, str) or not all(str(name).replace(".", "").replace("_", "").isidentifier() for name in given):
+        rule = "is a pattern or a numbered layer, which is not modelled yet"
+        raise NotModelledError(
+            f"{PATH}.target_modules", given, rule, "list the modules by their last names, as [q_proj, v_proj]"
+        )
+    return tuple(given)
+
+
+def _refuse_others(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        harmless = key in SAME_BYTES or key in ("r", "target_modules") or value in (None, False, "none", [], {})
+        if not harmless:
+            raise NotModelledError(f"{PATH}.{key}", value, "is not modelled yet", "leave it out")
+
+
+def _is_target(name: str, targets: tuple[str, ...]) -> bool:
+    module = _module(name)
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _renamed(name: str, modules: set[str]) -> str:
+    module, _, leaf = name.rpartition(".")
+    return f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
