@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from memcalc.allocator.replay import Replay
+from memcalc.allocator.played import Replay
 from memcalc.engines.trace.tracker import Life, Tracker
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.records import dataclass

@@ -9,8 +9,8 @@ c10/core/impl/DeviceGuardImplInterface.h:getDeviceGuardImpl). Ways out that were
 * **fake ``cpu`` tensors and a function mode that restates CUDA**: everything a CPU tensor decides differently (autocast's lists
   and their weight cache, statistics of normalisations, foreach defaults, every ``device.type`` in a library) is to be restated.
 * **chosen: CUDA's dispatch keys, ``cuda`` in Python, ``meta`` in C++.** The keys make autograd, autocast's state and the
-  decompositions CUDA's own; Python code sees ``cuda:0``; and C++ ``device()``, which autograd's engine asks, says ``meta``, whose work the
-  engine runs in the calling thread without guards or streams (pytorch torch/csrc/autograd/engine.cpp:
+  decompositions CUDA's own; Python code sees ``cuda:0``; and C++ ``device()``, which autograd's engine asks, says ``meta``,
+  whose work the engine runs in the calling thread without guards or streams (pytorch torch/csrc/autograd/engine.cpp:
   should_run_in_cpu_ready_queue).
   What remains to be restated is where C++ itself asks ``is_cuda()``: ``memcalc.engines.trace.cuda``.
 

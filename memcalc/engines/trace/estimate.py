@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from memcalc.allocator.replay import Replay, replay
+from memcalc.allocator.played import Replay
+from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import CudaFakeMode, cuda_is_here
 from memcalc.engines.trace.faking import faked
@@ -207,8 +208,8 @@ def _summary(built: Built, module: Any) -> ModelSummary:
     params = list(module.parameters())
     return ModelSummary(
         name=built.name, family=built.family, architecture=built.architecture,
-        num_parameters=sum(p.numel() for p in params), num_trainable_parameters=sum(p.numel() for p in params if p.requires_grad),
-        num_tensors=len(params),
+        num_parameters=sum(p.numel() for p in params),
+        num_trainable_parameters=sum(p.numel() for p in params if p.requires_grad), num_tensors=len(params),
     )  # fmt: skip
 
 

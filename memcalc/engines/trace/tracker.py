@@ -2,7 +2,8 @@
 
 The tracker stands above the fake tensors: it sees each operator as a CUDA kernel would be launched (what a fake tensor
 decomposes it into stays unseen), takes down the storages its results bring and, in between, what its kernel needs for a
-moment. A death is the storage's own: the moment its last reference goes, whoever held it: a view, autograd's saved tensors, a Python name.
+moment. A death is the storage's own: the moment its last reference goes, whoever held it: a view, autograd's saved tensors,
+a Python name.
 """
 
 from __future__ import annotations

@@ -49,10 +49,7 @@ class Caster:
     def eligible(self, value: object) -> bool:
         """Whether a value may be cast: a floating-point CUDA tensor, not a double (autocast_mode.h:is_eligible)."""
         return (
-            isinstance(value, torch.Tensor)
-            and value.is_floating_point()
-            and value.dtype is not torch.float64
-            and value.is_cuda
+            isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype is not torch.float64 and value.is_cuda
         )
 
     def cast(self, value: Any, dtype: torch.dtype) -> Any:
