@@ -69,7 +69,9 @@ Gpu = Annotated[str | None, _option("--gpu", group=HARDWARE, text="Device that i
 Memory = Annotated[str | None, _option("--memory", group=HARDWARE, text="Or just a size: 24GiB.", metavar="SIZE")]
 Headroom = Annotated[str | None, _option("--headroom", group=HARDWARE, text="Share of it to leave free: 5%.", metavar="SHARE")]
 Scope = Annotated[str | None, _option("--scope", group=HARDWARE, text="Judge the states or the whole step.", metavar="WHAT")]
-Engine = Annotated[str | None, _option("--engine", group=OUTPUT, text="analytic, the only one so far.", metavar="NAME")]
+Engine = Annotated[
+    str | None, _option("--engine", group=OUTPUT, text="analytic (default) or trace, which needs torch.", metavar="NAME")
+]
 AppDir = Annotated[str | None, _option("--app-dir", group=OUTPUT, text="Where py: modules are looked for.", metavar="DIR")]
 ExactBytes = Annotated[bool, _option("--bytes", group=OUTPUT, text="Figures in bytes, not GiB.")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
-from memcalc.runtime.build import Built, build
+from memcalc.runtime.build import Built, build, with_lora
+from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
+from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
 from memcalc.tape.events import Event
 
@@ -64,6 +66,7 @@ class Feed:
         loss: as ``--loss`` takes it, or a function of the output.
         step: a person's own step, ``step(model, batch, optimizer)``.
         allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
+        lora: options of peft's LoRA.
         app_dir: the folder put on the import path for ``py:``.
         base_dir: the folder relative paths start from.
         progress: told how far it is.
@@ -73,6 +76,7 @@ class Feed:
     loss: str | Callable[[Any], torch.Tensor] | None = None
     step: CustomStep | None = None
     allocator: str = ""
+    lora: Mapping[str, Any] | None = None
     app_dir: Path | None = None
     base_dir: Path | None = None
     progress: Progress = lambda what, count: None
@@ -94,13 +98,16 @@ def trace_job(job: Job, feed: Feed | None = None) -> Traced:
     return _traced(job, feed, make)
 
 
-def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Sequence[Any]) -> Traced:
+def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Any = None) -> Traced:
     """The same for a live module, whose own tensors are put aside meanwhile and come back untouched."""
+    training = job.training
+    sequence, image = training.sequence_length or SEQUENCE, training.image_size or IMAGE
+    read = inputs_of(inputs) or inferred(module, training.micro_batch_size or 1, sequence, image)
+    batch = read[0].shape[0] if read[0].shape else 1
 
     def make() -> Built:
         name = type(module).__name__
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        return Built(module, name, "module", name, list(inputs), {}, {"micro_batch_size": batch}, "a live module")
+        return Built(module, name, "module", name, read, {}, {"micro_batch_size": batch}, "a live module")
 
     return _traced(job, feed, make)
 
@@ -138,6 +145,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         mode = stack.enter_context(cuda_is_here(machine))
         feed.progress("building the model", 0)
         built = make()
+        if feed.lora is not None:
+            built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
         loop = Loop(asked, tracker, mode)
         with sites.watching(), machine.only_kernel(training.attention), tracker:
