@@ -95,20 +95,18 @@ def read(tape: Iterable[Event]) -> Lives:
         places.append(len(events) + len(marks) - 2)
     if not buffers:
         raise InputError("tape", NO_VALUE, "holds no allocation, so there is nothing to draw", "trace a step that runs")
+    return _arrays(buffers, events, marks, places)
+
+
+def _arrays(buffers: list[Buffer], events: list[int], marks: list[tuple[Phase, int, int]], places: list[int]) -> Lives:
     order = np.array(events, dtype=np.int64)
     born, dies = (np.full(len(buffers), len(events), dtype=np.int64) for _ in range(2))
     births, deaths = np.flatnonzero(order > 0), np.flatnonzero(order < 0)
     born[order[births] - 1] = births
     dies[-order[deaths] - 1] = deaths
-    return Lives(
-        buffers,
-        born,
-        dies,
-        order,
-        tuple(_stays(marks, len(events))),
-        np.array(places, dtype=np.int64),
-        len(events) + len(marks) - 1,
-    )
+    stays = tuple(_stays(marks, len(events)))
+    # the first mark is no event of the tape: it stands for its beginning
+    return Lives(buffers, born, dies, order, stays, np.array(places, dtype=np.int64), len(events) + len(marks) - 1)
 
 
 def _equal(sought: Buffer, alive: dict[int, list[int]], buffers: list[Buffer]) -> list[int] | None:

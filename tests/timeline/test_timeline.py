@@ -117,8 +117,8 @@ def test_a_free_of_an_equal_buffer():
 def test_series_may_count_marks_too():
     """A series after every event of the tape is read at its allocations and frees."""
     events = [Mark("init", 0), Alloc(W), Mark("forward"), Mark("loss"), Alloc(A[0]), Free(A[0])]
-    for given in ([1024, 1536, 1024], [0, 1024, 1024, 1024, 1536, 1024]):
-        assert Timeline.of(events, allocated=given).allocated.tolist() == [1024, 1536, 1024]
+    for counted in ([1024, 1536, 1024], [0, 1024, 1024, 1024, 1536, 1024]):
+        assert Timeline.of(events, allocated=counted).allocated.tolist() == [1024, 1536, 1024]
     with pytest.raises(InputError, match=r"timeline.allocated: has the shape \[4\], and the tape has 3 allocations and frees"):
         Timeline.of(events, allocated=[0] * 4)
 
