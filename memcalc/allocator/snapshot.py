@@ -16,7 +16,7 @@ from memcalc.allocator.blocks import FREE, UNMAPPED, Block, Memory
 from memcalc.allocator.caching import CachingAllocator
 from memcalc.allocator.history import Row
 from memcalc.allocator.played import Replay
-from memcalc.allocator.settings import UNLIMITED, AllocatorSettings, parse_settings
+from memcalc.allocator.settings import UNLIMITED, VARIABLES, AllocatorSettings, parse_settings, settings_text
 from memcalc.allocator.unpickle import load
 from memcalc.errors import InputError
 from memcalc.tape.events import ROLES, Alloc, Buffer, Event, Free, Mark, Role
@@ -154,6 +154,7 @@ def _told(settings: AllocatorSettings) -> dict[str, Any]:
     """The settings as a snapshot names them (pytorch torch/csrc/cuda/Module.cpp:THCPModule_memorySnapshot)."""
     limit = settings.max_split_size
     return {
+        VARIABLES[0]: settings_text(settings),
         "expandable_segments": settings.expandable_segments,
         "garbage_collection_threshold": settings.garbage_collection_threshold,
         "max_split_size": limit if limit < UNLIMITED else -1,
@@ -186,6 +187,18 @@ def read_snapshot(path: Path | str) -> dict[str, Any]:
             if wrong:
                 raise InputError(place, entry[wrong[0]], f"is no {wrong[0]}", "give a file of _dump_snapshot()")
     return data
+
+
+def settings_of(snapshot: Mapping[str, Any]) -> AllocatorSettings:
+    """The settings a snapshot says it was taken under, from their text; the defaults where it says nothing.
+
+    Raises:
+        InputError: the text is none of PyTorch's.
+        NotModelledError: it asks for what is not modelled.
+    """
+    told = snapshot.get("allocator_settings")
+    text = told.get(VARIABLES[0]) if isinstance(told, Mapping) else None
+    return parse_settings(text, "allocator_settings") if isinstance(text, str) else AllocatorSettings()
 
 
 def rows_of(snapshot: Mapping[str, Any], device: int = 0) -> list[Row]:

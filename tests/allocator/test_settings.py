@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcalc.allocator.caching import CachingAllocator
-from memcalc.allocator.settings import UNLIMITED, AllocatorSettings, parse_settings, settings_from_environment
+from memcalc.allocator.settings import UNLIMITED, AllocatorSettings, parse_settings, settings_from_environment, settings_text
 from memcalc.errors import InputError, NotModelledError
 
 MIB = 2**20
@@ -108,6 +108,8 @@ def test_everything_is_read():
     # the rounding of oversize blocks starts from the segment's size (pytorch c10/core/AllocatorConfig.cpp:parseArgs)
     assert parse_settings("large_segment_size_mb:30").max_non_split_rounding_size == 30 * MIB
     assert parse_settings("") == AllocatorSettings()
+    # and back to text
+    assert parse_settings(settings_text(parse_settings(text))) == parse_settings(text.split(",backend")[0])
 
 
 def test_the_environment_is_read_in_pytorchs_order():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from memcalc.allocator.history import replay_history
 from memcalc.allocator.replay import replay
 from memcalc.allocator.settings import parse_settings
-from memcalc.allocator.snapshot import export_snapshot, read_snapshot, rows_of, tape_of
+from memcalc.allocator.snapshot import export_snapshot, read_snapshot, rows_of, settings_of, tape_of
 from memcalc.errors import InputError
 from memcalc.tape.events import Alloc, Buffer, Free, Mark
 from tests.allocator.test_replay import TAPE
@@ -63,7 +63,8 @@ def test_a_written_snapshot_replays_as_a_history(tmp_path, text):
     path = tmp_path / "snapshot.pickle"
     export_snapshot(TAPE, path, text)
     data = read_snapshot(path)
-    again = replay_history(rows_of(data), parse_settings(text))
+    assert settings_of(data) == parse_settings(text)
+    again = replay_history(rows_of(data), settings_of(data))
     first = replay(TAPE, text)
     assert again.difference is None
     assert again.matched == len(rows_of(data))
