@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch._subclasses import FakeTensorMode  # noqa: E402
 
 from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
-from memcalc.engines.trace.cuda.results import corrected, host_results  # noqa: E402
+from memcalc.engines.trace.cuda.results import corrected, host_results, instead  # noqa: E402
 from memcalc.engines.trace.cuda.workspaces import Workspaces, cublas_workspace, cublaslt_workspace, goes_to_lt  # noqa: E402
 
 aten = torch.ops.aten
@@ -74,6 +74,22 @@ def test_results_that_need_no_correction_are_themselves() -> None:
     assert corrected(aten.relu.default, (x,), {}, x, Behaviour()) is x
     y = (x, torch.ones(2, 1), torch.ones(2, 1))
     assert all(a is b for a, b in zip(corrected(aten.native_layer_norm.default, (x, [2]), {}, y, Behaviour()), y, strict=True))
+
+
+def test_grouped_products_of_any_float() -> None:
+    """fp16 and fp32 go where the meta function refuses them; the shapes and padded rows are those it gives for bf16."""
+    offsets = torch.empty(4, dtype=torch.int32, device="meta")
+    cases = [((32, 8), (4, 8, 20)), ((32, 8), (8, 20)), ((4, 32, 8), (8, 20)), ((4, 32, 8), (4, 8, 20))]
+    for left, right in cases:
+        flat = len(left) == 2 or len(right) == 2
+        low = [torch.empty((*shape[:-1], 24), dtype=BF16, device="meta")[..., : shape[-1]] for shape in (left, right)]
+        want = aten._grouped_mm.default(*low, offsets if flat else None)
+        made = instead(aten._grouped_mm.default, [t.half() for t in low] + [offsets if flat else None], {}, Behaviour())
+        assert made.shape == want.shape
+        assert made.dtype is torch.float16
+        assert made.stride()[-2] == 24  # 20 halves, to 16 bytes
+    assert instead(aten._grouped_mm.default, low, {"offs": None}, Behaviour()) is NotImplemented
+    assert instead(aten.relu.default, low[:1], {}, Behaviour()) is NotImplemented
 
 
 def test_seeds_on_the_host() -> None:

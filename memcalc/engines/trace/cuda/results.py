@@ -37,6 +37,47 @@ def host_results(name: str, behaviour: Behaviour) -> tuple[int, ...]:
     return HOST_RESULTS.get(name, ())
 
 
+INSTEAD: dict[str, Callable[[dict[str, Any], Behaviour], Any]] = {}
+"""Operators whose meta function refuses what CUDA's kernel takes, or that have none: what to call in its place."""
+
+
+def instead(func: Any, args: Any, kwargs: Any, behaviour: Behaviour) -> Any:
+    """The results of an operator that cannot be called under fake tensors, though CUDA runs it.
+
+    Args:
+        func: the aten overload.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        behaviour: the GPU and software.
+
+    Returns:
+        New tensors as CUDA's kernel would return them; ``NotImplemented`` where the operator itself is to be called.
+    """
+    make = INSTEAD.get(func._schema.name.removeprefix("aten::"))
+    return NotImplemented if make is None else make(bound(func, args, kwargs), behaviour)
+
+
+def _grouped_mm(args: dict[str, Any], _: Behaviour) -> Any:
+    # GroupedMMUtils.h:_grouped_mm_validate_inputs takes float32, float16 and bfloat16, where the meta function takes bfloat16;
+    # create_grouped_gemm_output_tensor pads a row to 16 bytes
+    a, b, offsets = args["self"], args["mat2"], args["offs"]
+    if a.dtype is torch.bfloat16:
+        return NotImplemented
+    flat_a, flat_b = a.dim() == 2, b.dim() == 2
+    if flat_a and flat_b:
+        size: tuple[int, ...] = (offsets.shape[0], a.shape[0], b.shape[1])
+    elif flat_a or flat_b:
+        size = (a.shape[-2], b.shape[-1])
+    else:
+        size = (a.shape[0], a.shape[1], b.shape[2])
+    row = -(-size[-1] * a.element_size() // 16) * 16 // a.element_size()
+    stride = (size[-2] * row, row, 1) if len(size) == 3 else (row, 1)
+    return a.new_empty_strided(size, stride)
+
+
+INSTEAD["_grouped_mm"] = _grouped_mm
+
+
 def corrected(func: Any, args: Any, kwargs: Any, out: Any, behaviour: Behaviour) -> Any:
     """The results as CUDA would have made them.
 

@@ -65,6 +65,7 @@ def load() -> dict[str, Entry]:
     """The registry with every formula in it."""
     for module in _MODULES:
         importlib.import_module(f"memcalc.engines.trace.cuda.scratch_{module}")
+    importlib.import_module("memcalc.engines.trace.cuda.rnn")
     return REGISTRY
 
 
