@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 from memcalc.engines.trace.cuda.autocast import cuda_autocast  # noqa: E402
 from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.modes import WHERE_CUDA_DIFFERS, cuda_composites, kernels  # noqa: E402
+from memcalc.engines.trace.cuda.results import instead  # noqa: E402
 from tests.trace.cuda.seen import Seen, saved_by  # noqa: E402
 
 FP16, BF16 = torch.float16, torch.bfloat16
@@ -118,6 +119,45 @@ def test_one_hot_writes_into_zeros() -> None:
         assert torch.equal(F.one_hot(index, 3), want)
     assert seen.count("scatter_") == 1
     assert seen.count("eq") == 0
+
+
+class Engine(Seen):
+    """As the engine calls: operators CUDA runs and the meta functions do not are made up instead."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = instead(func, args, kwargs or {}, Behaviour())
+        if made is NotImplemented:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        self.calls[func._schema.name.removeprefix("aten::")] += 1
+        return made
+
+
+@pytest.mark.parametrize("layer", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_recurrent_layers_are_one_operator(layer: Any) -> None:
+    """One call forward and one backward for all layers; kept: input, output and a reserve; every weight gets a gradient."""
+    with FakeTensorMode(), cuda_composites(), Engine() as seen:
+        module = layer(8, 16, 2, batch_first=True, dropout=0.5, bidirectional=True)
+        x = torch.empty(3, 5, 8, requires_grad=True)
+        with saved_by() as saved:
+            out = module(x)[0]
+        out.sum().backward()
+    assert tuple(out.shape) == (3, 5, 32)
+    assert seen.count("_cudnn_rnn") == seen.count("_cudnn_rnn_backward") == 1
+    assert any(t.dtype is torch.uint8 and t.numel() > 0 for t in saved)
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in module.parameters())
+
+
+def test_recurrent_layers_under_autocast() -> None:
+    """fp16 whatever was asked for; the weights are copied into one half buffer, and their gradients are fp32."""
+    with FakeTensorMode(), cuda_autocast(), cuda_composites(), Engine():
+        module = torch.nn.LSTM(8, 16, 2)
+        with torch.autocast("cuda", dtype=FP16), saved_by() as saved:
+            out = module(torch.empty(5, 3, 8))[0]
+        out.float().sum().backward()
+        weights = sum(p.numel() for p in module.parameters())
+        assert 2 * weights in {t.untyped_storage().nbytes() for t in saved}
+    assert out.dtype is FP16
+    assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
 
 
 def test_a_layer_of_a_transformer_under_autocast() -> None:
