@@ -181,6 +181,18 @@ def test_expandable_segments_map_pages():
     assert allocator.reserved == 42 * MIB
 
 
+def test_of_equal_free_blocks_the_lower_is_taken():
+    """Best fit goes by size and then by address, in expandable segments too, where the end that can grow comes last."""
+    for text in ("", "expandable_segments:True"):
+        allocator = CachingAllocator(parse_settings(text))
+        blocks = [allocator.malloc(2 * MIB) for _ in range(5)]  # 10 of 20 MiB
+        allocator.free(blocks[3])
+        allocator.free(blocks[1])
+        assert allocator.malloc(2 * MIB).address == blocks[1].address
+        assert allocator.malloc(2 * MIB).address == blocks[3].address
+        assert allocator.malloc(2 * MIB).address == blocks[4].address + 2 * MIB
+
+
 def test_a_block_other_streams_use_is_active():
     """Between a free's request and its completion a block is active and not allocated, and serves nobody."""
     allocator = CachingAllocator()
