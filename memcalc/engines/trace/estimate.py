@@ -21,6 +21,7 @@ from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import CudaFakeMode, cuda_is_here
 from memcalc.engines.trace.faking import faked
+from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.sites import Sites
@@ -139,7 +140,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step, real=real,
     )  # fmt: skip
     sites = Sites()
-    tracker = Tracker(sites, machine.needs())
+    kernels = Kernels(machine.behaviour)
+    tracker = Tracker(sites, kernels)
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
         mode = stack.enter_context(cuda_is_here(machine))
@@ -165,7 +167,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (*built.assumptions, *plan.assumptions, *machine.assumptions, *notes),
-            tuple(machine.warnings(tracker.operators)),
+            kernel_warnings(kernels),
         ),
         ITERATIONS,
     )  # fmt: skip
@@ -211,6 +213,17 @@ def _where(error: BaseException) -> str:
     own = [frame for frame in frames if not frame.filename.startswith(ours) and not frame.filename.startswith("<")]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
+
+
+def kernel_warnings(kernels: Kernels) -> tuple[str, ...]:
+    """What is not known for sure of the kernels of a trace."""
+    said = []
+    if kernels.unread:
+        names = ", ".join(sorted(kernels.unread))
+        said.append(f"nobody has read what the kernels of these need beyond their results, so it is taken for nothing: {names}")
+    if kernels.bounded:
+        said.append(f"an upper figure stands for what only a library knows: {'; '.join(kernels.bounded)}")
+    return tuple(said)
 
 
 def _summary(built: Built, module: Any) -> ModelSummary:

@@ -62,3 +62,6 @@ def _claim(tracker: Tracker, tensor: torch.Tensor, role: Role, name: str) -> Non
 def _name(life: Life | None, role: Role, name: str) -> None:
     if life is not None and life.role is None:
         life.role, life.name = role, name
+        owner = name.split(" ")[0].removesuffix(".grad").rpartition(".")[0]
+        if role not in ("input", "temporary"):
+            life.module = owner or life.module

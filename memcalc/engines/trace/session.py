@@ -16,7 +16,8 @@ from torch.optim import optimizer as hooks
 from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here
-from memcalc.engines.trace.estimate import Traced
+from memcalc.engines.trace.estimate import Traced, kernel_warnings
+from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.tracker import Tracker
@@ -125,11 +126,13 @@ class Session:
         steps = self._iteration - 1
         if not steps:
             return
-        self.tracker.mark("init", self._iteration)
+        self.tracker.close()
         params = [param for _, param in self._params.values()]
         counted = sum(param.numel() for param in params)
         trainable = sum(param.numel() for param in params if param.requires_grad)
         told = understood(self.job, make_plan(self.job))
+        machine = machine_of(self.job)
+        told["behaviour"] |= machine.told()
         told["training"] |= {"optimizer": ", ".join(self._optimizers) or "none", "optimizer_args": {}}
         tape = tape_of(self.tracker)
         played = replay(tape, allocator or None)
@@ -139,8 +142,8 @@ class Session:
         footprint = footprint_of(
             tape, played,
             Told(
-                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, machine_of(self.job).assumptions,
-                warnings,
+                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, machine.assumptions,
+                (*warnings, *kernel_warnings(self.tracker.kernels)),
             ),
             steady,
         )  # fmt: skip
@@ -152,7 +155,8 @@ def session(job: Job, allocator: str = "") -> Iterator[Session]:
     """Everything inside runs on a GPU that is not there; see :func:`memcalc.tracing`."""
     machine = machine_of(job)
     sites = Sites()
-    tracker = Tracker(sites, machine.needs())
+    kernels = Kernels(machine.behaviour)
+    tracker = Tracker(sites, kernels)
     with cuda_is_here(machine) as mode:
         opened = Session(job, tracker, mode)
         with sites.watching(), opened._following(), tracker:
