@@ -33,7 +33,9 @@ MASK = torch.ones(2, 1, 32, 32, dtype=torch.bool, device="meta")
 CASES = [
     ("flash on Ampere", A100, tensors(), {}, "flash"),
     ("cuDNN first on Hopper", H100, tensors(), {}, "cudnn"),
-    ("not with the cuDNN of 2.10's wheel", Behaviour(torch=(2, 10)), tensors(), {}, "flash"),
+    ("not with the cuDNN of CUDA 12's wheels", Behaviour(torch=(2, 10), cuda=(12, 8)), tensors(), {}, "flash"),
+    ("but with that of CUDA 13's", Behaviour(torch=(2, 10)), tensors(), {}, "cudnn"),
+    ("nor in 2.9's, built against an older one", Behaviour(torch=(2, 9), cuda=(12, 8)), tensors(), {}, "flash"),
     ("nor in 2.8", Behaviour(torch=(2, 8)), tensors(), {}, "flash"),
     ("a mask rules flash out", A100, tensors(), {"attn_mask": MASK}, "efficient"),
     ("but not cuDNN", H100, tensors(), {"attn_mask": MASK}, "cudnn"),
