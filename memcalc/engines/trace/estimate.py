@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +146,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     tracker = Tracker(sites, kernels)
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_libraries())
         mode = stack.enter_context(cuda_is_here(machine))
         feed.progress("building the model", 0)
         built = make()
@@ -251,8 +254,12 @@ def _require_one_rank(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Nothing but memcalc's own words on stdout."""
-    import sys
-
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """No word of a library's below an error: stderr is for memcalc's own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
