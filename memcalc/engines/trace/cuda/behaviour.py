@@ -37,7 +37,7 @@ CUDA_12_CUDNN = 91002
 """In CUDA 12's wheels since 2.9: "CUDA <= 12.9 wheels ship with older cuDNN" (sdp_utils.cpp:check_prefer_cudnn_attention)."""
 
 LATER_CUDNN = 91900
-"""A stand-in for CUDA 13 wheels since 2.11: that it is over 9.15.0 is all that is known (huggingface/transformers#48163)."""
+"""Stands in for CUDA 13 wheels since 2.11: only that it is over 9.15.0 is known (huggingface/transformers#48163), and asked."""
 
 
 @dataclass(frozen=True)
