@@ -90,6 +90,7 @@ def read(tape: Iterable[Event], steady: int) -> Reading:
             iteration = event.iteration
             kept.phase = event.phase
             if iteration == steady:
+                host_tops = {role: max(size, host_tops.get(role, 0)) for role, size in host.items()}
                 tops = {role: max(size, tops.get(role, 0)) for role, size in live.items()} | {
                     role: size for role, size in tops.items() if role not in live
                 }

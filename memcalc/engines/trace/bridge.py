@@ -28,8 +28,10 @@ import torch
 import torch._subclasses.fake_tensor as fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
+from memcalc.engines.trace.cuda.grouped import cuda_grouped_mm
 from memcalc.engines.trace.cuda.modes import cuda_composites
 
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
 ITEM = torch.ops.aten._local_scalar_dense.default
 PRIM_DEVICE = torch.ops.prim.device.default
+RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
+                    torch.ops.aten.arange.start_step})  # fmt: skip
+CONSTANTS = 1024
+"""Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
 
 
 class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -50,6 +56,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     answering = False
     """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
+    avoid_device_init = True
+    """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -61,7 +69,17 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
             kwargs = {**kwargs, "device": CUDA}
+        elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
+            return known
         return super().dispatch(func, types, args, kwargs or {})
+
+    def _known(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A short range on the CPU, whose values a constructor may read: rates of a drop path, sizes of a window."""
+        with _disable_current_modes():
+            made = func(*args, **kwargs)
+        if made.device.type != "cpu" or not self.may_turn_const(made):
+            return None
+        return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
 
 
 def device_in_cpp(tensor: Any) -> torch.device:
@@ -83,6 +101,7 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
         stack.enter_context(CudaFunctions())
         stack.enter_context(cuda_composites(machine.behaviour))
         stack.enter_context(cuda_autocast(machine.behaviour))
+        stack.enter_context(cuda_grouped_mm())
         yield mode
 
 
@@ -124,6 +143,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield FakeTensor, "get_device", lambda tensor: 0 if tensor.device.type == "cuda" else -1
     yield torch.Tensor, "_make_subclass", staticmethod(_subclass)
     yield fake_tensor, "init_gpu_context", lambda *_: None
+    yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
     major, minor = machine.capability
