@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
 from memcalc.engines.trace.cuda.modes import cuda_composites
+from memcalc.engines.trace.shapes import Rules
 
 if TYPE_CHECKING:
     from memcalc.engines.trace.machine import Machine
@@ -51,6 +52,10 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     answering = False
     """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
 
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.rules = Rules(self)
+
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -61,7 +66,19 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
             kwargs = {**kwargs, "device": CUDA}
-        return super().dispatch(func, types, args, kwargs or {})
+        told = kwargs or {}
+        return self.rules.answer(func, args, told, lambda: super(CudaFakeMode, self).dispatch(func, types, args, told))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, without the parent's counting and logging."""
+        return self.dispatch(func, types, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without a wrapper that tells ``torch.compile`` to stay out of each call: nothing here is compiled."""
+        return False
 
 
 def device_in_cpp(tensor: Any) -> torch.device:
@@ -73,7 +90,7 @@ def device_in_cpp(tensor: Any) -> torch.device:
 @contextlib.contextmanager
 def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
     """A process in which there is one GPU, as far as fake tensors and those who ask for it can tell."""
-    mode = CudaFakeMode(allow_non_fake_inputs=True)
+    mode = CudaFakeMode()
     with contextlib.ExitStack() as stack:
         for owner, name, value in _patches(machine):
             stack.enter_context(_attribute(owner, name, value))
