@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
 from memcalc.engines.trace.cuda.grouped import cuda_grouped_mm
 from memcalc.engines.trace.cuda.modes import cuda_composites
+from memcalc.engines.trace.shapes import Rules
 
 if TYPE_CHECKING:
     from memcalc.engines.trace.machine import Machine
@@ -59,6 +60,10 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     avoid_device_init = True
     """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.rules = Rules(self)
+
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -71,7 +76,19 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             kwargs = {**kwargs, "device": CUDA}
         elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
             return known
-        return super().dispatch(func, types, args, kwargs or {})
+        told = kwargs or {}
+        return self.rules.answer(func, args, told, lambda: super(CudaFakeMode, self).dispatch(func, types, args, told))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, without the parent's counting and logging."""
+        return self.dispatch(func, types, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without a wrapper that tells ``torch.compile`` to stay out of each call: nothing here is compiled."""
+        return False
 
     def _known(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A short range on the CPU, whose values a constructor may read: rates of a drop path, sizes of a window."""
@@ -91,7 +108,7 @@ def device_in_cpp(tensor: Any) -> torch.device:
 @contextlib.contextmanager
 def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
     """A process in which there is one GPU, as far as fake tensors and those who ask for it can tell."""
-    mode = CudaFakeMode(allow_non_fake_inputs=True)
+    mode = CudaFakeMode()
     with contextlib.ExitStack() as stack:
         for owner, name, value in _patches(machine):
             stack.enter_context(_attribute(owner, name, value))

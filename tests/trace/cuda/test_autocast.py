@@ -1,4 +1,4 @@
-"""CUDA's autocast on tensors with CPU dispatch keys."""
+"""CUDA's autocast on fake CUDA tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from memcalc.engines.trace.cuda.autocast import cuda_autocast, registered  # noq
 from memcalc.engines.trace.cuda.autocast_lists import lists  # noqa: E402
 from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
 
+from memcalc.engines.trace.bridge import cuda_is_here  # noqa: E402
+from memcalc.engines.trace.machine import machine_of  # noqa: E402
+from memcalc.job import read_job  # noqa: E402
+
 INSTALLED = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@pytest.fixture(autouse=True)
+def gpu(request):
+    """Everything is made on a GPU that is not there, but where a test looks at PyTorch itself."""
+    if "lists" in request.node.name:
+        yield
+        return
+    with cuda_is_here(machine_of(read_job({"model": "gpt2"}))), torch.device("cuda:0"):
+        yield
 
 
 def test_the_lists_are_those_this_torch_registers_for_cuda() -> None:

@@ -156,3 +156,9 @@ def cuda_autocast(behaviour: Behaviour | None = None) -> Iterator[Caster]:
     finally:
         torch.clear_autocast_cache = clear
         caster.clear()
+
+
+def registered(key: str) -> set[str]:
+    """Aten operators with a kernel of their own at a dispatch key, as ``name`` or ``name.overload``."""
+    names = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::"))
+    return {n.removeprefix("aten::") for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, key)}
