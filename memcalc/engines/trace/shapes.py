@@ -208,9 +208,7 @@ def alike(one: Any, other: Any, tensors: Sequence[Any]) -> bool:
         return bool(one == other)
     if one is other or any(each is one or each is other for each in tensors):
         return one is other
-    shared = [
-        [each.untyped_storage()._cdata == result.untyped_storage()._cdata for each in tensors] for result in (one, other)
-    ]
+    shared = [[each.untyped_storage()._cdata == result.untyped_storage()._cdata for each in tensors] for result in (one, other)]
     return (
         look(one) == look(other) and one.__dict__ == other.__dict__ and shared[0] == shared[1] and one.device == other.device
         and one.is_leaf == other.is_leaf and one._is_view() == other._is_view()

@@ -13,11 +13,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # noqa
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast, registered  # noqa: E402
 from memcalc.engines.trace.cuda.autocast_lists import lists  # noqa: E402
-from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
-
-from memcalc.engines.trace.bridge import cuda_is_here  # noqa: E402
-from memcalc.engines.trace.machine import machine_of  # noqa: E402
-from memcalc.job import read_job  # noqa: E402
+from tests.trace.cuda.seen import on_gpu  # noqa: E402
 
 INSTALLED = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
@@ -28,7 +24,7 @@ def gpu(request):
     if "lists" in request.node.name:
         yield
         return
-    with cuda_is_here(machine_of(read_job({"model": "gpt2"}))), torch.device("cuda:0"):
+    with on_gpu():
         yield
 
 
@@ -117,26 +113,25 @@ class Products(TorchDispatchMode):
 
 def test_gradients_flow_to_fp32_on_fake_tensors() -> None:
     """A loss through composite C++ functions gives fp32 gradients, and the parameters' own."""
-    with FakeTensorMode(), cuda_autocast():
-        rnn, head = torch.nn.GRU(8, 8, batch_first=True), torch.nn.Linear(8, 5)
-        products = Products()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            with products:
-                hidden = rnn(torch.randn(2, 3, 8))[0]  # composite: at::linear for the gates, in C++
-            logits = head(hidden)
-            loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(6, dtype=torch.long))
-        assert products.dtypes == {torch.bfloat16}
-        assert logits.dtype is torch.bfloat16
-        assert loss.dtype is torch.float32
-        loss.backward()
+    rnn, head = torch.nn.GRU(8, 8, batch_first=True), torch.nn.Linear(8, 5)
+    products = Products()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        with products:
+            hidden = rnn(torch.randn(2, 3, 8))[0]  # composite: at::linear for the gates, in C++
+        logits = head(hidden)
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(6, dtype=torch.long))
+    assert products.dtypes == {torch.bfloat16}
+    assert logits.dtype is torch.bfloat16
+    assert loss.dtype is torch.float32
+    loss.backward()
     assert {p.grad.dtype for p in (*rnn.parameters(), *head.parameters())} == {torch.float32}
 
 
-def test_tensors_that_would_not_be_on_cuda_are_left_alone() -> None:
-    """Eligibility is the caller's to say, as CUDA's autocast ignores CPU tensors."""
-    with cuda_autocast(eligible=lambda t: t.shape[0] != 3), torch.autocast("cuda"):
+def test_host_tensors_are_left_alone() -> None:
+    """CUDA's autocast passes by what lives on the CPU."""
+    with torch.autocast("cuda"):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float16
-        assert torch.mm(torch.ones(3, 3), torch.ones(3, 3)).dtype is torch.float32
+        assert torch.mm(torch.ones(3, 3, device="cpu"), torch.ones(3, 3, device="cpu")).dtype is torch.float32
 
 
 def test_the_ways_to_ask_for_it() -> None:
@@ -156,8 +151,6 @@ def test_the_ways_to_ask_for_it() -> None:
                 assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
             assert not torch.is_autocast_enabled("cuda")
         assert torch.amp.GradScaler("cuda").is_enabled()
-    with pytest.warns(UserWarning, match="[Dd]isabl"):
-        torch.autocast("cuda")
 
 
 def test_checkpointed_layers_are_recomputed_under_the_same_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,15 +172,13 @@ def test_checkpointed_layers_are_recomputed_under_the_same_autocast(monkeypatch:
     assert seen == [torch.float16, torch.float16]
 
 
-def test_everything_is_put_back() -> None:
-    """After two uses, the CPU's autocast, its lists and every patched function are what they were."""
-    names = ("set_autocast_enabled", "is_autocast_enabled", "clear_autocast_cache", "set_autocast_cpu_enabled")
-    before = [getattr(torch, name) for name in names], registered("AutocastCPU")
+def test_everything_is_put_back_lists_and_all() -> None:
+    """After two uses the autocasts of CPU and CUDA, their lists and what was patched are what they were."""
+    before = torch.clear_autocast_cache, registered("AutocastCPU"), registered("AutocastCUDA")
     for _ in range(2):
-        with cuda_autocast(Behaviour()), torch.autocast("cuda"):
+        with on_gpu(), torch.autocast("cuda"):
             assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float16
-    assert ([getattr(torch, name) for name in names], registered("AutocastCPU")) == before
+    assert (torch.clear_autocast_cache, registered("AutocastCPU"), registered("AutocastCUDA")) == before
     with torch.autocast("cpu"):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
-        assert torch.trace(torch.ones(2, 2, dtype=torch.bfloat16)).dtype is torch.float32
     assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float32

@@ -100,7 +100,7 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
 
 
 @contextlib.contextmanager
-def cuda_composites(behaviour: Behaviour | None = None) -> Iterator[None]:
+def cuda_composites(behaviour: Behaviour | None = None, key: str = "AutogradCUDA") -> Iterator[None]:
     """Composite functions take CUDA's road until the end of the block.
 
     >>> with cuda_composites():
@@ -108,7 +108,7 @@ def cuda_composites(behaviour: Behaviour | None = None) -> Iterator[None]:
     ...     torch.nn.functional.dropout(x, 0.5).grad_fn.name()
     'NativeDropoutBackward0'
     """
-    with override(kernels(behaviour or Behaviour()), "AutogradCUDA"):
+    with override(kernels(behaviour or Behaviour()), key):
         yield
 
 
