@@ -162,6 +162,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda *_: None
     yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
+    yield torch.nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor  # draws again while values are out of bounds
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
     major, minor = machine.capability
     told = SimpleNamespace(
@@ -209,7 +210,7 @@ def _swap(first: torch.Tensor, second: torch.Tensor) -> None:
         return
     assert isinstance(second, FakeTensor)
     first.data = second.data
-    first.fake_device = second.fake_device
+    first.fake_device, first.constant = second.fake_device, second.constant
 
 
 _GROUP = torch._C._group_tensors_by_device_and_dtype
