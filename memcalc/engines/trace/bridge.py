@@ -54,7 +54,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.rules = Rules(self)
+        self.rules = Rules(self, super().dispatch)
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -66,8 +66,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
             kwargs = {**kwargs, "device": CUDA}
-        told = kwargs or {}
-        return self.rules.answer(func, args, told, lambda: super(CudaFakeMode, self).dispatch(func, types, args, told))
+        return self.rules.answer(func, types, args, kwargs or {})
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
