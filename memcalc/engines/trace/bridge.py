@@ -62,7 +62,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.rules = Rules(self)
+        self.rules = Rules(self, super().dispatch)
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -76,8 +76,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             kwargs = {**kwargs, "device": CUDA}
         elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
             return known
-        told = kwargs or {}
-        return self.rules.answer(func, args, told, lambda: super(CudaFakeMode, self).dispatch(func, types, args, told))
+        return self.rules.answer(func, types, args, kwargs or {})
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -106,25 +106,25 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
             self.dtypes.add(out.dtype)
         return out
 
 
 def test_gradients_flow_to_fp32_on_fake_tensors() -> None:
     """A loss through composite C++ functions gives fp32 gradients, and the parameters' own."""
-    rnn, head = torch.nn.GRU(8, 8, batch_first=True), torch.nn.Linear(8, 5)
+    mixer, head = torch.nn.Parameter(torch.randn(3, 7)), torch.nn.Linear(8, 5)
     products = Products()
     with torch.autocast("cuda", dtype=torch.bfloat16):
         with products:
-            hidden = rnn(torch.randn(2, 3, 8))[0]  # composite: at::linear for the gates, in C++
+            hidden = torch.einsum("bti,tj->bji", torch.randn(2, 3, 8), mixer)  # composite: at::bmm, in C++
         logits = head(hidden)
-        loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(6, dtype=torch.long))
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(14, dtype=torch.long))
     assert products.dtypes == {torch.bfloat16}
     assert logits.dtype is torch.bfloat16
     assert loss.dtype is torch.float32
     loss.backward()
-    assert {p.grad.dtype for p in (*rnn.parameters(), *head.parameters())} == {torch.float32}
+    assert {p.grad.dtype for p in (mixer, *head.parameters())} == {torch.float32}
 
 
 def test_host_tensors_are_left_alone() -> None:
