@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
 ITEM = torch.ops.aten._local_scalar_dense.default
+LIFT_FRESH = torch.ops.aten.lift_fresh.default
 PRIM_DEVICE = torch.ops.prim.device.default
 RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
                     torch.ops.aten.arange.start_step})  # fmt: skip
@@ -72,11 +73,22 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return device_in_cpp(args[0])
         if func is ITEM and self.answering and args[0].constant is None:
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
+        if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
+            return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
             kwargs = {**kwargs, "device": CUDA}
         elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
             return known
         return self.rules.answer(func, types, args, kwargs or {})
+
+    def _constant(self, real: torch.Tensor) -> FakeTensor:
+        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor, make_constant)."""
+        converter = self.fake_tensor_converter
+        real = real.clone()
+        made = FakeTensor(self, torch.empty((), dtype=real.dtype, device=META), real.device, constant=real)
+        converter.set_tensor_memo(real, made)
+        converter.add_constant_storage_mapping(made)
+        return made
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -109,9 +109,11 @@ class Rules:
     def _key(
         self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: list[Any]
     ) -> tuple[Any, ...] | None:
-        """A call, taken down; None where it cannot be, as where no tensor tells the device."""
+        """A call, taken down; None where it cannot be, as where neither a tensor nor an argument tells the device."""
         key: list[Any] = [torch.get_default_dtype()]
-        if not take_down(args, key, tensors, self.mode, operator.pointwise) or not tensors:
+        if not take_down(args, key, tensors, self.mode, operator.pointwise):
+            return None
+        if not tensors and kwargs.get("device") is None:
             return None
         if kwargs:
             key += kwargs
