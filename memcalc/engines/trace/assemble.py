@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memcalc.allocator.played import Replay
+from memcalc.engines.trace.names import SCALER
 from memcalc.engines.trace.tracker import Life, Tracker
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.records import dataclass
@@ -127,7 +128,7 @@ class _Kept:
 
     def add(self, buffer: Buffer, sign: int, block: int, *, counted: bool) -> None:
         """One birth or death on the device."""
-        if sign > 0 and (buffer.role in KEPT or self.phase in STEP):
+        if sign > 0 and (buffer.role in KEPT or self.phase in STEP or buffer.site.startswith(SCALER)):
             self.inside.add(id(buffer))
         elif id(buffer) not in self.inside:
             return

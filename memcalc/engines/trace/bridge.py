@@ -20,6 +20,7 @@ Nothing of it outlives the context.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,7 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
     """A process in which there is one GPU, as far as fake tensors and those who ask for it can tell."""
     mode = CudaFakeMode()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_asked_anew())
         for owner, name, value in _patches(machine):
             stack.enter_context(_attribute(owner, name, value))
         for listed in _foreach_lists():
@@ -173,8 +175,10 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda *_: None
     yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
+    yield torch, "Generator", Generator
     yield torch.nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor  # draws again while values are out of bounds
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
+    yield torch._C, "_cuda_getCurrentRawStream", lambda *_: 0  # imported by whoever sees a GPU and has Triton
     major, minor = machine.capability
     told = SimpleNamespace(
         name=machine.name, total_memory=machine.total_memory, major=major, minor=minor,
@@ -211,6 +215,14 @@ def _subclass(cls: type, data: torch.Tensor, require_grad: bool = False, **told:
     return _MAKE_SUBCLASS(cls, data, require_grad, **told)
 
 
+class Generator(torch.Generator):
+    """A generator of random numbers, of which a CUDA one is not to be had (nor needed: nothing is drawn)."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        """On the CPU, wherever it is asked for."""
+        return super().__new__(cls, device="cpu")
+
+
 _SWAP = torch.utils.swap_tensors
 
 
@@ -240,6 +252,22 @@ def _foreach_lists() -> Iterator[list[type]]:
 
     found = {id(listed): listed for owner in (optimizer, utils) if (listed := getattr(owner, "_foreach_supported_types", None))}
     yield from found.values()
+
+
+@contextlib.contextmanager
+def _asked_anew() -> Iterator[None]:
+    """What transformers once found out about GPUs is forgotten on the way in and out: it caches each answer."""
+
+    def forget() -> None:
+        for asked in vars(sys.modules.get("transformers.utils.import_utils", object)).values():
+            if callable(clear := getattr(asked, "cache_clear", None)):
+                clear()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
 
 
 _ABSENT = object()

@@ -29,15 +29,17 @@ from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values, own_garbage
 from memcalc.engines.trace.tracker import Tracker
-from memcalc.errors import InputError, MemcalcError, NotModelledError
+from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
+from memcalc.optimizers.base import Optimizer
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
 from memcalc.runtime.build import Built, build, with_lora
 from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
 from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
+from memcalc.runtime.optimizers import optimizer_class
 from memcalc.tape.events import Event
 
 Progress = Callable[[str, int], None]
@@ -122,6 +124,7 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     _require_one_rank(plan)
     machine = machine_of(job)
     try:
+        _import(plan.optimizer)
         return _run(job, plan, feed, make, machine, real=True)
     except _UnrunnableError as unrunnable:
         reason = str(unrunnable)
@@ -132,7 +135,26 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
 
 
 class _UnrunnableError(Exception):
-    """The optimizer's class failed on tensors without data."""
+    """The optimizer's class failed on tensors without data, or is not here."""
+
+
+COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
+"""Packages whose optimizers are not made for a trace, and why."""
+
+
+def _import(entry: Optimizer) -> None:
+    """The optimizer's package, loaded before it could see a GPU that is not there.
+
+    Raises:
+        _UnrunnableError: there is no such package, or its step is no plain call.
+    """
+    package = entry.name.partition(":")[0]
+    if package in COMPILED:
+        raise _UnrunnableError(COMPILED[package])
+    try:
+        optimizer_class(entry)
+    except (MissingPackageError, NotModelledError) as error:
+        raise _UnrunnableError(error.rule) from None
 
 
 def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
