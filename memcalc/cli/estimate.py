@@ -107,7 +107,7 @@ def estimate(
     else:
         for flag, value in asked.items():
             if value:
-                raise InputError(flag, value, "needs the step to be traced", "add --engine trace")
+                raise InputError(flag, str(value), "needs the step to be traced", "add --engine trace")
         from memcalc.api import estimate_mapping
         from memcalc.formats import show
 

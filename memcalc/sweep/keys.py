@@ -80,6 +80,8 @@ def _entries(key: Any, value: Any, path: str) -> list[tuple[str, Any]]:
     if key in GROUPS and isinstance(value, Mapping):
         return [(dotted(f"{key}.{inner}", path), what) for inner, what in value.items()]
     name = dotted(key, path)
+    if name == "engine" and value != "analytic":
+        raise InputError(f"{path}.{key}", value, "is not an engine for many jobs", "leave it out, and trace what a sweep finds")
     return [(name, wrapped(key, value))]
 
 
