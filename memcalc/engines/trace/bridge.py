@@ -63,6 +63,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE and not self.in_kernel_invocation:
             return device_in_cpp(args[0])
+        if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
+            return args[0].constant.item()
         if func is ITEM and self.answering and args[0].constant is None:
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
