@@ -74,7 +74,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         return self.rules.answer(func, types, args, kwargs or {})
 
     def _constant(self, real: torch.Tensor) -> FakeTensor:
-        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor, make_constant)."""
+        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor)."""
         converter = self.fake_tensor_converter
         real = real.clone()
         made = FakeTensor(self, torch.empty((), dtype=real.dtype, device=META), real.device, constant=real)
