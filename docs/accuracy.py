@@ -1,7 +1,7 @@
-"""Write docs/accuracy.md from the committed records, so that the table of errors and the records cannot drift.
+"""Write docs/accuracy.md and the README's table of errors from the committed records, so that neither can drift from them.
 
-python docs/accuracy.py           # write it
-python docs/accuracy.py --check   # exit 1 if it is stale
+python docs/accuracy.py           # write them
+python docs/accuracy.py --check   # exit 1 if one is stale
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from memcalc.verify.summary import summary
 
 ROOT = Path(__file__).parents[1]
 TARGET = Path(__file__).parent / "accuracy.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- accuracy: begin -->\n", "<!-- accuracy: end -->"
 HEAD = """# Accuracy
 
 Generated from the records in `measurements/` by `python docs/accuracy.py`; do not edit.
@@ -32,12 +34,17 @@ The peak of the whole step is not modelled yet, so there is no error of it to sh
 NO_GPU = "No record of a GPU is committed yet. `benchmarks/campaign.sh` makes them; no number is shown until it has run."
 
 
+def judged(folder: Path = ROOT / "measurements") -> list[Verdict]:
+    """Every record, held against today's prediction; none where there are none."""
+    try:
+        return verify_records(folder)
+    except InputError:
+        return []
+
+
 def page(folder: Path = ROOT / "measurements") -> str:
     """The whole page."""
-    try:
-        verdicts = verify_records(folder)
-    except InputError:
-        verdicts = []
+    verdicts = judged(folder)
     parts = [HEAD.rstrip()]
     for kind, title, none in (("cpu", "On a CPU", "No record of a CPU is committed."), ("cuda", "On a GPU", NO_GPU)):
         mine = [verdict for verdict in verdicts if verdict.record and verdict.record.environment.device.kind == kind]
@@ -59,8 +66,36 @@ def _section(verdicts: list[Verdict]) -> list[str]:
     return parts
 
 
+def table(verdicts: list[Verdict]) -> str:
+    """The README's table: a line for each kind of machine, empty for those nobody has measured on."""
+    kinds: dict[str, list[Verdict]] = {
+        "one process, CPU": [],
+        "2 to 4 ranks, CPU (gloo)": [],
+        "one GPU": [],
+        "several GPUs": [],
+    }
+    names = list(kinds)
+    for verdict in verdicts:
+        if verdict.record is not None:
+            on_gpu, several = verdict.record.environment.device.kind == "cuda", len(verdict.record.ranks) > 1
+            kinds[names[2 * on_gpu + several]].append(verdict)
+    body = []
+    for kind, mine in kinds.items():
+        rows = summary_body(summary(mine, ["all"]))
+        body.append([kind, *(rows[0][2:] if rows else ["0", *["-"] * 6])])
+    return as_markdown(["real steps", *SUMMARY_HEADER[2:]], body, right=range(1, 8))
+
+
+def with_table(text: str, verdicts: list[Verdict]) -> str:
+    """The README with its table as it is today."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}{table(verdicts)}\n{END}{rest.partition(END)[2]}"
+
+
 if __name__ == "__main__":
-    text = page()
+    fresh = {TARGET: page(), README: with_table(README.read_text(), judged())}
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if TARGET.exists() and TARGET.read_text() == text else f"{TARGET} is stale: run python docs/accuracy.py")
-    TARGET.write_text(text)
+        stale = [file.name for file, text in fresh.items() if not file.exists() or file.read_text() != text]
+        sys.exit(f"{' and '.join(stale)}: stale, run python docs/accuracy.py" if stale else 0)
+    for file, text in fresh.items():
+        file.write_text(text)

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memcalc.api import compare, estimate, measure
+    from memcalc.api import compare, estimate, measure, trace, tracing
     from memcalc.check import check_files as check
     from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
     from memcalc.footprint import Footprint
@@ -22,6 +22,8 @@ _EXPORTS = {
     "compare": ("memcalc.api", "compare"),
     "check": ("memcalc.check", "check_files"),
     "measure": ("memcalc.api", "measure"),
+    "trace": ("memcalc.api", "trace"),
+    "tracing": ("memcalc.api", "tracing"),
     "Footprint": ("memcalc.footprint", "Footprint"),
     "Job": ("memcalc.job", "Job"),
     "MemcalcError": ("memcalc.errors", "MemcalcError"),
@@ -32,7 +34,7 @@ _EXPORTS = {
 
 __all__ = [
     "Footprint", "InputError", "Job", "MemcalcError", "MissingPackageError", "NotModelledError", "check", "compare", "estimate",
-    "measure",
+    "measure", "trace", "tracing",
 ]  # fmt: skip
 
 

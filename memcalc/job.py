@@ -117,8 +117,8 @@ class Job(Section):
     """What to call the job in output."""
     scope: Literal["states", "step"] = "step"
     """``states``: parameters, gradients and optimizer; ``step``: everything up to the peak of the step."""
-    engine: Literal["analytic"] = "analytic"
-    """How the answer is found."""
+    engine: Literal["analytic", "trace"] = "analytic"
+    """How the answer is found: from the config, or by running the step on tensors without data (needs torch)."""
     training: Training = Field(default_factory=Training)
     parallelism: Parallelism = Field(default_factory=Parallelism)
     hardware: Hardware = Field(default_factory=Hardware)

@@ -100,6 +100,8 @@ class Component(Entry):
     """The counters' own difference over the stretch in which it is born (``requested`` on CUDA, ``live`` on a CPU)."""
     allocated: int | None = None
     """The same difference in whole blocks, on CUDA."""
+    unsplit: str = ""
+    """Which tensors ``allocated`` exceeds their rounding for, on CUDA; empty where it does not."""
     reason: str = ""
     """Why the two differ; empty where they agree or only one is known."""
 

@@ -19,6 +19,12 @@ def judged(footprint: Footprint, job: Job) -> Footprint:
     low = footprint.states.rounded if job.scope == "states" else footprint.peak.low or 0
     high = footprint.states.bound if job.scope == "states" else footprint.peak.high
     verdict, reason = judge(low, high, limit, job.scope)
+    if footprint.engine == "trace" and verdict == "unknown":
+        took = footprint.peak.allocated or low
+        reason = (
+            f"the traced step takes {format_gib(took)} of {format_gib(limit)}, and the CUDA context comes on top; "
+            "how far a trace can be off is not known before it is held against recorded runs"
+        )
     return replace(footprint, fits=Fits(name, total, usable, verdict, limit - (low if high is None else high), reason))
 
 

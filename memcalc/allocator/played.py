@@ -85,6 +85,8 @@ class Replay:
 
     Attributes:
         settings: the allocator's.
+        capacity: bytes the device could give; None for no end.
+        sizes: bytes that each event added to ``allocated``.
         events: the unrolled tape, up to where memory ran out.
         series: each measure after each event, as arrays of int64.
         spans: the phases in order; a phase met again is another one.
@@ -96,6 +98,7 @@ class Replay:
     series: dict[Measure, array[int]]
     spans: list[Span]
     sizes: array[int]
+    capacity: int | None = None
     out_of_memory: OutOfMemory | None = None
 
     def peak(self, measure: Measure = "allocated", phase: Phase | None = None, iteration: int | None = None) -> Instant:

@@ -43,7 +43,9 @@ def replay(
     """
     chosen = parse_settings(settings) if isinstance(settings, str) else settings or AllocatorSettings()
     allocator = CachingAllocator(chosen, capacity, total, Memory(capacity, descending))
-    return _play(list(unroll(tape)), allocator)
+    played = _play(list(unroll(tape)), allocator)
+    played.capacity = capacity
+    return played
 
 
 def _play(events: list[Leaf], allocator: CachingAllocator) -> Replay:

@@ -108,6 +108,27 @@ def parse_settings(text: str, where: str = VARIABLES[0]) -> AllocatorSettings:
     return AllocatorSettings(**given, ignored=tuple(ignored))
 
 
+def settings_text(settings: AllocatorSettings) -> str:
+    """The text that gives these settings, empty for the defaults.
+
+    >>> settings_text(parse_settings("expandable_segments:True,max_split_size_mb:64"))
+    'expandable_segments:True,max_split_size_mb:64'
+    """
+    plain = AllocatorSettings()
+    numbers = {
+        "expandable_segments": settings.expandable_segments,
+        "large_segment_size_mb": settings.large_segment_size // MIB,
+        "max_split_size_mb": settings.max_split_size // MIB,
+        "max_non_split_rounding_mb": settings.max_non_split_rounding_size // MIB,
+        "garbage_collection_threshold": settings.garbage_collection_threshold,
+        "per_process_memory_fraction": settings.per_process_memory_fraction,
+        "roundup_power2_divisions": f"[{','.join(f'{2**i}:{n}' for i, n in enumerate(settings.roundup_power2_divisions))}]",
+    }
+    fields = {key: key.replace("_mb", "").replace("rounding", "rounding_size") for key in numbers}
+    changed = [key for key, name in fields.items() if getattr(settings, name) != getattr(plain, name)]
+    return ",".join(f"{key}:{numbers[key]}" for key in changed)
+
+
 def _items(text: str, where: str) -> list[str]:
     """``key:value`` texts; a comma inside brackets separates nothing."""
     plain = re.sub(r"\s", "", text)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memcalc.cli import options as o
 from memcalc.cli.app import single
+from memcalc.errors import InputError
+
+if TYPE_CHECKING:
+    from memcalc.footprint import Footprint
 
 app = single()
 
@@ -20,6 +25,10 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     markdown = "markdown"
+
+
+def _traced(name: str, text: str, metavar: str, **limits: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=o.TRACE, metavar=metavar, show_default=False, **limits)
 
 
 FormatOption = Annotated[
@@ -61,6 +70,14 @@ def estimate(
     exact: o.ExactBytes = False,
     explain: Annotated[bool, typer.Option("--explain", help="Every buffer, adding up.", rich_help_panel=o.OUTPUT)] = False,
     engine: o.Engine = None,
+    inputs: o.Inputs = None,
+    loss: o.LossName = None,
+    lora: o.Lora = None,
+    allocator: o.Allocator = None,
+    timeline: Annotated[Path | None, _traced("--timeline", "The step as .html to explore, .json, .png, .svg.", "FILE")] = None,
+    snapshot: Annotated[Path | None, _traced("--snapshot", "The same for PyTorch's memory visualiser.", "FILE")] = None,
+    top: Annotated[int | None, _traced("--top", "The N largest tensors at the peak.", "N", min=1)] = None,
+    by: Annotated[str | None, _traced("--by", "The peak by module, operator or role.", "WHAT")] = None,
     app_dir: o.AppDir = None,
 ) -> None:
     """Where the bytes of one training step go, and whether they fit.
@@ -75,10 +92,26 @@ def estimate(
         zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp, cp=cp, ep=ep, engine=engine,
         gpu=gpu, memory=memory, headroom=headroom, scope=scope,
     )  # fmt: skip
-    from memcalc.api import estimate_mapping
-    from memcalc.formats import show
+    asked = {
+        "--input": inputs, "--loss": loss, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
+        "--snapshot": snapshot, "--top": top, "--by": by,
+    }  # fmt: skip
+    footprint: Footprint
+    if engine == "trace":
+        from memcalc.cli.traced import Wanted, traced
 
-    footprint = estimate_mapping(mapping, app_dir=app_dir)
-    show.one(footprint, form.value, exact=exact, explain=explain)
+        footprint = traced(
+            mapping, Wanted(timeline, snapshot, top, by), form.value, exact=exact, explain=explain, app_dir=app_dir,
+            inputs=tuple(inputs or ()), loss=loss, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
+        )  # fmt: skip
+    else:
+        for flag, value in asked.items():
+            if value:
+                raise InputError(flag, value, "needs the step to be traced", "add --engine trace")
+        from memcalc.api import estimate_mapping
+        from memcalc.formats import show
+
+        footprint = estimate_mapping(mapping, app_dir=app_dir)
+        show.one(footprint, form.value, exact=exact, explain=explain)
     if footprint.fits is not None and footprint.fits.verdict in ("does_not_fit", "tight"):
         raise typer.Exit(1)

@@ -11,18 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from memcalc.cli import options as o
+from memcalc.cli import step
 from memcalc.cli.app import single
 from memcalc.errors import EXIT_NO, EXIT_UNJUDGED, NO_VALUE, InputError
 
 app = single()
-STEP, CAMPAIGN = "The step", "Campaigns"
-
-
-class DeviceChoice(StrEnum):
-    """What the step runs on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
+CAMPAIGN = "Campaigns"
 
 
 class RecordFormat(StrEnum):
@@ -57,21 +51,17 @@ def measure(
     zero_arg: o.ZeroArgs = None,
     dp_replicate: o.Replicate = None,
     dp_shard: o.Shard = None,
-    device: Annotated[DeviceChoice, _of(STEP, "--device", text="cpu (the default) or cuda.")] = DeviceChoice.cpu,
-    iterations: Annotated[int | None, _of(STEP, "--iterations", text="Optimizer steps (default 3).", metavar="N")] = None,
-    inputs: Annotated[
-        list[str] | None, _of(STEP, "--input", text="An input: x=float32[8,3,224,224].", metavar="NAME=DTYPE[SHAPE]")
-    ] = None,
-    loss: Annotated[str | None, _of(STEP, "--loss", text="mean, sum, mse, cross_entropy, py:….", metavar="NAME")] = None,
-    schedule: Annotated[str | None, _of(STEP, "--schedule", text="none, warmup, cosine.", metavar="NAME")] = None,
-    lora: Annotated[list[str] | None, _of(STEP, "--lora", text="An option of peft's LoRA: r=8.", metavar="KEY=VALUE")] = None,
-    seed: Annotated[int | None, _of(STEP, "--seed", text="Of weights and inputs.", metavar="N")] = None,
-    keep_gradients: Annotated[bool, _of(STEP, "--keep-gradients", text="Zero gradients instead of dropping them.")] = False,
-    history: Annotated[bool, _of(STEP, "--history", text="Record the CUDA allocator's events.")] = False,
-    alone: Annotated[bool, _of(STEP, "--alone", text="Nothing else runs on the device.")] = False,
-    timeout: Annotated[
-        float | None, _of(STEP, "--timeout", text="Seconds until it is ended (default 3600).", metavar="S")
-    ] = None,
+    device: step.Device = step.DeviceChoice.cpu,
+    iterations: step.Iterations = None,
+    inputs: step.Inputs = None,
+    loss: step.Loss = None,
+    schedule: step.Schedule = None,
+    lora: step.Lora = None,
+    seed: step.Seed = None,
+    keep_gradients: step.KeepGradients = False,
+    history: step.History = False,
+    alone: step.Alone = False,
+    timeout: step.Timeout = None,
     campaign: Annotated[
         list[Path] | None, _of(CAMPAIGN, "--campaign", text="Run the cases of a file, into --out DIR.", metavar="FILE")
     ] = None,
@@ -99,9 +89,9 @@ def measure(
         "attention": attention, "max_grad_norm": max_grad_norm, "dp": dp, "zero_stage": zero_stage,
         "zero_backend": zero_backend, "zero_args": zero_arg, "dp_replicate": dp_replicate, "dp_shard": dp_shard,
     }  # fmt: skip
-    settings = _settings(
-        iterations=iterations, inputs=inputs, loss=loss, schedule=schedule, lora=o.pairs(lora, "--lora") or None, seed=seed,
-        set_to_none=False if keep_gradients else None, history=history or None, alone=alone or None, timeout=timeout,
+    settings = step.settings_of(
+        lora, iterations=iterations, inputs=inputs, loss=loss, schedule=schedule, seed=seed, timeout=timeout,
+        set_to_none=False if keep_gradients else None, history=history or None, alone=alone or None,
     )  # fmt: skip
     if campaign:
         if model is not None or settings or any(value is not None for value in flags.values()):
@@ -110,10 +100,6 @@ def measure(
     raise typer.Exit(
         _one(o.job_mapping(model, sets=sets, **flags), settings, device.value, out, form.value, app_dir, exact=exact)
     )
-
-
-def _settings(**told: Any) -> dict[str, Any]:
-    return {key: value for key, value in told.items() if value is not None}
 
 
 def _one(

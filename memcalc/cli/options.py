@@ -9,7 +9,7 @@ import typer
 from memcalc.errors import NO_VALUE, InputError
 from memcalc.units import parse_bytes, parse_count, parse_fraction
 
-TRAINING, RANKS, HARDWARE, OUTPUT = "Training", "Ranks", "Hardware", "Output"
+TRAINING, RANKS, HARDWARE, OUTPUT, TRACE = "Training", "Ranks", "Hardware", "Output", "With --engine trace"
 
 
 def _option(*names: str, group: str, text: str, metavar: str | None = None) -> Any:
@@ -69,7 +69,17 @@ Gpu = Annotated[str | None, _option("--gpu", group=HARDWARE, text="Device that i
 Memory = Annotated[str | None, _option("--memory", group=HARDWARE, text="Or just a size: 24GiB.", metavar="SIZE")]
 Headroom = Annotated[str | None, _option("--headroom", group=HARDWARE, text="Share of it to leave free: 5%.", metavar="SHARE")]
 Scope = Annotated[str | None, _option("--scope", group=HARDWARE, text="Judge the states or the whole step.", metavar="WHAT")]
-Engine = Annotated[str | None, _option("--engine", group=OUTPUT, text="analytic, the only one so far.", metavar="NAME")]
+Engine = Annotated[
+    str | None, _option("--engine", group=OUTPUT, text="analytic (default) or trace, which needs torch.", metavar="NAME")
+]
+Inputs = Annotated[
+    list[str] | None, _option("--input", group=TRACE, text="An input: x=float32[8,3,224,224].", metavar="NAME=DTYPE[SHAPE]")
+]
+LossName = Annotated[str | None, _option("--loss", group=TRACE, text="mean, sum, mse, cross_entropy, py:….", metavar="NAME")]
+Lora = Annotated[list[str] | None, _option("--lora", group=TRACE, text="An option of peft's LoRA: r=8.", metavar="KEY=VALUE")]
+Allocator = Annotated[
+    str | None, _option("--allocator", group=TRACE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")
+]
 AppDir = Annotated[str | None, _option("--app-dir", group=OUTPUT, text="Where py: modules are looked for.", metavar="DIR")]
 ExactBytes = Annotated[bool, _option("--bytes", group=OUTPUT, text="Figures in bytes, not GiB.")]
 

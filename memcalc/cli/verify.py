@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from memcalc.cli import options as o
+from memcalc.cli import step
 from memcalc.cli.app import single
 from memcalc.cli.estimate import Format, FormatOption
 from memcalc.errors import NO_VALUE, InputError
 
 app = single()
 COMPARISON = "Comparison"
-
-
-class DeviceChoice(StrEnum):
-    """What a live step runs on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
+FLAGS = {"optimizer_args": "--optimizer-arg", "zero_args": "--zero-arg", "inputs": "--input"}
+"""Flags whose name is not their key's."""
 
 
 @app.command()
@@ -51,9 +46,13 @@ def verify(
     zero_arg: o.ZeroArgs = None,
     dp_replicate: o.Replicate = None,
     dp_shard: o.Shard = None,
-    device: Annotated[
-        DeviceChoice, typer.Option(help="What a live step runs on: cpu, cuda.", rich_help_panel=COMPARISON, metavar="DEVICE")
-    ] = DeviceChoice.cpu,
+    device: step.Device = step.DeviceChoice.cpu,
+    iterations: step.Iterations = None,
+    inputs: step.Inputs = None,
+    loss: step.Loss = None,
+    lora: step.Lora = None,
+    seed: step.Seed = None,
+    timeout: step.Timeout = None,
     tolerance: Annotated[
         str, typer.Option(help="How far a component may be off: 0, 1%, 512B.", rich_help_panel=COMPARISON, metavar="SIZE")
     ] = "0",
@@ -92,7 +91,10 @@ def verify(
 
     allowed = parse_tolerance(tolerance)
     kind = "model" if target is None else kind_of(target)
-    given = [f"--{key.replace('_', '-').removesuffix('s')}" for key, value in flags.items() if value is not None]
+    settings = step.settings_of(lora, iterations=iterations, inputs=inputs, loss=loss, seed=seed, timeout=timeout)
+    given = [FLAGS.get(key, f"--{key.replace('_', '-')}") for key, value in flags.items() if value is not None]
+    if kind == "records":
+        given += [FLAGS.get(key, f"--{key}") for key in settings]
     if kind != "model" and (given or params or sets):
         raise InputError(next(iter(given), "--params" if params else "--set"), NO_VALUE, f"says nothing of {target}",
                          "a file says all of its job itself")  # fmt: skip
@@ -105,7 +107,7 @@ def verify(
         differences.show(verdicts, form.value, str(allowed), listing=Path(str(target)).is_dir())
     else:
         jobs = _jobs(kind, target, params, sets, flags)
-        verdicts = _live(jobs, device.value, allowed, app_dir, allow_code=allow_code or kind == "model")
+        verdicts = _live(jobs, device.value, settings, allowed, app_dir, allow_code=allow_code or kind == "model")
         differences.show(verdicts, form.value, str(allowed), listing=False)
     raise typer.Exit(exit_code(verdicts))
 
@@ -121,14 +123,18 @@ def _jobs(
     return [o.job_mapping(target, params=params, sets=sets, **flags)]
 
 
-def _live(jobs: list[dict[str, Any]], device: str, tolerance: Any, app_dir: str | None, *, allow_code: bool) -> list[Any]:
+def _live(
+    jobs: list[dict[str, Any]], device: str, told: dict[str, Any], tolerance: Any, app_dir: str | None, *, allow_code: bool
+) -> list[Any]:
     """Measure each job here and now."""
-    from memcalc.engines.measure.process import measure_mapping
+    from memcalc.engines.measure.process import measure_mapping, read_settings
     from memcalc.verify.files import Models
     from memcalc.verify.live import verify_live
 
+    settings = read_settings(told)
+
     def measure(job: dict[str, Any]) -> Any:
-        return measure_mapping(job, device=device, app_dir=app_dir, allow_code=allow_code)
+        return measure_mapping(job, device=device, settings=settings, app_dir=app_dir, allow_code=allow_code)
 
     return verify_live(jobs, measure, tolerance, Models(allow_code=allow_code, app_dir=app_dir))
 

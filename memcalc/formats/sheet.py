@@ -92,6 +92,7 @@ def _lines(footprint: Footprint) -> list[Line]:
     # What is live at that instant besides the components above: the step's own casts and scratch.
     if brief := footprint.states.at_peak.get("temporaries"):
         lines.append(Line("of it temporaries", brief, brief / count, level=1))
+    lines += _step(footprint)
     unknown = [LABELS[name] for name in ("inputs", "activations", "workspace", "context") if components[name] is None]
     if unknown:
         lines.append(Line(", ".join(unknown), None))
@@ -99,6 +100,19 @@ def _lines(footprint: Footprint) -> list[Line]:
         if size:
             lines.append(Line(f"host: {name.replace('_', ' ')}", size))
     return lines
+
+
+def _step(footprint: Footprint) -> list[Line]:
+    """What a step that was run or traced holds besides, each at its own highest, and the peak of all together."""
+    components, peak, count = footprint.to_dict()["components"], footprint.peak, footprint.model.num_parameters
+    if peak.requested is None:
+        return []
+    names = ("inputs", "activations", "temporaries", "workspace")
+    lines = [Line(LABELS[name], components[name], footprint.bytes_per_parameter[name]) for name in names if components[name]]
+    top = peak.requested if peak.rounded is None else peak.rounded
+    lines.append(Line(f"peak of the step, in {(peak.phase or '').replace('_', ' ')}", top, top / max(count, 1), strong=True))
+    others = (("as the allocator counts it", peak.allocated), ("reserved from the driver", peak.reserved))
+    return [*lines, *(Line(label, size, level=1) for label, size in others if size is not None)]
 
 
 def _textbook(footprint: Footprint) -> str:

@@ -85,6 +85,33 @@ def parse_inputs(texts: Iterable[str], path: str = "--input") -> list[Input]:
     return list(found.values())
 
 
+def inputs_of(given: Any) -> list[Input]:
+    """What a person hands over as a batch: tensors, tensors by name, or texts; only shapes and dtypes are read.
+
+    Raises:
+        InputError: something that is none of these.
+
+    >>> inputs_of([torch.zeros(2, 3)])[0].text(), inputs_of({"ids": torch.zeros(2, dtype=torch.int64)})[0].text()
+    ('args0=float32[2,3]', 'ids=int64[2]<2')
+    """
+    if given is None:
+        return []
+    if isinstance(given, torch.Tensor | str):
+        given = [given]
+    named = given.items() if isinstance(given, Mapping) else ((f"{PLACED}{index}", one) for index, one in enumerate(given))
+    found = []
+    for name, one in named:
+        if isinstance(one, Input):
+            found.append(one)
+        elif isinstance(one, torch.Tensor):
+            found.append(Input(str(name), str(one.dtype).removeprefix("torch."), tuple(one.shape)))
+        elif isinstance(one, str):
+            found.append(parse_input(one, "inputs"))
+        else:
+            raise InputError("inputs", type(one).__name__, "is neither a tensor nor a text", FORM)
+    return found
+
+
 def make_batch(inputs: Iterable[Input], device: str, floating: str, seed: int) -> dict[str, torch.Tensor]:
     """The tensors, on the device, from a generator of their own so that they are the same everywhere."""
     generator = torch.Generator().manual_seed(seed)

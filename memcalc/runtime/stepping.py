@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-from memcalc.errors import NotModelledError
+from memcalc.errors import MemcalcError, NotModelledError
+from memcalc.optimizers.base import Optimizer
 from memcalc.runtime.library_step import FusedBackwardStep, LibraryStep
-from memcalc.runtime.optimizers import Trained
+from memcalc.runtime.optimizers import Trained, optimizer_class
 from memcalc.runtime.step_base import Recipe, Step
 from memcalc.runtime.textbook_step import TextbookStep
 
@@ -34,6 +37,18 @@ def make_step(recipe: Recipe, trained: Sequence[Trained], module: Any) -> Step:
     if recipe.entry.frees_gradients:
         return FusedBackwardStep(recipe, trained, module)
     return LibraryStep(recipe, trained, module)
+
+
+def import_early(entry: Optimizer, *, lora: bool) -> None:
+    """Load the packages a step needs, so that tensors they make for themselves are in no phase of it.
+
+    What cannot be loaded is said where it is used.
+    """
+    with suppress(MemcalcError):
+        optimizer_class(entry)
+    if lora:
+        with suppress(Exception):
+            import_module("peft")
 
 
 def make_schedule(kind: str, optimizer: Any, steps: int) -> Callable[[], None]:

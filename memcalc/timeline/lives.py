@@ -44,6 +44,8 @@ class Lives:
         dies: the instant at which each was freed; the number of instants where it never was.
         events: int64, one for each instant: ``k`` where buffer ``k - 1`` is born, ``-k`` where it dies.
         stays: the phases in order; those in which nothing happens are left out.
+        places: int64, where each instant stands among all events of the tape, marks counted too.
+        leaves: how many events that are.
     """
 
     buffers: list[Buffer]
@@ -51,10 +53,14 @@ class Lives:
     dies: Ints
     events: Ints
     stays: tuple[Stay, ...]
+    places: Ints
+    leaves: int
 
 
 def read(tape: Iterable[Event]) -> Lives:
-    """The lives of a tape's buffers. A buffer is known by identity, and a repeated body is expanded.
+    """The lives of a tape's buffers; a repeated body is expanded.
+
+    A free ends the youngest life of the very same object, or of an equal buffer where that object is not alive.
 
     Raises:
         InputError: the tape allocates nothing, or frees what is not alive.
@@ -71,27 +77,42 @@ def read(tape: Iterable[Event]) -> Lives:
     events: list[int] = []
     marks: list[tuple[Phase, int, int]] = [(BEFORE[0], BEFORE[1], 0)]  # type: ignore[list-item]
     alive: dict[int, list[int]] = {}
+    places: list[int] = []
     for event in _flat(tape):
         if isinstance(event, Alloc):
             buffers.append(event.buffer)
             alive.setdefault(id(event.buffer), []).append(len(buffers))
             events.append(len(buffers))
         elif isinstance(event, Free):
-            living = alive.get(id(event.buffer))
+            living = alive.get(id(event.buffer)) or _equal(event.buffer, alive, buffers)
             if not living:
                 rule = f"is freed at instant {len(events)} and is not alive then"
-                raise InputError("tape", event.buffer.site, rule, "free the very object that was allocated, once")
+                raise InputError("tape", event.buffer.site, rule, "free what was allocated, once")
             events.append(-living.pop())
         else:
             marks.append((event.phase, event.iteration, len(events)))
+            continue
+        places.append(len(events) + len(marks) - 2)
     if not buffers:
         raise InputError("tape", NO_VALUE, "holds no allocation, so there is nothing to draw", "trace a step that runs")
+    return _arrays(buffers, events, marks, places)
+
+
+def _arrays(buffers: list[Buffer], events: list[int], marks: list[tuple[Phase, int, int]], places: list[int]) -> Lives:
     order = np.array(events, dtype=np.int64)
     born, dies = (np.full(len(buffers), len(events), dtype=np.int64) for _ in range(2))
     births, deaths = np.flatnonzero(order > 0), np.flatnonzero(order < 0)
     born[order[births] - 1] = births
     dies[-order[deaths] - 1] = deaths
-    return Lives(buffers, born, dies, order, tuple(_stays(marks, len(events))))
+    stays = tuple(_stays(marks, len(events)))
+    # the first mark is no event of the tape: it stands for its beginning
+    return Lives(buffers, born, dies, order, stays, np.array(places, dtype=np.int64), len(events) + len(marks) - 1)
+
+
+def _equal(sought: Buffer, alive: dict[int, list[int]], buffers: list[Buffer]) -> list[int] | None:
+    """The living of an equal buffer, the youngest of them last; None where there is none."""
+    equal = [living for living in alive.values() if living and buffers[living[-1] - 1] == sought]
+    return max(equal, key=lambda living: living[-1], default=None)
 
 
 def _flat(tape: Iterable[Event]) -> Iterator[Alloc | Free | Mark]:

@@ -89,7 +89,8 @@ class Timeline:
         Args:
             tape: events in order; a buffer is known by identity.
             measure: ``rounded`` (each buffer up to 512 B) or ``requested``.
-            allocated: bytes the allocator counts after each allocation or free of the tape, if it was replayed.
+            allocated: bytes the allocator counts after each allocation or free of the tape, if it was replayed; or after each
+                event, marks too.
             reserved: bytes it then holds from the driver.
             iteration: where to look for the peak: one iteration, or the steady ones (2 and later, all where there is none).
 
@@ -117,8 +118,8 @@ class Timeline:
             roles=roles,
             live=live,
             total=total,
-            allocated=_series("allocated", allocated, len(total)),
-            reserved=_series("reserved", reserved, len(total)),
+            allocated=_series("allocated", allocated, lives),
+            reserved=_series("reserved", reserved, lives),
             window=window,
             peak=Moment(at, int(total[at]), stay.phase, stay.iteration),
         )
@@ -202,11 +203,13 @@ def _stay(stays: tuple[Stay, ...], instant: int) -> Stay:
     return stays[low]
 
 
-def _series(name: str, given: Sequence[int] | Any | None, length: int) -> Ints | None:
+def _series(name: str, given: Sequence[int] | Any | None, lives: Lives) -> Ints | None:
     if given is None:
         return None
-    series = np.asarray(given, dtype=np.int64)
-    if series.shape != (length,):
-        rule = f"has the shape {list(series.shape)}, and the tape has {length} allocations and frees"
+    series, instants = np.asarray(given, dtype=np.int64), len(lives.events)
+    if series.shape == (lives.leaves,):
+        return series[lives.places]
+    if series.shape != (instants,):
+        rule = f"has the shape {list(series.shape)}, and the tape has {instants} allocations and frees"
         raise InputError(f"timeline.{name}", NO_VALUE, rule, "give one number for each of them")
     return series

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from statistics import fmean, median
+from typing import Any
 
 from memcalc.records import dataclass
 from memcalc.verify.judge import JUDGED, Verdict
@@ -48,9 +49,15 @@ PROPERTIES: dict[str, Callable[[Verdict], str]] = {
     "family": lambda verdict: verdict.footprint.model.family if verdict.footprint else "",
     "optimizer": lambda verdict: verdict.footprint.job["training"]["optimizer"] if verdict.footprint else "",
     "precision": lambda verdict: verdict.footprint.job["training"]["precision"] if verdict.footprint else "",
+    "layout": lambda verdict: _layout(verdict.footprint.job["parallelism"]) if verdict.footprint else "",
     "torch": lambda verdict: (verdict.record.environment.torch or "") if verdict.record else "",
 }
 """What records are grouped by."""
+
+
+def _layout(parallelism: Mapping[str, Any]) -> str:
+    ranks, stage = parallelism["dp"], parallelism["zero_stage"]
+    return "one rank" if ranks == 1 else f"{parallelism['zero_backend']}, {f'ZeRO-{stage}' if stage else 'DDP'}"
 
 
 def summary(verdicts: Iterable[Verdict], by: Sequence[str] = tuple(PROPERTIES)) -> list[Row]:

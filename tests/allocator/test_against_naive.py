@@ -47,10 +47,10 @@ WAYS = {
 }  # fmt: skip
 
 
-def run(program, config, capacity, descending=False):
+def run(program, config, capacity, descending=False, total=None):
     """Both allocators through one program; yields after every step (theirs, ours, both traces)."""
-    naive = NaiveAllocator(config, capacity, descending=descending)
-    ours = CachingAllocator(config, capacity, device=Memory(capacity, descending))
+    naive = NaiveAllocator(config, capacity, total, descending)
+    ours = CachingAllocator(config, capacity, total, Memory(capacity, descending))
     trace, held, waiting = [], {}, {}
     ours.on_segment = lambda *event: trace.append(event)
     for number, (what, amount, stream) in enumerate(program):

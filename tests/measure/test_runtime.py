@@ -268,3 +268,24 @@ def test_without_torch_the_command_says_what_to_install(tmp_path):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "memcalc: measure: torch is not installed; pip install 'memcalc[torch]'\n"
+
+
+def test_bytes_beyond_rounding_are_laid_to_the_large_tensors():
+    """Allocated bytes beyond whole 512 B blocks are said with the tensors that can have them, and beyond 1 MiB each is said."""
+    from memcalc.engines.measure.assemble import unsplit
+    from memcalc.measurement import Component, Tensor
+    from memcalc.units import MIB
+
+    def component(allocated):
+        return Component(walked=3 * MIB + 100, counted=3 * MIB + 100, allocated=allocated)
+
+    rows = [
+        Tensor(component="parameters", name=name, dtype="uint8", shape=[size], nbytes=size, device="cuda")
+        for name, size in (("large", 3 * MIB), ("small", 100))
+    ]
+    blocks = 3 * MIB + 512
+    assert unsplit("parameters", component(blocks), rows) == ""
+    said = unsplit("parameters", component(blocks + MIB), rows)
+    assert said == "1,048,576 B beyond rounding, within 1 MiB for each of 1 tensors over 1 MiB: large"
+    assert "NOT within" in unsplit("parameters", component(blocks + MIB + 512), rows)
+    assert unsplit("parameters", Component(walked=5, counted=5), rows) == "", "a CPU has no blocks"

@@ -65,6 +65,18 @@ def test_it_opens_without_a_network_or_a_complaint(opened, page, step):
     assert (now(opened), total(opened)) == (step.peak.instant, step.peak.bytes)
 
 
+def test_the_allocators_own_peak_is_marked(browser, footprint, tmp_path):
+    """Where the allocator counts most at another instant than the total's peak, that instant has a mark of its own."""
+    from memcalc.tape.events import Alloc, Buffer, Free, Mark
+
+    one, two = (Buffer(name, 512 * size, "activation") for name, size in (("one", 2048), ("two", 4096)))
+    events = [Mark("forward"), Alloc(one), Free(one), Alloc(two), Free(two)]
+    for allocated, marks in (([2**20, 0, 2**21, 0], []), ([2**22, 0, 2**21, 0], ["allocated 4.00 MiB"])):
+        browser.open(write(Timeline.of(events, allocated=allocated), tmp_path / "a.html", footprint))
+        assert text(browser, "text.peak-text") == "peak 2.00 MiB"
+        assert browser.run("[...document.querySelectorAll('text.hollow-text')].map(one => one.textContent)") == marks
+
+
 def test_keys_move_the_cursor_through_exact_instants(opened, step):
     """Each arrow key is one instant, and what is said of it is what the timeline has: bytes, roles, buffers, and aloud."""
     focus(opened)

@@ -107,6 +107,22 @@ def test_equal_buffers_are_told_apart_by_identity():
     assert lives.dies.tolist() == [2, 3]
 
 
+def test_a_free_of_an_equal_buffer():
+    """Where the very object is not alive, the youngest equal one dies, as in the allocator's replay."""
+    first, second, third, other = (Buffer(name, 100, "activation") for name in "xxxy")
+    lives = Timeline.of([Alloc(first), Alloc(other), Alloc(second), Free(third), Free(first)]).lives
+    assert lives.dies.tolist() == [4, 5, 3]
+
+
+def test_series_may_count_marks_too():
+    """A series after every event of the tape is read at its allocations and frees."""
+    events = [Mark("init", 0), Alloc(W), Mark("forward"), Mark("loss"), Alloc(A[0]), Free(A[0])]
+    for counted in ([1024, 1536, 1024], [0, 1024, 1024, 1024, 1536, 1024]):
+        assert Timeline.of(events, allocated=counted).allocated.tolist() == [1024, 1536, 1024]
+    with pytest.raises(InputError, match=r"timeline.allocated: has the shape \[4\], and the tape has 3 allocations and frees"):
+        Timeline.of(events, allocated=[0] * 4)
+
+
 def test_repetition_is_expanded():
     """A repeated body is as many births and deaths as it stands for."""
     one = Buffer("x", 512, "activation")

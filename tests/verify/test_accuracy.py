@@ -22,6 +22,14 @@ def test_the_page_is_what_the_records_say():
     assert (ROOT / "docs" / "accuracy.md").read_text() == generator().page(), "run python docs/accuracy.py"
 
 
+def test_the_readme_s_table_is_what_the_records_say():
+    """The README's table of errors is the committed records' own, with an empty line for every machine nobody measured on."""
+    module, text = generator(), (ROOT / "README.md").read_text()
+    assert text == module.with_table(text, module.judged()), "run python docs/accuracy.py"
+    lines = {cells[1].strip(): cells[2:-1] for line in module.table([]).splitlines() if (cells := line.split("|"))}
+    assert [cell.strip() for cell in lines["one GPU"]] == ["0", *"------"]
+
+
 def test_no_number_is_shown_for_a_gpu_nobody_ran(tmp_path, altered, document):
     """Without a GPU's record its section says so; with one it has its own table, apart from the CPU's."""
     page = generator().page

@@ -72,6 +72,8 @@ def test_a_figure_someone_else_measured(memcalc):
     ("words", "says"),
     [
         (("records", "--optimizer", "sgd"), "--optimizer: says nothing of"),
+        (("records", "--lora", "r=8"), "--lora: says nothing of"),
+        (("records", "--input", "x=float32[2]"), "--input: says nothing of"),
         (("records", "--tolerance", "lots"), "--tolerance: lots is not a size in bytes"),
         (("records", "--observed", "1GiB"), "--observed: 1GiB"),
         (("--params", "1B", "--observed", "1GiB", "--metric", "vram"), "--metric: vram is not a metric"),

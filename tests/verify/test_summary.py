@@ -38,7 +38,7 @@ def test_a_summary_adds_up(verdicts):
     assert whole.p90 == shares[8]
     assert whole.worst == shares[9]
     assert whole.bias == pytest.approx((shares[7] + shares[8] - shares[9]) / 10)
-    assert {by for by, _ in rows} == {"all", "engine", "device", "family", "optimizer", "precision", "torch"}
+    assert {by for by, _ in rows} == {"all", "engine", "device", "family", "optimizer", "precision", "layout", "torch"}
     assert rows["family", "gpt2"].n == rows["optimizer", "torch:AdamW"].n == rows["engine", "analytic"].n == 10
 
 

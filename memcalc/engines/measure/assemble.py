@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from memcalc.arrays import rounded
 from memcalc.engines.measure.loop import Loop
 from memcalc.engines.measure.meter import main_counter
 from memcalc.engines.measure.walked import HOST
 from memcalc.measurement import Attention, Component, Iteration, Phase, Rank, Tensor, component_sums
+from memcalc.units import MIB
 
 
 def assemble(loop: Loop) -> Rank:
@@ -36,7 +38,34 @@ def components(loop: Loop, tensors: list[Tensor]) -> dict[str, Component]:
             walked.setdefault(kept, 0)
     shown = {name: Component(walked=walked.get(name), counted=c, allocated=a) for name in names
              for c, a in [counted.get(name, (None, None))]}  # fmt: skip
-    return {name: each.model_copy(update={"reason": _reason(loop, name, shown)}) for name, each in shown.items()}
+    return {
+        name: each.model_copy(update={"reason": _reason(loop, name, shown), "unsplit": unsplit(name, each, tensors)})
+        for name, each in shown.items()
+    }
+
+
+def unsplit(name: str, component: Component, tensors: Iterable[Tensor]) -> str:
+    """What ``allocated`` has beyond each tensor rounded to 512 B, and which tensors can have it.
+
+    A block over 1 MiB keeps a rest of at most 1 MiB that is not worth splitting off, so only tensors above that size have one.
+
+    source: pytorch c10/cuda/CUDACachingAllocator.cpp:should_split (kSmallSize = 1 MiB)
+    """
+    mine = [tensor for tensor in tensors if tensor.component == name]
+    if component.allocated is None or component.counted is None or component.counted != component.walked:
+        return ""
+    beyond = component.allocated - sum(int(rounded(tensor.nbytes)) for tensor in mine)
+    if not beyond:
+        return ""
+    large = sorted((tensor for tensor in mine if tensor.nbytes > MIB), key=lambda tensor: -tensor.nbytes)
+    names = ", ".join(tensor.name for tensor in large[:MOST]) + (f" and {len(large) - MOST} more" if len(large) > MOST else "")
+    within = "within" if 0 < beyond <= MIB * len(large) else "NOT within"
+    said = f"{beyond:,} B beyond rounding, {within} 1 MiB for each of {len(large)} tensors over 1 MiB"
+    return f"{said}: {names}" if names else said
+
+
+MOST = 8
+"""Tensors named before the rest are counted."""
 
 
 Pair = tuple[int | None, int | None]

@@ -24,7 +24,7 @@ from memcalc.runtime.losses import make_loss
 from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.ranks import inner_module, wrapped
 from memcalc.runtime.step_base import Recipe, Step
-from memcalc.runtime.stepping import make_schedule, make_step
+from memcalc.runtime.stepping import import_early, make_schedule, make_step
 
 MORE = 16
 """Steps beyond those asked for that may be taken while loss scaling leaves some out."""
@@ -80,6 +80,7 @@ class Loop:
     def build(self) -> None:
         """Model, batch, wrapper and optimizer, each a part of ``init``."""
         question, plan, recorder = self.question, self.question.plan, self.recorder
+        import_early(plan.optimizer, lora=question.settings.lora is not None)
         with recorder.phase("init", "model"):
             self.built = build(
                 question.job, inputs=question.settings.inputs, app_dir=question.app_dir, base_dir=question.base_dir,

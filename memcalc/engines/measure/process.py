@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ TAIL = 2000
 """Characters of a process's last words that are kept."""
 PATIENCE = 3600.0
 """Seconds a measurement may take where nobody says: one that a person waits for, not a case among hundreds."""
+ROOT_CAUSE = re.compile(r"rank\s*: (\d+) .*?exitcode\s*: -(\d+)", re.DOTALL)
+"""The first rank that a signal ended, as torchrun says (pytorch 2.13 torch/distributed/elastic/multiprocessing/errors)."""
 GRACE = 5.0
 """Seconds between asking a process to end and ending it."""
 
@@ -135,20 +138,30 @@ def _error(said: Mapping[str, Any]) -> MemcalcError:
 def _unrecorded(ask: Ask, code: int | None, log: Path) -> Measurement:
     """The record of a process that left none: it ran out of time, was killed, or fell over."""
     words = log.read_text(errors="replace").strip() if log.exists() else ""
-    last = words[-TAIL:].rpartition("\n")[2]
-    if code is None:
-        failure = Failure(kind="time_out", message=f"took more than {ask.settings.timeout:g} s and was ended")
-    elif code < 0:
-        name = signal.Signals(-code).name
-        hint = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
-        failure = Failure(kind="killed", message=f"ended by {name}{hint}")
-    else:
-        failure = Failure(kind="raised", message=f"left no record and exit code {code}: {last or 'no words'}")
     settings = Settings(device="cuda" if ask.device == "cuda" else "cpu", iterations=ask.settings.iterations)
     return Measurement(
         case=ask.case, status="failed", created=now(), environment=bare_environment(ask), request=ask.request,
-        job=ask.request, settings=settings, failure=failure,
+        job=ask.request, settings=settings, failure=_failure(ask, code, words),
     )  # fmt: skip
+
+
+def _failure(ask: Ask, code: int | None, words: str) -> Failure:
+    """What became of a process without a record, by its exit code and by what it, or the launcher of its ranks, said last."""
+    if code is None:
+        return Failure(kind="time_out", message=f"took more than {ask.settings.timeout:g} s and was ended")
+    if code < 0:
+        return Failure(kind="killed", message=_by_signal(-code))
+    root = words[words.rfind("Root Cause") :] if "Root Cause" in words else ""
+    if (found := ROOT_CAUSE.search(root)) is not None:
+        rank, signal_number = int(found[1]), int(found[2])
+        return Failure(kind="killed", rank=rank, message=f"rank {rank} was {_by_signal(signal_number)}")
+    last = next((line.strip() for line in reversed(words[-TAIL:].splitlines()) if line.strip(" =-")), "no words")
+    return Failure(kind="raised", message=f"left no record and exit code {code}: {last}")
+
+
+def _by_signal(number: int) -> str:
+    name = signal.Signals(number).name
+    return f"ended by {name}{', as the kernel does when memory runs out' if name == 'SIGKILL' else ''}"
 
 
 def bare_environment(ask: Ask) -> Environment:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memcalc.allocator.played import Replay
+from memcalc.engines.trace.names import SCALER
 from memcalc.engines.trace.tracker import Life, Tracker
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.records import dataclass
@@ -90,6 +91,7 @@ def read(tape: Iterable[Event], steady: int) -> Reading:
             iteration = event.iteration
             kept.phase = event.phase
             if iteration == steady:
+                host_tops = {role: max(size, host_tops.get(role, 0)) for role, size in host.items()}
                 tops = {role: max(size, tops.get(role, 0)) for role, size in live.items()} | {
                     role: size for role, size in tops.items() if role not in live
                 }
@@ -126,7 +128,7 @@ class _Kept:
 
     def add(self, buffer: Buffer, sign: int, block: int, *, counted: bool) -> None:
         """One birth or death on the device."""
-        if sign > 0 and (buffer.role in KEPT or self.phase in STEP):
+        if sign > 0 and (buffer.role in KEPT or self.phase in STEP or buffer.site.startswith(SCALER)):
             self.inside.add(id(buffer))
         elif id(buffer) not in self.inside:
             return

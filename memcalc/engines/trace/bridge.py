@@ -20,6 +20,7 @@ Nothing of it outlives the context.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ import torch
 import torch._subclasses.fake_tensor as fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
+from memcalc.engines.trace.cuda.grouped import cuda_grouped_mm
 from memcalc.engines.trace.cuda.modes import cuda_composites
 from memcalc.engines.trace.shapes import Rules
 
@@ -41,6 +44,10 @@ META = torch.device("meta")
 ITEM = torch.ops.aten._local_scalar_dense.default
 LIFT_FRESH = torch.ops.aten.lift_fresh.default
 PRIM_DEVICE = torch.ops.prim.device.default
+RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
+                    torch.ops.aten.arange.start_step})  # fmt: skip
+CONSTANTS = 1024
+"""Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
 
 
 class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -52,6 +59,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     answering = False
     """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
+    avoid_device_init = True
+    """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
@@ -71,6 +80,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
             kwargs = {**kwargs, "device": CUDA}
+        elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
+            return known
         return self.rules.answer(func, types, args, kwargs or {})
 
     def _constant(self, real: torch.Tensor) -> FakeTensor:
@@ -93,6 +104,14 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """Without a wrapper that tells ``torch.compile`` to stay out of each call: nothing here is compiled."""
         return False
 
+    def _known(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A short range on the CPU, whose values a constructor may read: rates of a drop path, sizes of a window."""
+        with _disable_current_modes():
+            made = func(*args, **kwargs)
+        if made.device.type != "cpu" or not self.may_turn_const(made):
+            return None
+        return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
+
 
 def device_in_cpp(tensor: Any) -> torch.device:
     """What C++ is told of a fake tensor's device."""
@@ -105,6 +124,7 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
     """A process in which there is one GPU, as far as fake tensors and those who ask for it can tell."""
     mode = CudaFakeMode()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_asked_anew())
         for owner, name, value in _patches(machine):
             stack.enter_context(_attribute(owner, name, value))
         for listed in _foreach_lists():
@@ -113,6 +133,7 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
         stack.enter_context(CudaFunctions())
         stack.enter_context(cuda_composites(machine.behaviour))
         stack.enter_context(cuda_autocast(machine.behaviour))
+        stack.enter_context(cuda_grouped_mm())
         yield mode
 
 
@@ -154,8 +175,12 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield FakeTensor, "get_device", lambda tensor: 0 if tensor.device.type == "cuda" else -1
     yield torch.Tensor, "_make_subclass", staticmethod(_subclass)
     yield fake_tensor, "init_gpu_context", lambda *_: None
+    yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
+    yield torch, "Generator", Generator
+    yield torch.nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor  # draws again while values are out of bounds
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
+    yield torch._C, "_cuda_getCurrentRawStream", lambda *_: 0  # imported by whoever sees a GPU and has Triton
     major, minor = machine.capability
     told = SimpleNamespace(
         name=machine.name, total_memory=machine.total_memory, major=major, minor=minor,
@@ -192,6 +217,14 @@ def _subclass(cls: type, data: torch.Tensor, require_grad: bool = False, **told:
     return _MAKE_SUBCLASS(cls, data, require_grad, **told)
 
 
+class Generator(torch.Generator):
+    """A generator of random numbers, of which a CUDA one is not to be had (nor needed: nothing is drawn)."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        """On the CPU, wherever it is asked for."""
+        return super().__new__(cls, device="cpu")
+
+
 _SWAP = torch.utils.swap_tensors
 
 
@@ -202,7 +235,7 @@ def _swap(first: torch.Tensor, second: torch.Tensor) -> None:
         return
     assert isinstance(second, FakeTensor)
     first.data = second.data
-    first.fake_device = second.fake_device
+    first.fake_device, first.constant = second.fake_device, second.constant
 
 
 _GROUP = torch._C._group_tensors_by_device_and_dtype
@@ -221,6 +254,22 @@ def _foreach_lists() -> Iterator[list[type]]:
 
     found = {id(listed): listed for owner in (optimizer, utils) if (listed := getattr(owner, "_foreach_supported_types", None))}
     yield from found.values()
+
+
+@contextlib.contextmanager
+def _asked_anew() -> Iterator[None]:
+    """What transformers once found out about GPUs is forgotten on the way in and out: it caches each answer."""
+
+    def forget() -> None:
+        for asked in vars(sys.modules.get("transformers.utils.import_utils", object)).values():
+            if callable(clear := getattr(asked, "cache_clear", None)):
+                clear()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
 
 
 _ABSENT = object()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,23 @@ from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import CudaFakeMode, cuda_is_here
 from memcalc.engines.trace.faking import faked
+from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values, own_garbage
 from memcalc.engines.trace.tracker import Tracker
-from memcalc.errors import InputError, MemcalcError, NotModelledError
+from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
+from memcalc.optimizers.base import Optimizer
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
-from memcalc.runtime.build import Built, build
+from memcalc.runtime.build import Built, build, with_lora
+from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
+from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
+from memcalc.runtime.optimizers import optimizer_class
 from memcalc.tape.events import Event
 
 Progress = Callable[[str, int], None]
@@ -65,6 +72,7 @@ class Feed:
         loss: as ``--loss`` takes it, or a function of the output.
         step: a person's own step, ``step(model, batch, optimizer)``.
         allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
+        lora: options of peft's LoRA.
         app_dir: the folder put on the import path for ``py:``.
         base_dir: the folder relative paths start from.
         progress: told how far it is.
@@ -74,6 +82,7 @@ class Feed:
     loss: str | Callable[[Any], torch.Tensor] | None = None
     step: CustomStep | None = None
     allocator: str = ""
+    lora: Mapping[str, Any] | None = None
     app_dir: Path | None = None
     base_dir: Path | None = None
     progress: Progress = lambda what, count: None
@@ -95,13 +104,16 @@ def trace_job(job: Job, feed: Feed | None = None) -> Traced:
     return _traced(job, feed, make)
 
 
-def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Sequence[Any]) -> Traced:
+def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Any = None) -> Traced:
     """The same for a live module, whose own tensors are put aside meanwhile and come back untouched."""
+    training = job.training
+    sequence, image = training.sequence_length or SEQUENCE, training.image_size or IMAGE
+    read = inputs_of(inputs) or inferred(module, training.micro_batch_size or 1, sequence, image)
+    batch = read[0].shape[0] if read[0].shape else 1
 
     def make() -> Built:
         name = type(module).__name__
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        return Built(module, name, "module", name, list(inputs), {}, {"micro_batch_size": batch}, "a live module")
+        return Built(module, name, "module", name, read, {}, {"micro_batch_size": batch}, "a live module")
 
     return _traced(job, feed, make)
 
@@ -112,6 +124,7 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     _require_one_rank(plan)
     machine = machine_of(job)
     try:
+        _import(plan.optimizer)
         return _run(job, plan, feed, make, machine, real=True)
     except _UnrunnableError as unrunnable:
         reason = str(unrunnable)
@@ -122,7 +135,26 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
 
 
 class _UnrunnableError(Exception):
-    """The optimizer's class failed on tensors without data."""
+    """The optimizer's class failed on tensors without data, or is not here."""
+
+
+COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
+"""Packages whose optimizers are not made for a trace, and why."""
+
+
+def _import(entry: Optimizer) -> None:
+    """The optimizer's package, loaded before it could see a GPU that is not there.
+
+    Raises:
+        _UnrunnableError: there is no such package, or its step is no plain call.
+    """
+    package = entry.name.partition(":")[0]
+    if package in COMPILED:
+        raise _UnrunnableError(COMPILED[package])
+    try:
+        optimizer_class(entry)
+    except (MissingPackageError, NotModelledError) as error:
+        raise _UnrunnableError(error.rule) from None
 
 
 def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
@@ -133,14 +165,18 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step, real=real,
     )  # fmt: skip
     sites = Sites()
-    tracker = Tracker(sites, machine.needs())
+    kernels = Kernels(machine.behaviour)
+    tracker = Tracker(sites, kernels)
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_libraries())
         stack.enter_context(own_garbage())
         mode = stack.enter_context(cuda_is_here(machine))
         feed.progress("building the model", 0)
         with no_values():
             built = make()
+            if feed.lora is not None:
+                built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
         loop = Loop(asked, tracker, mode)
         with sites.watching(), machine.only_kernel(training.attention), tracker:
@@ -159,7 +195,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (*built.assumptions, *plan.assumptions, *machine.assumptions, *notes),
-            tuple(machine.warnings(tracker.operators)),
+            kernel_warnings(kernels),
         ),
         ITERATIONS,
     )  # fmt: skip
@@ -207,6 +243,17 @@ def _where(error: BaseException) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
+def kernel_warnings(kernels: Kernels) -> tuple[str, ...]:
+    """What is not known for sure of the kernels of a trace."""
+    said = []
+    if kernels.unread:
+        names = ", ".join(sorted(kernels.unread))
+        said.append(f"nobody has read what the kernels of these need beyond their results, so it is taken for nothing: {names}")
+    if kernels.bounded:
+        said.append(f"an upper figure stands for what only a library knows: {'; '.join(kernels.bounded)}")
+    return tuple(said)
+
+
 def _summary(built: Built, module: Any) -> ModelSummary:
     params = list(module.parameters())
     return ModelSummary(
@@ -232,8 +279,12 @@ def _require_one_rank(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Nothing but memcalc's own words on stdout."""
-    import sys
-
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """No word of a library's below an error: stderr is for memcalc's own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

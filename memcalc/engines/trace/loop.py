@@ -100,7 +100,7 @@ class Loop:
                 self.iterate(index)
             else:
                 self._custom(index)
-        self.tracker.mark("init", ITERATIONS + 1)
+        self.tracker.close()
 
     def iterate(self, index: int) -> None:
         """One optimizer step with the micro-batches before it."""

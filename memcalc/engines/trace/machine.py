@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from memcalc.devices import load_device
 from memcalc.engines.trace.cuda.behaviour import Behaviour, multiprocessors_of
-from memcalc.engines.trace.tracker import Needs
 from memcalc.errors import InputError, NotModelledError
 from memcalc.job import Job
 from memcalc.records import dataclass
@@ -40,17 +39,10 @@ class Machine:
         """Compute capability, (major, minor)."""
         return self.behaviour.capability
 
-    def needs(self) -> Needs | None:
-        """What each operator's kernel needs for a moment."""
-        return None
-
     def told(self) -> dict[str, Any]:
         """As a footprint's job has it."""
-        return {"gpu": self.name, "torch": torch.__version__}
-
-    def warnings(self, operators: Mapping[Any, int]) -> Iterable[str]:
-        """What is not known of the operators of a trace."""
-        return ()
+        major, minor = self.behaviour.torch
+        return {"gpu": self.name, "torch": f"{major}.{minor}", "cudnn": cudnn_text(self.behaviour.cudnn)}
 
     @contextlib.contextmanager
     def only_kernel(self, asked: str) -> Iterator[None]:
@@ -88,6 +80,15 @@ def machine_of(job: Job) -> Machine:
         multiprocessors=multiprocessors_of(device.name), cudnn_version=_cudnn(job.behaviour.cudnn),
     )  # fmt: skip
     return Machine(device.name, device.total_bytes, behaviour, said)
+
+
+def cudnn_text(number: int) -> str:
+    """Version number of cuDNN as people write it.
+
+    >>> cudnn_text(91900)
+    '9.19.0'
+    """
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def _version(text: str) -> tuple[int, int]:

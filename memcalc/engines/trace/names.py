@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from memcalc.engines.trace.tracker import Life, Tracker
+from memcalc.optimizers.base import Param
 from memcalc.plan import Plan
 from memcalc.runtime.step_base import Step
 from memcalc.runtime.walk import plain_parts, storages_of
 from memcalc.tape.events import Role
+
+SCALER = "GradScaler"
+"""What the names of its tensors begin with; they are kept, though temporary by role, as in the analytic engine."""
 
 
 def claim_kept(tracker: Tracker, module: Any) -> None:
@@ -33,23 +38,30 @@ def claim_states(tracker: Tracker, step: Step, plan: Plan) -> dict[str, int]:
         if master is not None:
             _claim(tracker, master, "master_parameter", f"{each.name} (master)")
     for found in storages_of(step.scaler, step.params):
-        _name(tracker.live.get(found.key), "temporary", f"GradScaler {found.path}")
+        _name(tracker.live.get(found.key), "temporary", f"{SCALER} {found.path}")
     parts: dict[str, int] = {}
     described = [each.described() for each in step.keyed]
     for found in storages_of(step.optimizer, [each.tensor for each in step.keyed]):
         life = tracker.live.get(found.key)
         if life is None or life.role not in (None, "optimizer_state"):
             continue
-        tail = found.path.rpartition(".")[2]
-        part = "other"
-        if found.owner is not None:
-            promised = {state.name: state.part for state in plan.optimizer.states(described[found.owner], plan.options)}
-            part = promised.get(found.path) or promised.get(tail) or "other"
+        states = _promised(plan, described, found.owner)
+        known = [found.path, found.path.rstrip(".0123456789"), *reversed(found.path.split("."))]
+        part = next((states[name] for name in known if name in states), "other")
         owner = "" if found.owner is None else f"{step.keyed[found.owner].name} "
-        _name(life, "master_parameter" if part == "master" else "optimizer_state", f"{owner}{tail or '?'}")
+        what = next((word for word in known[2:] if not word.isdigit()), "?")
+        _name(life, "master_parameter" if part == "master" else "optimizer_state", f"{owner}{what}")
         if life.place == "device" and life.role == "optimizer_state":
             parts[part] = parts.get(part, 0) + life.nbytes
     return parts
+
+
+def _promised(plan: Plan, described: Sequence[Param], owner: int | None) -> dict[str, str]:
+    """The registry's states of one parameter, or of all of them together: name -> part."""
+    entry = plan.optimizer
+    if owner is not None:
+        return {state.name: state.part for state in entry.states(described[owner], plan.options)}
+    return {state.name: state.part for state in entry.shared(described, plan.options)} if entry.shared else {}
 
 
 def _claim(tracker: Tracker, tensor: torch.Tensor, role: Role, name: str) -> None:
@@ -62,3 +74,6 @@ def _claim(tracker: Tracker, tensor: torch.Tensor, role: Role, name: str) -> Non
 def _name(life: Life | None, role: Role, name: str) -> None:
     if life is not None and life.role is None:
         life.role, life.name = role, name
+        owner = name.split(" ")[0].removesuffix(".grad").rpartition(".")[0]
+        if role not in ("input", "temporary"):
+            life.module = owner or life.module

@@ -29,8 +29,8 @@ class RegistryStep(Step):
             each if master is None else each._replace(tensor=master)
             for each, master in zip(self.trained, self.masters, strict=True)
         ]
-        self.optimizer: dict[str, Any] = {}
-        """name -> its states' tensors, under the registry's names."""
+        self.optimizer: dict[Any, Any] = {}
+        """Parameter -> its states' tensors, under the registry's names."""
         if recipe.scheme.scaler:
             self.scaler = torch.amp.GradScaler("cuda")
         if recipe.entry.born == "init":
@@ -70,11 +70,11 @@ class RegistryStep(Step):
     def _bear(self, described: Sequence[Param]) -> None:
         entry, options = self.recipe.entry, self.recipe.options
         self.optimizer = {
-            each.name: {state.name: _buffers(state) for state in entry.states(told, options)}
+            each.tensor: {state.name: _buffers(state) for state in entry.states(told, options)}
             for each, told in zip(self.keyed, described, strict=True)
         }
         shared = entry.shared(described, options) if entry.shared else ()
-        self.optimizer[""] = {state.name: _buffers(state) for state in shared}
+        self.optimizer["shared"] = {state.name: _buffers(state) for state in shared}
 
     def _moments(self, params: Sequence[Param]) -> None:
         """Each moment's lists, and beside them one parameter after another."""
@@ -85,10 +85,10 @@ class RegistryStep(Step):
             lists = [_space(term) for terms in mine for term in terms if term.over == "sum"]
             left: list[Any] = []
             for terms in mine:
+                # what the one before left is live beside all of this one's, of which again a part is left
                 own = [_space(term) for term in terms if term.over == "max"]
-                leaves = [_space(term) for term in terms if term.over == "previous"]
-                left = leaves
-                del own
+                del own, left
+                left = [_space(term) for term in terms if term.over == "previous"]
             del lists, left
 
 

@@ -17,11 +17,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.bridge import PRIM_DEVICE, device_in_cpp
+from memcalc.engines.trace.cuda.scratch import Scratch
+from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.sites import Sites
 from memcalc.tape.events import Phase, Role
-
-Needs = Callable[[Any, Sequence[Any], Mapping[str, Any], Any], Iterable[tuple[str, int]]]
-"""(operator, arguments, keyword arguments, result) -> (name, bytes) of what its kernel allocates and frees again."""
 
 
 class Life:
@@ -63,9 +62,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         live: the living storages, by their key.
     """
 
-    def __init__(self, sites: Sites, needs: Needs | None = None) -> None:
+    def __init__(self, sites: Sites, kernels: Kernels) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sites, self.needs = sites, needs
+        self.sites, self.kernels = sites, kernels
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
         self.live: dict[int, Life] = {}
@@ -73,6 +72,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.progress: Callable[[str, int], None] = lambda what, count: None
         self._count = 0
         self._watched: dict[int, weakref.ref[Any]] = {}
+
+    def close(self) -> None:
+        """Nothing that dies from now on is taken down."""
+        self._watched.clear()
 
     def mark(self, phase: Phase, iteration: int) -> None:
         """A phase begins."""
@@ -86,18 +89,32 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is PRIM_DEVICE:
             return device_in_cpp(args[0])
         told = kwargs or {}
-        result = func(*args, **told)
+        kernels = self.kernels
+        result = kernels.run(func, args, told)
         self.operators[func] = self.operators.get(func, 0) + 1
         self._count += 1
         if self._count % 500 == 0:
             gc.collect(1)  # at places of the trace's own: see memcalc.engines.trace.thrift.own_garbage
             self.progress(f"{self.now[0].replace('_', ' ')} of iteration {self.now[1]}", self._count)
-        for tensor in tensors_of(result):
-            self.see(tensor, func, args)
-        if self.needs is not None:
-            for name, nbytes in self.needs(func, args, told, result):
-                self.moment(name, nbytes, func)
+        elsewhere = kernels.on_host(func)
+        for index, tensor in enumerate(tensors_of(result)):
+            life = self.see(tensor, func, args)
+            if life is not None and index in elsewhere:
+                life.place = "host"
+        for name, nbytes in kernels.kept(func, args, told):
+            self.lasting(name, nbytes, "workspace", func)
+        self._moments(kernels.scratch(func, args, told, result), func)
         return result
+
+    def _moments(self, scratch: Iterable[Scratch], func: Any) -> None:
+        """The scratch of one kernel, all of it at once."""
+        lives = []
+        for one in scratch:
+            life = self._life(one.nbytes, "device", func, "uint8", (one.nbytes,))
+            life.role, life.name, life.died = "temporary", one.name, self.now
+            lives.append(life)
+        self.events += [("+", life) for life in lives]
+        self.events += [("-", life) for life in reversed(lives)]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -127,12 +144,6 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def life_of(self, tensor: torch.Tensor) -> Life | None:
         """The life of a tensor's storage, if it has one."""
         return self.live.get(tensor.untyped_storage()._cdata)
-
-    def moment(self, name: str, nbytes: int, func: Any = None, role: Role = "temporary") -> None:
-        """Memory that is born and dies within an operator."""
-        life = self._life(nbytes, "device", func, "uint8", (nbytes,))
-        life.role, life.name, life.died = role, name, self.now
-        self.events += [("+", life), ("-", life)]
 
     def lasting(self, name: str, nbytes: int, role: Role, func: Any = None) -> Life:
         """Memory that stays to the end."""

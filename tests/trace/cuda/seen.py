@@ -10,6 +10,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memcalc.engines.trace.bridge import cuda_is_here
+from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.engines.trace.cuda.modes import cuda_composites
+from memcalc.engines.trace.machine import machine_of
+from memcalc.job import read_job
+
 
 class Seen(TorchDispatchMode):
     """Counts the operators that reach dispatch."""
@@ -42,3 +48,15 @@ def saved_by() -> Iterator[list[torch.Tensor]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield kept
+
+
+def on_cpu_too(behaviour: Behaviour | None = None) -> contextlib.AbstractContextManager[None]:
+    """CUDA's composites over the CPU's dispatch key, so that real values can be looked at."""
+    return cuda_composites(behaviour, key="AutogradCPU")
+
+
+@contextlib.contextmanager
+def on_gpu(name: str = "h100-80gb") -> Iterator[None]:
+    """Everything is made on a GPU that is not there."""
+    with cuda_is_here(machine_of(read_job({"model": "gpt2", "gpu": name}))), torch.device("cuda:0"):
+        yield

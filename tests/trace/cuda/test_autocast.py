@@ -1,4 +1,4 @@
-"""CUDA's autocast on tensors with CPU dispatch keys."""
+"""CUDA's autocast on fake CUDA tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # noqa
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast, registered  # noqa: E402
 from memcalc.engines.trace.cuda.autocast_lists import lists  # noqa: E402
-from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
+from tests.trace.cuda.seen import on_gpu  # noqa: E402
 
 INSTALLED = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@pytest.fixture(autouse=True)
+def gpu(request):
+    """Everything is made on a GPU that is not there, but where a test looks at PyTorch itself."""
+    if "lists" in request.node.name:
+        yield
+        return
+    with on_gpu():
+        yield
 
 
 def test_the_lists_are_those_this_torch_registers_for_cuda() -> None:
@@ -96,33 +106,32 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
             self.dtypes.add(out.dtype)
         return out
 
 
 def test_gradients_flow_to_fp32_on_fake_tensors() -> None:
     """A loss through composite C++ functions gives fp32 gradients, and the parameters' own."""
-    with FakeTensorMode(), cuda_autocast():
-        rnn, head = torch.nn.GRU(8, 8, batch_first=True), torch.nn.Linear(8, 5)
-        products = Products()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            with products:
-                hidden = rnn(torch.randn(2, 3, 8))[0]  # composite: at::linear for the gates, in C++
-            logits = head(hidden)
-            loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(6, dtype=torch.long))
-        assert products.dtypes == {torch.bfloat16}
-        assert logits.dtype is torch.bfloat16
-        assert loss.dtype is torch.float32
-        loss.backward()
-    assert {p.grad.dtype for p in (*rnn.parameters(), *head.parameters())} == {torch.float32}
+    mixer, head = torch.nn.Parameter(torch.randn(3, 7)), torch.nn.Linear(8, 5)
+    products = Products()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        with products:
+            hidden = torch.einsum("bti,tj->bji", torch.randn(2, 3, 8), mixer)  # composite: at::bmm, in C++
+        logits = head(hidden)
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.zeros(14, dtype=torch.long))
+    assert products.dtypes == {torch.bfloat16}
+    assert logits.dtype is torch.bfloat16
+    assert loss.dtype is torch.float32
+    loss.backward()
+    assert {p.grad.dtype for p in (mixer, *head.parameters())} == {torch.float32}
 
 
-def test_tensors_that_would_not_be_on_cuda_are_left_alone() -> None:
-    """Eligibility is the caller's to say, as CUDA's autocast ignores CPU tensors."""
-    with cuda_autocast(eligible=lambda t: t.shape[0] != 3), torch.autocast("cuda"):
+def test_host_tensors_are_left_alone() -> None:
+    """CUDA's autocast passes by what lives on the CPU."""
+    with torch.autocast("cuda"):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float16
-        assert torch.mm(torch.ones(3, 3), torch.ones(3, 3)).dtype is torch.float32
+        assert torch.mm(torch.ones(3, 3, device="cpu"), torch.ones(3, 3, device="cpu")).dtype is torch.float32
 
 
 def test_the_ways_to_ask_for_it() -> None:
@@ -142,8 +151,6 @@ def test_the_ways_to_ask_for_it() -> None:
                 assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
             assert not torch.is_autocast_enabled("cuda")
         assert torch.amp.GradScaler("cuda").is_enabled()
-    with pytest.warns(UserWarning, match="[Dd]isabl"):
-        torch.autocast("cuda")
 
 
 def test_checkpointed_layers_are_recomputed_under_the_same_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +172,13 @@ def test_checkpointed_layers_are_recomputed_under_the_same_autocast(monkeypatch:
     assert seen == [torch.float16, torch.float16]
 
 
-def test_everything_is_put_back() -> None:
-    """After two uses, the CPU's autocast, its lists and every patched function are what they were."""
-    names = ("set_autocast_enabled", "is_autocast_enabled", "clear_autocast_cache", "set_autocast_cpu_enabled")
-    before = [getattr(torch, name) for name in names], registered("AutocastCPU")
+def test_everything_is_put_back_lists_and_all() -> None:
+    """After two uses the autocasts of CPU and CUDA, their lists and what was patched are what they were."""
+    before = torch.clear_autocast_cache, registered("AutocastCPU"), registered("AutocastCUDA")
     for _ in range(2):
-        with cuda_autocast(Behaviour()), torch.autocast("cuda"):
+        with on_gpu(), torch.autocast("cuda"):
             assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float16
-    assert ([getattr(torch, name) for name in names], registered("AutocastCPU")) == before
+    assert (torch.clear_autocast_cache, registered("AutocastCPU"), registered("AutocastCUDA")) == before
     with torch.autocast("cpu"):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.bfloat16
-        assert torch.trace(torch.ones(2, 2, dtype=torch.bfloat16)).dtype is torch.float32
     assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype is torch.float32

@@ -14,9 +14,8 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from memcalc.engines.trace.cuda.attention import attention, switched_on  # noqa: E402
 from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
-from memcalc.engines.trace.cuda.modes import cuda_composites  # noqa: E402
 from memcalc.engines.trace.cuda.sdpa import choose  # noqa: E402
-from tests.trace.cuda.seen import Seen, saved_by  # noqa: E402
+from tests.trace.cuda.seen import Seen, on_cpu_too, saved_by  # noqa: E402
 
 A100, H100, T4, RTX = (Behaviour(capability=c) for c in ((8, 0), (9, 0), (7, 5), (8, 9)))
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -33,7 +32,9 @@ MASK = torch.ones(2, 1, 32, 32, dtype=torch.bool, device="meta")
 CASES = [
     ("flash on Ampere", A100, tensors(), {}, "flash"),
     ("cuDNN first on Hopper", H100, tensors(), {}, "cudnn"),
-    ("not with the cuDNN of 2.10's wheel", Behaviour(torch=(2, 10)), tensors(), {}, "flash"),
+    ("not with the cuDNN of CUDA 12's wheels", Behaviour(torch=(2, 10), cuda=(12, 8)), tensors(), {}, "flash"),
+    ("but with that of CUDA 13's", Behaviour(torch=(2, 10)), tensors(), {}, "cudnn"),
+    ("nor in 2.9's, built against an older one", Behaviour(torch=(2, 9), cuda=(12, 8)), tensors(), {}, "flash"),
     ("nor in 2.8", Behaviour(torch=(2, 8)), tensors(), {}, "flash"),
     ("a mask rules flash out", A100, tensors(), {"attn_mask": MASK}, "efficient"),
     ("but not cuDNN", H100, tensors(), {"attn_mask": MASK}, "cudnn"),
@@ -88,7 +89,7 @@ def test_the_programs_own_switches_are_heeded() -> None:
 def run(behaviour: Behaviour, q: Any, k: Any, v: Any, **options: Any) -> tuple[Any, list[Any], Seen, Seen]:
     """Output, what was saved, and the operators of forward and backward."""
     forward, backward = Seen(), Seen()
-    with cuda_composites(behaviour):
+    with on_cpu_too(behaviour):
         with forward, saved_by() as saved:
             out = F.scaled_dot_product_attention(q, k, v, **options)
         with backward:

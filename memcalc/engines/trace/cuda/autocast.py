@@ -8,6 +8,7 @@ composite C++ functions meet them too. Everything is put back at the end.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -134,6 +135,28 @@ def _with_dtype(args: Any, kwargs: dict[str, Any], place: int | None) -> tuple[A
     return [*args[:place], args[place] or torch.float32, *args[place + 1 :]], kwargs
 
 
+def cudnn_rnn(caster: Caster) -> Kernel:
+    """The kernel of ``_cudnn_rnn``: half inputs, and the weights as views of one half buffer, made anew at each call.
+
+    ATen/cudnn/AutocastRNN.cpp:_cudnn_rnn_cast_reflatten casts to float16, whatever dtype autocast was asked for.
+    """
+    op = operator("_cudnn_rnn")
+
+    def run(source: torch.Tensor, weight: Any, stride: int, buffer: Any, hx: Any, cx: Any, *rest: Any) -> Any:
+        half = torch.float16
+        with torch._C._ExcludeDispatchKeyGuard(_KEYS):
+            if caster.eligible(weight[0]) and weight[0].dtype is not half:
+                buffer = weight[0].new_empty(sum(w.numel() for w in weight), dtype=half)
+                ends = list(itertools.accumulate(w.numel() for w in weight))
+                # pieces that share the buffer and are no views to autograd, as cudnn/RNN.cpp:get_parameters makes them
+                pieces = [buffer[end - w.numel() : end].view(w.shape).detach() for end, w in zip(ends, weight, strict=True)]
+                weight = [piece.copy_(w) for piece, w in zip(pieces, weight, strict=True)]
+            cast = [t if t is None else caster.cast(t, half) for t in (source, hx, cx)]
+            return op(cast[0], weight, stride, buffer.detach(), *cast[1:], *rest)
+
+    return run
+
+
 @contextlib.contextmanager
 def cuda_autocast(behaviour: Behaviour | None = None) -> Iterator[Caster]:
     """CUDA's autocast for fake CUDA tensors, until the end of the block.
@@ -143,6 +166,7 @@ def cuda_autocast(behaviour: Behaviour | None = None) -> Iterator[Caster]:
     behaviour = behaviour or Behaviour()
     caster = Caster()
     kernels = {op: kernel(policy, op, caster) for policy, ops in lists(behaviour.torch).items() for op in ops}
+    kernels["_cudnn_rnn"] = cudnn_rnn(caster)
     clear = torch.clear_autocast_cache
 
     def clear_both() -> None:
@@ -156,3 +180,9 @@ def cuda_autocast(behaviour: Behaviour | None = None) -> Iterator[Caster]:
     finally:
         torch.clear_autocast_cache = clear
         caster.clear()
+
+
+def registered(key: str) -> set[str]:
+    """Aten operators with a kernel of their own at a dispatch key, as ``name`` or ``name.overload``."""
+    names = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::"))
+    return {n.removeprefix("aten::") for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, key)}

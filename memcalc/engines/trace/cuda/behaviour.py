@@ -23,24 +23,28 @@ MULTIPROCESSORS: dict[str, int] = {
 }
 """Streaming multiprocessors by the start of a device's name (NVIDIA's architecture white papers; SXM boards)."""
 
-WHEEL_CUDNN: dict[tuple[int, int], int] = {
-    (2, 6): 90100,  # .github/scripts/generate_binary_build_matrix.py at v2.6.0: nvidia-cudnn-cu12==9.1.0.70 (CUDA 12.4)
-    (2, 7): 90501,  # the same at v2.7.0: 9.5.1.17 (CUDA 12.6)
-    (2, 8): 91002,  # the same at v2.8.0: 9.10.2.21 (CUDA 12.8)
-    (2, 9): 91002,  # the same at v2.9.0: 9.10.2.21 (CUDA 12.8)
-    (2, 10): 91002,  # the same at v2.10.0: 9.10.2.21 (CUDA 12.8)
+WHEEL_CUDNN: dict[tuple[tuple[int, int], int], int] = {
+    ((2, 6), 12): 90100,  # pytorch#193491: "nvidia-cudnn-cu12==9.1.0.70, which all torch cu124 wheels pin"
+    ((2, 7), 12): 90701,  # pytorch#146717: "cuDNN to 9.7.1.26 for CUDA 12.8"
+    ((2, 8), 12): 90701,  # at least; nothing here depends on it before 2.9
+    ((2, 9), 12): 91002,  # pytorch#165801: "CUDA 12.8 wheels ship with cuDNN 9.10.2"
+    ((2, 9), 13): 91300,  # pytorch#162268: "Bump CUDA 13 to cuDNN 9.13.0"
+    ((2, 10), 13): 91501,  # pytorch#173677: "Update release 2.10 CUDNN version to 9.15.1.9"
 }
-"""Version number of cuDNN (major * 10000 + minor * 100 + patch) in the default wheel of a torch release; later ones below."""
+"""cuDNN's number (major * 10000 + minor * 100 + patch) in a release's wheels, by torch's version and CUDA's first number."""
 
-LATEST_WHEEL_CUDNN = 91900
-"""Default wheels from torch 2.11 on have CUDA 13 and cuDNN 9.19 or later; only ``> 91500`` is asked of it."""
+CUDA_12_CUDNN = 91002
+"""In CUDA 12's wheels since 2.9: "CUDA <= 12.9 wheels ship with older cuDNN" (sdp_utils.cpp:check_prefer_cudnn_attention)."""
+
+LATER_CUDNN = 91900
+"""Stands in for CUDA 13 wheels since 2.11: only that it is over 9.15.0 is known (huggingface/transformers#48163), and asked."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
     """Which torch, CUDA and cuDNN run, and on which GPU.
 
-    >>> Behaviour().cudnn > 91500, Behaviour(torch=(2, 8)).cudnn
+    >>> Behaviour().cudnn > 91500, Behaviour(torch=(2, 9), cuda=(12, 8)).cudnn
     (True, 91002)
     """
 
@@ -63,7 +67,8 @@ class Behaviour:
         """Version number of cuDNN, that of the default wheel unless it was given."""
         if self.cudnn_version is not None:
             return self.cudnn_version
-        return WHEEL_CUDNN.get(self.torch, LATEST_WHEEL_CUDNN)
+        later = LATER_CUDNN if self.cuda >= (13, 0) else CUDA_12_CUDNN
+        return WHEEL_CUDNN.get((self.torch, self.cuda[0]), later)
 
     @property
     def major(self) -> int:

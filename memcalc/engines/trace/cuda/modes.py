@@ -16,6 +16,7 @@ from torch import Tensor
 from memcalc.engines.trace.cuda.attention import attention
 from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.overrides import operator, override
+from memcalc.engines.trace.cuda.rnn import KERNELS
 
 aten = torch.ops.aten
 CUDNN_BATCH_NORM = 1  # _batch_norm_impl_index's reserve says which road was taken: 0 native, 1 cuDNN (Normalization.cpp)
@@ -30,6 +31,10 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
+    "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
+    "gru.input": "RNN.cpp:gru: likewise",
+    "rnn_tanh.input": "RNN.cpp:rnn_tanh: likewise",
+    "rnn_relu.input": "RNN.cpp:rnn_relu: likewise",
 }
 """Restated, with the source of the difference."""
 
@@ -51,7 +56,7 @@ WHERE_CUDA_AGREES: dict[str, str] = {
 """Read and found alike, as far as allocations go."""
 
 DOUBTS: dict[str, str] = {
-    "lstm.input": "RNN.cpp:lstm_cudnn_stub: one _cudnn_rnn with a reserve only cuDNN knows; not restated, nor gru and rnn",
+    "_cudnn_rnn": "cudnn/RNN.cpp: the reserve is an estimate; packed sequences are not restated",
     "ctc_loss": "LossCTC.cpp: cuDNN's for int32 targets on the CPU; not restated",
     "embedding_bag": "EmbeddingBag.cpp: other auxiliary outputs on CUDA; not restated",
     "grid_sampler": "GridSampler.cpp:cond_cudnn_grid_sampler: cuDNN's kernel, with the same bytes",
@@ -87,6 +92,7 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
         "group_norm": group_norm,
         "linear": linear,
         "one_hot": one_hot,
+        **KERNELS,
     }
     if behaviour.torch >= (2, 9):  # where CUDA's kernel came in
         found["_fused_rms_norm"] = fused_rms_norm
@@ -94,7 +100,7 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
 
 
 @contextlib.contextmanager
-def cuda_composites(behaviour: Behaviour | None = None) -> Iterator[None]:
+def cuda_composites(behaviour: Behaviour | None = None, key: str = "AutogradCUDA") -> Iterator[None]:
     """Composite functions take CUDA's road until the end of the block.
 
     >>> with cuda_composites():
@@ -102,7 +108,7 @@ def cuda_composites(behaviour: Behaviour | None = None) -> Iterator[None]:
     ...     torch.nn.functional.dropout(x, 0.5).grad_fn.name()
     'NativeDropoutBackward0'
     """
-    with override(kernels(behaviour or Behaviour()), "AutogradCUDA"):
+    with override(kernels(behaviour or Behaviour()), key):
         yield
 
 

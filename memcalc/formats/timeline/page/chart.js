@@ -99,14 +99,15 @@ function makeChart(T, host) {
     return made;
   }
 
-  function peakMark() {
-    const at = T.peak, [a, b] = chart.view;
-    if (at < a || at >= b) return [];
-    const px = middle(at), py = y(T.total[at]), onLeft = px > edge.left + plotWidth() / 2;
-    const said = "peak " + bytesText(T.total[at]);
+  /* A filled mark at the peak; a hollow one where the allocator counts most, if that is another instant. */
+  function peakMark(at, series, name, kind) {
+    const [a, b] = chart.view;
+    if (at === null || at < a || at >= b) return [];
+    const px = middle(at), py = y(series[at]), onLeft = px > edge.left + plotWidth() / 2;
+    const said = name + " " + bytesText(series[at]);
     return [
-      sv("path", { d: `M${px},${py}l-5,-8h10z`, class: "peak" }),
-      sv("text", { x: px + (onLeft ? -10 : 10), y: Math.max(py - 2, edge.top + 12), class: "peak-text" + (onLeft ? " end" : "") }, said),
+      sv("path", { d: `M${px},${py}l-5,-8h10z`, class: kind }),
+      sv("text", { x: px + (onLeft ? -10 : 10), y: Math.max(py - 2, edge.top + 12), class: kind.split(" ").pop() + "-text" + (onLeft ? " end" : "") }, said),
     ];
   }
 
@@ -119,8 +120,9 @@ function makeChart(T, host) {
     const made = [...scales(), ...areas(edges)];
     if (T.allocated) made.push(sv("path", { d: steps(highest(T.allocated, edges), edges), class: "line" }));
     if (T.reserved) made.push(sv("path", { d: steps(highest(T.reserved, edges), edges), class: "line dashed" }));
+    const other = T.allocated_peak === T.peak ? [] : peakMark(T.allocated_peak, T.allocated, "allocated", "peak hollow");
     marks = sv("g", {});
-    svg.replaceChildren(...made, ...bands(), ...peakMark(), marks);
+    svg.replaceChildren(...made, ...bands(), ...other, ...peakMark(T.peak, T.total, "peak", "peak"), marks);
   };
 
   /* The pinned instant and the cursor: cheap to move, so drawn apart. */

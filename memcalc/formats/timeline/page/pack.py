@@ -33,9 +33,11 @@ def packed(timeline: Timeline) -> dict[str, Any]:
     ]  # fmt: skip
     born = lives.events > 0
     births = born.cumsum()
+    top = timeline.highest(timeline.allocated)
     return {
         "measure": timeline.measure,
         "peak": timeline.peak.instant,
+        "allocated_peak": None if top is None else top.instant,
         "window": list(timeline.window),
         "roles": list(timeline.roles),
         "labels": [LABELS[role] for role in timeline.roles],

@@ -1,0 +1,49 @@
+"""Grouped matrix multiplication as CUDA has it: FP32, FP16 and BF16, where fake tensors' own rule for shapes knows BF16 alone.
+
+Mixtures of experts in transformers run on it by default. No routing shows in its bytes: rows are token-expert pairs, however
+they fall to the experts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from memcalc.engines.trace.cuda.overrides import override
+
+ALIGNMENT = 16
+"""Bytes a row of the result is padded to (pytorch GroupedMMUtils.h:create_grouped_gemm_output_tensor)."""
+
+
+def grouped_mm(
+    self: Tensor, mat2: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """The result of ``_grouped_mm`` (pytorch GroupedBlas.cpp:_grouped_mm_cuda).
+
+    Shapes: two stacks ``[g, m, k] × [g, k, n]``; a stack on one side, ``[m, k] × [g, k, n]`` and ``[g, m, k] × [k, n]``; none,
+    ``[m, k] × [k, n]``, whose groups share k and give ``[g, m, n]``.
+    """
+    if self.dim() == 2 and mat2.dim() == 2:
+        assert offs is not None
+        size = [offs.shape[0], self.shape[0], mat2.shape[1]]
+    elif self.dim() == 2:
+        size = [self.shape[0], mat2.shape[-1]]
+    elif mat2.dim() == 2:
+        size = [self.shape[1], mat2.shape[1]]
+    else:
+        size = [self.shape[0], self.shape[1], mat2.shape[-1]]
+    dtype = out_dtype or self.dtype
+    step = ALIGNMENT // dtype.itemsize
+    row = -(-size[-1] // step) * step
+    strides = [row, 1] if len(size) == 2 else [size[1] * row, row, 1]
+    return self.new_empty_strided(size, strides, dtype=dtype)
+
+
+@contextlib.contextmanager
+def cuda_grouped_mm() -> Iterator[None]:
+    """CUDA's rule for the result of ``_grouped_mm``, until the end of the block."""
+    with override({"_grouped_mm": grouped_mm}, "Meta"):
+        yield

@@ -1,0 +1,165 @@
+"""A person's own training loop, traced: whatever runs inside the context runs on tensors without data.
+
+Phases are told by what happens: forward until autograd runs backward, then the optimizer's step. What the optimizer is given
+are the parameters; the iteration after its first step is the steady one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.optim import optimizer as hooks
+
+from memcalc.allocator.replay import replay
+from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
+from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here
+from memcalc.engines.trace.estimate import Traced, kernel_warnings
+from memcalc.engines.trace.kernels import Kernels
+from memcalc.engines.trace.machine import machine_of
+from memcalc.engines.trace.sites import Sites
+from memcalc.engines.trace.tracker import Tracker
+from memcalc.errors import NO_VALUE, InputError
+from memcalc.footprint import ModelSummary
+from memcalc.job import Job
+from memcalc.plan import make_plan, understood
+from memcalc.runtime.walk import plain_parts, storages_of
+from memcalc.tape.events import Phase, Role
+
+
+class Session:
+    """What is being traced, and in the end the result.
+
+    Attributes:
+        device: where to put the model and its inputs: ``cuda:0``.
+    """
+
+    device = CUDA
+
+    def __init__(self, job: Job, tracker: Tracker, mode: CudaFakeMode) -> None:
+        self.job, self.tracker, self.mode = job, tracker, mode
+        self._params: dict[int, tuple[str, torch.Tensor]] = {}
+        self._optimizers: dict[str, None] = {}
+        self._iteration = 1
+        self._traced: Traced | None = None
+
+    def watch(self, module: torch.nn.Module) -> None:
+        """Name a module's tensors and parts, as a result shows them. Call it once the module is on the device."""
+        self.tracker.sites.add(module.named_modules())
+        for name, param in module.named_parameters():
+            self._claim(param, "parameter", name)
+            self._params[id(param)] = (name, param)
+        for name, buffer in module.named_buffers():
+            self._claim(buffer, "buffer", name)
+
+    def mark(self, phase: Phase, iteration: int | None = None) -> None:
+        """A phase begins, where the loop does something that is not seen by itself."""
+        self._iteration = self._iteration if iteration is None else iteration
+        self.tracker.mark(phase, self._iteration)
+
+    @property
+    def traced(self) -> Traced:
+        """The result, once the context has ended.
+
+        Raises:
+            InputError: before it has, or where no optimizer step was taken.
+        """
+        if self._traced is None:
+            raise InputError("trace", NO_VALUE, "has not ended", "ask after the with block, which takes at least one step")
+        return self._traced
+
+    def _claim(self, tensor: torch.Tensor, role: Role, name: str) -> None:
+        for part in plain_parts(tensor.detach()):
+            life = self.tracker.life_of(part)
+            if life is not None and life.role is None:
+                life.role, life.name = role, name
+
+    def _before_step(self, optimizer: Any, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                name, _param = self._params.setdefault(id(param), (f"parameter {len(self._params)}", param))
+                self._claim(param, "parameter", name)
+                if param.grad is not None:
+                    self._claim(param.grad, "gradient", f"{name}.grad")
+        self._optimizers[f"{type(optimizer).__module__.split('.')[0]}:{type(optimizer).__name__}"] = None
+        self.tracker.mark("optimizer_step", self._iteration)
+        self.mode.answering = True
+
+    def _after_step(self, optimizer: Any, *_: Any) -> None:
+        self.mode.answering = False
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        for found in storages_of(optimizer, params):
+            life = self.tracker.live.get(found.key)
+            if life is not None and life.role is None:
+                owner = "" if found.owner is None else f"{self._params[id(params[found.owner])][0]} "
+                life.role, life.name = "optimizer_state", f"{owner}{found.path.rpartition('.')[2] or '?'}"
+        self._iteration += 1
+        self.tracker.sites.forget()
+        self.tracker.mark("forward", self._iteration)
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        """Marks where optimizers and autograd are entered and left."""
+        engine = torch.autograd.backward
+
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            before = self.tracker.now
+            self.tracker.mark("backward", self._iteration)
+            engine(*args, **kwargs)
+            self.tracker.mark(before[0], self._iteration)
+
+        handles = [
+            hooks.register_optimizer_step_pre_hook(self._before_step),
+            hooks.register_optimizer_step_post_hook(self._after_step),
+        ]
+        torch.autograd.backward = backward
+        try:
+            yield
+        finally:
+            torch.autograd.backward = engine
+            for handle in handles:
+                handle.remove()
+
+    def _end(self, allocator: str) -> None:
+        steps = self._iteration - 1
+        if not steps:
+            return
+        self.tracker.close()
+        params = [param for _, param in self._params.values()]
+        counted = sum(param.numel() for param in params)
+        trainable = sum(param.numel() for param in params if param.requires_grad)
+        told = understood(self.job, make_plan(self.job))
+        machine = machine_of(self.job)
+        told["behaviour"] |= machine.told()
+        told["training"] |= {"optimizer": ", ".join(self._optimizers) or "none", "optimizer_args": {}}
+        tape = tape_of(self.tracker)
+        played = replay(tape, allocator or None)
+        steady = min(steps, 2)
+        warnings = () if steps > 1 else ("one step alone was taken: it is the first, in which states are born",)
+        name = str(self.job.model)
+        footprint = footprint_of(
+            tape, played,
+            Told(
+                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, machine.assumptions,
+                (*warnings, *kernel_warnings(self.tracker.kernels)),
+            ),
+            steady,
+        )  # fmt: skip
+        self._traced = Traced(footprint, tape, played, {str(func): count for func, count in self.tracker.operators.items()})
+
+
+@contextlib.contextmanager
+def session(job: Job, allocator: str = "") -> Iterator[Session]:
+    """Everything inside runs on a GPU that is not there; see :func:`memcalc.tracing`."""
+    machine = machine_of(job)
+    sites = Sites()
+    kernels = Kernels(machine.behaviour)
+    tracker = Tracker(sites, kernels)
+    with cuda_is_here(machine) as mode:
+        opened = Session(job, tracker, mode)
+        with sites.watching(), opened._following(), tracker:
+            tracker.mark("forward", 1)
+            yield opened
+        opened._end(allocator)
