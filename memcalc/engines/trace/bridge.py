@@ -72,6 +72,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE and not self.in_kernel_invocation:
             return device_in_cpp(args[0])
+        if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
+            return args[0].constant.item()
         if func is ITEM and self.answering and args[0].constant is None:
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
@@ -83,7 +85,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         return self.rules.answer(func, types, args, kwargs or {})
 
     def _constant(self, real: torch.Tensor) -> FakeTensor:
-        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor, make_constant)."""
+        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor)."""
         converter = self.fake_tensor_converter
         real = real.clone()
         made = FakeTensor(self, torch.empty((), dtype=real.dtype, device=META), real.device, constant=real)

@@ -28,7 +28,6 @@ def look(tensor: FakeTensor) -> tuple[Any, ...]:
 
 def rule_of(result: Any, tensors: Sequence[Any], mode: FakeTensorMode) -> Rule | None:
     """How to make a call's result again; None where that cannot be told, or does not come out the same."""
-    kind = type(result)
     if isinstance(result, list | tuple):
         own = [_memory(one) for one in result if isinstance(one, FakeTensor)]
         given = {_memory(one) for one in tensors}
@@ -36,16 +35,14 @@ def rule_of(result: Any, tensors: Sequence[Any], mode: FakeTensorMode) -> Rule |
         parts = [_part_of(one, tensors, mode) for one in result]
         if None in parts or len(fresh) != len(set(fresh)):
             return None
-        rule = several(kind, parts)  # type: ignore[arg-type]
+        rule = several(list if isinstance(result, list) else tuple, parts)  # type: ignore[arg-type]
     else:
         rule = _part_of(result, tensors, mode)
     return rule if rule is not None and alike(rule(tensors), result, tensors) else None
 
 
 def several(kind: type, parts: Sequence[Rule]) -> Rule:
-    """A list, a tuple or a named tuple, each part by its own rule."""
-    if hasattr(kind, "_fields"):
-        return lambda tensors: kind(*[part(tensors) for part in parts])
+    """A list or a tuple, each part by its own rule; a tuple's names do not outlive the dispatcher."""
     return lambda tensors: kind([part(tensors) for part in parts])
 
 
@@ -76,10 +73,10 @@ def alike(one: Any, other: Any, tensors: Sequence[Any]) -> bool:
     given = {id(each) for each in tensors}
 
     def same(one: Any, other: Any) -> bool:
+        if isinstance(one, list | tuple):
+            return isinstance(one, list) == isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
         if type(one) is not type(other):
             return False
-        if isinstance(one, list | tuple):
-            return len(one) == len(other) and all(map(same, one, other))
         if not isinstance(one, FakeTensor):
             return bool(one == other)
         if one is other or id(one) in given or id(other) in given:

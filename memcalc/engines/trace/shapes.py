@@ -64,13 +64,14 @@ class Rules:
         checking: whether every answer by rule is compared with the mode's own, for tests.
         hits: answers by rule.
         misses: answers by the mode that might have been.
+        by_places: rules for lists that were learnt from one place of each kind.
     """
 
     checking = False
 
     def __init__(self, mode: FakeTensorMode, ask: Ask) -> None:
         self.mode, self.ask = mode, ask
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.by_places = 0
         self._operators: dict[int, Operator] = {}
 
     def answer(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -94,6 +95,10 @@ class Rules:
         if self.checking:
             assert alike(result, self.ask(func, types, args, kwargs), tensors), f"{func} by rule is not what it is by itself"
         return result
+
+    def forget(self) -> None:
+        """All of them."""
+        self._operators.clear()
 
     def _learn(
         self, operator: Operator, key: Any, tensors: list[Any], types: Sequence[type], args: Sequence[Any], kwargs: Any
@@ -145,6 +150,7 @@ class Rules:
         tensors = [one for arg, yes in zip(few, listed, strict=True) if yes for one in arg if isinstance(one, FakeTensor)]
         if type(made) is not list or rule_of(made, tensors, self.mode) is None or not apart(made, tensors):
             return None
+        self.by_places += 1
         parts = [maker(one, None, self.mode) for one in made]
         return several(list, [parts[kind] for kind in kinds])
 

@@ -1,4 +1,4 @@
-"""What a trace need not spend: values for weights nobody reads, and walks of the garbage collector over all that was there before."""
+"""What a trace need not spend: values for weights nobody reads, and the garbage collector's walks over what was there before."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ FILLERS = frozenset(
 
 
 def _spared(function: Callable[..., Any]) -> Callable[..., Any]:
+    fans = function.__name__.startswith(("xavier", "kaiming"))  # which refuse a vector
+
     @wraps(function)
     def fill(*args: Any, **kwargs: Any) -> Any:
         tensor = args[0] if args else kwargs.get("tensor")
-        return tensor if type(tensor) is FakeTensor and tensor.ndim > 1 else function(*args, **kwargs)
+        return tensor if type(tensor) is FakeTensor and (tensor.ndim > 1 or not fans) else function(*args, **kwargs)
 
     return fill
 
