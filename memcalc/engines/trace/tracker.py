@@ -148,7 +148,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def lasting(self, name: str, nbytes: int, role: Role, func: Any = None) -> Life:
         """Memory that stays to the end."""
         life = self._life(nbytes, "device", func, "uint8", (nbytes,))
-        life.role, life.name = role, name
+        life.role, life.name, life.module = role, name, ""
         self.events.append(("+", life))
         return life
 
