@@ -20,6 +20,15 @@ def operator(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, base), overload or "default")
 
 
+def composite(name: str, *args: Any) -> Any:
+    """The C++ function that a composite operator is made of.
+
+    Not ``decompose()``, which prefers decompositions written in Python for compilers: that of dropout copies its input where
+    the C++ function gives it back (pytorch torch/_decomp/decompositions.py:dropout, Dropout.cpp:_dropout).
+    """
+    return operator(name)._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
+
+
 @contextlib.contextmanager
 def override(kernels: Mapping[str, Callable[..., Any]], *keys: str) -> Iterator[None]:
     """Register each kernel at each dispatch key; what was there before is back at the end of the block.
