@@ -2,11 +2,11 @@
 
     python benchmarks/trace.py [--models gpt2 llama-3.1-8b …] [--runs 3] [--json]
 
-Each model has a process of its own, in which a model of two layers was traced before, so that every import is done; medians of
-the runs, of which the first finds no shape known. ``traced`` is all that a person waits for: model, two iterations of the step,
-tape, replay, footprint. ``step`` is the same two iterations alone on the same fake tensors, nobody watching (building model and
-optimizer included), and ``torch's own`` the same with PyTorch's shape rules in place of memcalc's. ``RSS`` is the highest above what the
-process had before. Then the 405B shape with a quarter, half and all of its layers: seconds must grow as operators do.
+Each model has a process of its own, in which a model of two layers was traced before, so that every import is done. ``first`` is
+the first trace there, which finds few shapes known; the others are medians of the runs. ``traced`` is all that a person waits
+for: model, two iterations of the step, tape, replay, footprint. ``step`` is the same model and iterations on the same fake
+tensors with nobody watching, and ``own`` that with PyTorch's shape rules in place of memcalc's. ``RSS`` is the highest above what
+the process had before. The 405B shape comes with a quarter, half and all of its layers: seconds must grow as operators do.
 Target: Llama-3.1-8B in 5 s and 0.8 GiB; ``traced`` at most twice ``step``.
 """
 
@@ -32,8 +32,8 @@ QUARTERS = ("llama-3.1-405b/4", "llama-3.1-405b/2", "llama-3.1-405b")
 
 def job_of(model: str, layers: int | None = None) -> Any:
     """Its pure-bf16 AdamW step, with another number of layers where that is asked."""
-    from memcalc.readers.source import find_config
     from memcalc.job import read_job
+    from memcalc.readers.source import find_config
 
     name, _, part = model.partition("/")
     config = dict(find_config(name).config)  # type: ignore[union-attr]
@@ -54,6 +54,7 @@ def job_of(model: str, layers: int | None = None) -> Any:
 def untracked(job: Any) -> None:
     """The loop of a trace with nobody watching."""
     from memcalc.engines.trace.bridge import cuda_is_here
+    from memcalc.engines.trace.kernels import Kernels
     from memcalc.engines.trace.loop import Asked, Loop
     from memcalc.engines.trace.machine import machine_of
     from memcalc.engines.trace.sites import Sites
@@ -68,10 +69,11 @@ def untracked(job: Any) -> None:
         plan=make_plan(job), arguments={}, accumulation=1, max_norm=None, checkpointing=training.activation_checkpointing,
         loss=make_loss(None)[1],
     )  # fmt: skip
-    with own_garbage(), cuda_is_here(machine_of(job)) as mode:
+    machine = machine_of(job)
+    with own_garbage(), cuda_is_here(machine) as mode:
         with no_values():
             built = build(job)
-        loop = Loop(asked, Tracker(Sites()), mode)
+        loop = Loop(asked, Tracker(Sites(), Kernels(machine.behaviour)), mode)
         loop.build(built)
         loop.run()
 
