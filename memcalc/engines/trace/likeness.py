@@ -35,7 +35,7 @@ def rule_of(result: Any, tensors: Sequence[Any], mode: FakeTensorMode) -> Rule |
         parts = [_part_of(one, tensors, mode) for one in result]
         if None in parts or len(fresh) != len(set(fresh)):
             return None
-        rule = several(list if isinstance(result, list) else tuple, parts)  # type: ignore[arg-type]
+        rule: Rule | None = several(list if isinstance(result, list) else tuple, parts)  # type: ignore[arg-type]
     else:
         rule = _part_of(result, tensors, mode)
     return rule if rule is not None and alike(rule(tensors), result, tensors) else None
@@ -50,7 +50,10 @@ def maker(like: FakeTensor, place: int | None, mode: FakeTensorMode) -> Rule:
     """Makes a tensor like one: on memory of its own, or on that of the argument in a place."""
     shape, stride, dtype, offset = like.shape, like.stride(), like.dtype, like.storage_offset()
     device, state = like._fake_device, dict(like.__dict__)
-    told = {"dispatch_device": device.type != "cuda", "device_for_backend_keys": device}  # as in bridge._subclass
+    told: dict[str, Any] = {
+        "dispatch_device": device.type != "cuda",
+        "device_for_backend_keys": device,
+    }  # as in bridge._subclass
     protect = _WARN_OF_POINTERS if mode._allow_unsafe_data_ptr_access else _REFUSE_POINTERS
 
     def make(tensors: Sequence[Any]) -> FakeTensor:

@@ -1,4 +1,4 @@
-"""What a trace need not spend: values for weights nobody reads, and the garbage collector's walks over what was there before."""
+"""What a trace need not spend: values for weights nobody reads, and the collector's walks over what was there before."""
 
 from __future__ import annotations
 
