@@ -29,7 +29,7 @@ num_hidden_layers: 2
 num_attention_heads: 4
 num_key_value_heads: 2
 """
-OWN = '''
+OWN = """
 import torch
 
 class Net(torch.nn.Module):
@@ -49,7 +49,7 @@ class Choosy(Net):
 class Failing(Net):
     def forward(self, x):
         return self.last(x)
-'''
+"""
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ class Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> Any:
         """On the CPU, wherever it is asked for."""
-        return super().__new__(cls, device="cpu")
+        return super().__new__(cls, device="cpu")  # type: ignore[call-arg]
 
 
 _SWAP = torch.utils.swap_tensors
