@@ -2,11 +2,11 @@
 
     python benchmarks/trace.py [--models gpt2 llama-3.1-8b …] [--runs 3] [--json]
 
-Each model has a process of its own, in which a model of two layers was traced before, so that every import is done. ``first`` is
-the first trace there, which finds few shapes known; the others are medians of the runs. ``traced`` is all that a person
-waits for: model, two iterations of the step, tape, replay, footprint. ``step`` is the same model and iterations on the same fake
-tensors with nobody watching, and ``own`` that with PyTorch's shape rules in place of memcalc's. ``RSS`` is the highest above what
-the process had before. The 405B shape comes with a quarter, half and all of its layers: seconds must grow as operators do.
+Each model has a process of its own, in which a model of two layers was traced before, so that every import is done. ``first``
+is the first trace there, which finds few shapes known; the others are medians of the runs. ``traced`` is all one waits for:
+model, two iterations of the step, tape, replay, footprint. ``step`` is the same model and iterations on the same fake tensors
+with nobody watching, and ``own`` that with PyTorch's shape rules in place of memcalc's. ``RSS`` is the highest above what the
+process had before. The 405B shape comes with a quarter, half and all of its layers: seconds must grow as operators do.
 Target: Llama-3.1-8B in 5 s and 0.8 GiB; ``traced`` at most twice ``step``.
 """
 

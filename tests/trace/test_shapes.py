@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from memcalc.engines.trace import estimate, shapes, thrift  # noqa: E402
 from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here  # noqa: E402
-from memcalc.engines.trace.estimate import Traced, trace_job  # noqa: E402
+from memcalc.engines.trace.estimate import Feed, Traced, trace_job, trace_module  # noqa: E402
 from memcalc.engines.trace.likeness import look  # noqa: E402
 from memcalc.engines.trace.machine import machine_of  # noqa: E402
 from memcalc.job import read_job  # noqa: E402
@@ -182,6 +182,22 @@ def test_a_tape_is_the_same_without_rules(asked: dict[str, Any], monkeypatch: py
     monkeypatch.setattr(thrift, "FILLERS", frozenset())
     monkeypatch.setattr(estimate, "own_garbage", estimate.contextlib.nullcontext)
     assert told(trace_job(job)) == ruled
+
+
+def test_a_compiled_part_is_traced() -> None:
+    """``torch.compile`` inside a module stays out of the modes: it would end the process."""
+
+    class Part(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+            self.compiled = torch.compile(self.inner.forward, backend="eager")
+
+        def forward(self, x: Any) -> Any:
+            return self.compiled(x)
+
+    traced = trace_module(Part(), read_job({"model": "any", "micro_batch_size": 2}), Feed(), [torch.empty(2, 8)])
+    assert traced.operators["aten.addmm.default"] >= 4
 
 
 def test_nothing_is_left_changed() -> None:

@@ -99,11 +99,6 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator, without the parent's counting and logging."""
         return self.dispatch(func, types, args, kwargs)
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Without a wrapper that tells ``torch.compile`` to stay out of each call: nothing here is compiled."""
-        return False
-
     def _known(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A short range on the CPU, whose values a constructor may read: rates of a drop path, sizes of a window."""
         with _disable_current_modes():

@@ -116,11 +116,6 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events += [("+", life) for life in lives]
         self.events += [("-", life) for life in reversed(lives)]
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """As ``CudaFakeMode``'s: nothing here is compiled, so that no wrapper need keep ``torch.compile`` out of each call."""
-        return False
-
     def see(self, tensor: torch.Tensor, func: Any = None, args: Sequence[Any] = ()) -> Life | None:
         """A tensor whose storage may be new; the storage's life, unless it has no memory of its own."""
         if tensor.layout is not torch.strided:

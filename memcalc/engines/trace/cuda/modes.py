@@ -117,7 +117,7 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
     if train and 0 < p < 1 and input.numel() > 0:  # is_fused_kernel_acceptable
         out: Tensor = aten.native_dropout(input, p, train)[0]
         return out
-    return composite("dropout", input, p, train)
+    return composite("dropout", input, p, train)  # type: ignore[no-any-return]
 
 
 def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:
