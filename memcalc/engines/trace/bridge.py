@@ -139,24 +139,47 @@ class CudaFunctions(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """One call."""
+        if kwargs and type(kwargs.get("device")) is int:
+            kwargs = {**kwargs, "device": CUDA}
         restated = RESTATED.get(func)
         return (restated or func)(*args, **(kwargs or {}))
 
 
 def _to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-    """With the device's index, else C++ asks the device guard for one (pytorch TensorConversions.cpp:ensure_has_index)."""
-    if "device" in kwargs:
-        kwargs["device"] = _indexed(kwargs["device"])
-    return torch.Tensor.to(tensor, *(map(_indexed, args[:1])), *args[1:], **kwargs)
+    """With the device's index, else C++ asks the device guard for one (pytorch TensorConversions.cpp:ensure_has_index).
+
+    A tensor that is on the GPU already stays, as C++ would see if its own device said so (TensorConversions.cpp:to_will_alias).
+    """
+    told = args[0] if args and not isinstance(args[0], torch.dtype | torch.Tensor) else kwargs.get("device")
+    if told is None or _indexed(told) is not CUDA:
+        return torch.Tensor.to(tensor, *args, **kwargs)
+    kwargs.pop("device", None)
+    kwargs |= dict(zip(("device", "dtype", "non_blocking", "copy"), args, strict=False))
+    if tensor.device == CUDA:
+        kwargs.pop("device", None)
+        kwargs["dtype"] = kwargs.get("dtype") or tensor.dtype
+    else:
+        kwargs["device"] = CUDA
+    return torch.Tensor.to(tensor, **{key: value for key, value in kwargs.items() if value is not None})
 
 
 def _cuda(tensor: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
-    return torch.Tensor.to(tensor, device=CUDA, non_blocking=non_blocking, **kwargs)
+    return _to(tensor, device=CUDA, non_blocking=non_blocking, **kwargs)
 
 
 def _indexed(device: Any) -> Any:
-    is_device = isinstance(device, torch.device | str) or (isinstance(device, int) and not isinstance(device, bool))
-    return CUDA if is_device and torch.device(device).type == "cuda" else device
+    """A GPU by any name, a bare index among them, as the one there is."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return CUDA
+    return CUDA if isinstance(device, torch.device | str) and torch.device(device).type == "cuda" else device
+
+
+_PARSE = torch._C._nn._parse_to
+
+
+def _parsed(*args: Any, **kwargs: Any) -> Any:
+    """What ``Module.to`` is told; C++ knows no bare index where there is no GPU."""
+    return _PARSE(*map(_indexed, args), **{key: _indexed(value) if key == "device" else value for key, value in kwargs.items()})
 
 
 RESTATED: dict[Any, Callable[..., Any]] = {torch.Tensor.to: _to, torch.Tensor.cuda: _cuda}
@@ -173,6 +196,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
     yield torch, "Generator", Generator
+    yield torch._C._nn, "_parse_to", _parsed
     yield torch.nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor  # draws again while values are out of bounds
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
     yield torch._C, "_cuda_getCurrentRawStream", lambda *_: 0  # imported by whoever sees a GPU and has Triton
