@@ -28,8 +28,8 @@ def faked(module: Any, mode: CudaFakeMode) -> Iterator[None]:
                 before.append((tensors, dict(tensors)))
                 for leaf, tensor in tensors.items():
                     if tensor is not None and not isinstance(tensor, FakeTensor):
-                        made.setdefault(id(tensor), None)
-                        made[id(tensor)] = made[id(tensor)] or _fake(tensor, mode, f"{prefix}.{leaf}".lstrip("."))
+                        if id(tensor) not in made:
+                            made[id(tensor)] = _fake(tensor, mode, f"{prefix}.{leaf}".lstrip("."))
                         tensors[leaf] = made[id(tensor)]
         yield
     finally:
