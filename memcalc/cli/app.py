@@ -16,6 +16,7 @@ COMMANDS = {
     "sweep": "memcalc.cli.sweep",
     "measure": "memcalc.cli.measure",
     "verify": "memcalc.cli.verify",
+    "replay": "memcalc.cli.replay",
     "list": "memcalc.cli.list",
     "textbook": "memcalc.cli.textbook",
     "schema": "memcalc.cli.schema",

@@ -236,3 +236,21 @@ def test_a_loop_without_a_step_has_no_answer():
         _ = session.traced
     with pytest.raises(memcalc.InputError, match="takes at least one step"):
         _ = session.traced
+
+
+def test_a_snapshot_is_read_back(here, answer):
+    """``replay`` of the snapshot a trace wrote gives the trace's own peak (what was alive at its start is all in it)."""
+    told = json.loads(answer(*TINY, "--snapshot", "t.pickle", "--format", "json")[1])
+    code, out, err = answer("replay", "t.pickle", "--format", "json", "--timeline", "again.html")
+    assert (code, err) == (0, "")
+    peak = json.loads(out)["peak"]
+    for name in ("requested", "rounded", "allocated"):
+        assert peak[name] == told["peak"][name], name
+    assert (here / "again.html").exists()
+    code, out, _ = answer("replay", "t.pickle", "--allocator", "expandable_segments:True", "--top", 2)
+    assert code == 0
+    assert "The largest buffers at the peak" in out
+    (here / "bad.pickle").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
+    code, out, err = answer("replay", "bad.pickle")
+    assert (code, out) == (2, "")
+    assert "bad.pickle" in err
