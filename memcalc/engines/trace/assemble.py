@@ -56,7 +56,9 @@ def role_of(life: Life) -> Role:
         return life.role
     if life.again:
         return "activation"
-    left = life.died is None or life.died[0] not in FORWARD or life.died[1] != life.born[1]
+    # the same phase come back to is another: each mark is an object of its own, and a person's step goes forward twice
+    again = life.died is not None and life.died[0] == life.born[0] and life.died is not life.born
+    left = life.died is None or life.died[0] not in FORWARD or life.died[1] != life.born[1] or again
     return "activation" if life.born[0] in FORWARD and left else "temporary"
 
 
