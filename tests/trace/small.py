@@ -110,15 +110,20 @@ class Dropping(nn.Module):
 
 
 class Attending(nn.Module):
-    """Scaled dot-product attention over 2 heads of 12."""
+    """Scaled dot-product attention over 2 heads of 16."""
 
-    def __init__(self):
+    def __init__(self, width=16):
         super().__init__()
-        self.qkv = nn.Linear(24, 72)
+        self.width, self.qkv = width, nn.Linear(2 * width, 6 * width)
 
     def forward(self, x):
-        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, 12).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, self.width).permute(2, 0, 3, 1, 4)
         return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def attending_12():
+    """The same over 2 heads of 12."""
+    return Attending(12)
 
 
 class Telling(nn.Module):
