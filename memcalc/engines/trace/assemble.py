@@ -56,7 +56,9 @@ def role_of(life: Life) -> Role:
         return life.role
     if life.again:
         return "activation"
-    left = life.died is None or life.died[0] not in FORWARD or life.died[1] != life.born[1]
+    # the same phase come back to is another: each mark is an object of its own, and a person's step goes forward twice
+    again = life.died is not None and life.died[0] == life.born[0] and life.died is not life.born
+    left = life.died is None or life.died[0] not in FORWARD or life.died[1] != life.born[1] or again
     return "activation" if life.born[0] in FORWARD and left else "temporary"
 
 
@@ -90,6 +92,7 @@ def read(tape: Iterable[Event], steady: int) -> Reading:
         if isinstance(event, Mark):
             iteration = event.iteration
             kept.phase = event.phase
+            kept.look("", counted=iteration == steady)
             if iteration == steady:
                 host_tops = {role: max(size, host_tops.get(role, 0)) for role, size in host.items()}
                 tops = {role: max(size, tops.get(role, 0)) for role, size in live.items()} | {
@@ -139,8 +142,12 @@ class _Kept:
         for key, value in (("requested", size), ("rounded", block), ("bound", block + spare)):
             self.live[key] += sign * value
         self.roles[buffer.role] = self.roles.get(buffer.role, 0) + sign * block
+        self.look(buffer.site, counted=counted)
+
+    def look(self, site: str, *, counted: bool) -> None:
+        """Whether this is the highest instant."""
         if counted and self.live["rounded"] > self.best[0]["rounded"]:
-            self.best = dict(self.live), dict(self.roles), self.phase, buffer.site
+            self.best = dict(self.live), dict(self.roles), self.phase, site
 
     def states(self) -> States:
         """As a footprint has it."""

@@ -193,6 +193,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield FakeTensor, "get_device", lambda tensor: 0 if tensor.device.type == "cuda" else -1
     yield torch.Tensor, "_make_subclass", staticmethod(_subclass)
     yield fake_tensor, "init_gpu_context", lambda *_: None
+    yield fake_tensor.log, "disabled", True  # a failure is told once, by an exception
     yield fake_tensor, "CONSTANT_NUMEL_LIMIT", CONSTANTS
     yield torch.utils, "swap_tensors", _swap
     yield torch, "Generator", Generator

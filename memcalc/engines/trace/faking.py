@@ -23,9 +23,10 @@ def faked(module: Any, mode: CudaFakeMode) -> Iterator[None]:
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     made: dict[int, Any] = {}
     try:
-        for prefix, owner in module.named_modules():
+        for prefix, owner in list(module.named_modules()):
+            # its plain attributes too: forwards that checkpointing wraps, tensors that a forward keeps
+            before += [(kept, dict(kept)) for kept in (vars(owner), owner._parameters, owner._buffers, owner._modules)]
             for tensors in (owner._parameters, owner._buffers):
-                before.append((tensors, dict(tensors)))
                 for leaf, tensor in tensors.items():
                     if tensor is not None and not isinstance(tensor, FakeTensor):
                         if id(tensor) not in made:

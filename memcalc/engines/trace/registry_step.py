@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -70,11 +70,11 @@ class RegistryStep(Step):
     def _bear(self, described: Sequence[Param]) -> None:
         entry, options = self.recipe.entry, self.recipe.options
         self.optimizer = {
-            each.tensor: {state.name: _buffers(state) for state in entry.states(told, options)}
+            each.tensor: _named(entry.states(told, options))
             for each, told in zip(self.keyed, described, strict=True)
         }
         shared = entry.shared(described, options) if entry.shared else ()
-        self.optimizer["shared"] = {state.name: _buffers(state) for state in shared}
+        self.optimizer["shared"] = _named(shared)
 
     def _moments(self, params: Sequence[Param]) -> None:
         """Each moment's lists, and beside them one parameter after another."""
@@ -94,6 +94,14 @@ class RegistryStep(Step):
 
 def _master(param: torch.Tensor) -> torch.Tensor | None:
     return None if param.dtype == torch.float32 else torch.nn.Parameter(param.detach().to(torch.float32))
+
+
+def _named(states: Iterable[State]) -> dict[str, list[torch.Tensor]]:
+    """Buffers by their state's name, which several states may share: a factor for each side."""
+    made: dict[str, list[torch.Tensor]] = {}
+    for state in states:
+        made.setdefault(state.name, []).extend(_buffers(state))
+    return made
 
 
 def _buffers(state: State) -> list[torch.Tensor]:

@@ -23,8 +23,8 @@ def operator(name: str) -> Any:
 def composite(name: str, *args: Any) -> Any:
     """The C++ function that a composite operator is made of.
 
-    Not ``decompose()``, which prefers decompositions written in Python for compilers: that of dropout copies its input where
-    the C++ function gives it back (pytorch torch/_decomp/decompositions.py:dropout, Dropout.cpp:_dropout).
+    Not ``decompose()``, which prefers decompositions written in Python for compilers: dropout's copies its input where the
+    C++ function gives it back (pytorch torch/_decomp/decompositions.py:dropout, Dropout.cpp:_dropout).
     """
     return operator(name)._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
 
