@@ -32,7 +32,8 @@ def _traced(name: str, text: str, metavar: str, **limits: Any) -> Any:
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="table, json, csv, markdown.", rich_help_panel=o.OUTPUT, metavar="FORM")
+    Format,
+    typer.Option("--format", help="table, json, csv, markdown.", rich_help_panel=o.OUTPUT, metavar="FORM", show_default=False),
 ]
 
 
@@ -74,7 +75,7 @@ def estimate(
     loss: o.LossName = None,
     lora: o.Lora = None,
     allocator: o.Allocator = None,
-    timeline: Annotated[Path | None, _traced("--timeline", "The step as .html to explore, .json, .png, .svg.", "FILE")] = None,
+    timeline: Annotated[Path | None, _traced("--timeline", "The step as .html, .json, .png or .svg.", "FILE")] = None,
     snapshot: Annotated[Path | None, _traced("--snapshot", "The same for PyTorch's memory visualiser.", "FILE")] = None,
     top: Annotated[int | None, _traced("--top", "The N largest tensors at the peak.", "N", min=1)] = None,
     by: Annotated[str | None, _traced("--by", "The peak by module, operator or role.", "WHAT")] = None,

@@ -103,7 +103,7 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
 def cuda_composites(behaviour: Behaviour | None = None, key: str = "AutogradCUDA") -> Iterator[None]:
     """Composite functions take CUDA's road until the end of the block.
 
-    >>> with cuda_composites():
+    >>> with cuda_composites(key="AutogradCPU"):
     ...     x = torch.ones(4, requires_grad=True)
     ...     torch.nn.functional.dropout(x, 0.5).grad_fn.name()
     'NativeDropoutBackward0'
