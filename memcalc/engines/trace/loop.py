@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,12 +95,14 @@ class Loop:
         claim_states(self.tracker, self.step, asked.plan)
 
     def run(self) -> None:
-        """The iterations."""
-        for index in range(1, ITERATIONS + 1):
-            if self.asked.step is None:
-                self.iterate(index)
-            else:
-                self._custom(index)
+        """The iterations; what only a cycle of references keeps dies at the end of its own, not whenever Python looks for it."""
+        with _no_collection():
+            for index in range(1, ITERATIONS + 1):
+                if self.asked.step is None:
+                    self.iterate(index)
+                else:
+                    self._custom(index)
+                gc.collect()
         self.tracker.mark("init", ITERATIONS + 1)
 
     def iterate(self, index: int) -> None:
@@ -192,6 +195,20 @@ class Loop:
             implementation=plan.implementation, device="cuda", batch=built.sizes["micro_batch_size"],
             max_norm=self.asked.max_norm, accumulation=self.asked.accumulation,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No cyclic garbage is collected but when asked for, so that a trace is the same each time; what is old is not looked at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def trained_parameters(module: Any) -> list[Trained]:
