@@ -110,7 +110,9 @@ def test_gradients_stay_through_micro_batches_and_are_no_activations():
     found = traced("Perceptron", "x=float32[4,3]", "y=float32[4,2]", gradient_accumulation_steps=3)
     assert found.footprint.components.gradients == 128
     births = [e.buffer.site for e in found.tape if isinstance(e, Alloc) and e.buffer.role == "gradient"]
-    assert sorted(births) == sorted(2 * [f"{layer}.{leaf}.grad" for layer in ("first", "second") for leaf in ("weight", "bias")])
+    assert sorted(births) == sorted(
+        2 * [f"{layer}.{leaf}.grad" for layer in ("first", "second") for leaf in ("weight", "bias")]
+    )
 
 
 def test_recomputation_is_an_activation_of_backward():
@@ -158,4 +160,9 @@ def test_what_only_a_cycle_keeps_dies_between_iterations():
             now = (event.phase, event.iteration)
         elif event.buffer.requested == 36 and event.buffer.operator == "aten.zeros.default":
             seen.append((type(event).__name__, now))
-    assert seen == [("Alloc", ("forward", 1)), ("Free", ("zero_grad", 1)), ("Alloc", ("forward", 2)), ("Free", ("zero_grad", 2))]
+    assert seen == [
+        ("Alloc", ("forward", 1)),
+        ("Free", ("zero_grad", 1)),
+        ("Alloc", ("forward", 2)),
+        ("Free", ("zero_grad", 2)),
+    ]

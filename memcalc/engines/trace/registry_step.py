@@ -70,8 +70,7 @@ class RegistryStep(Step):
     def _bear(self, described: Sequence[Param]) -> None:
         entry, options = self.recipe.entry, self.recipe.options
         self.optimizer = {
-            each.tensor: _named(entry.states(told, options))
-            for each, told in zip(self.keyed, described, strict=True)
+            each.tensor: _named(entry.states(told, options)) for each, told in zip(self.keyed, described, strict=True)
         }
         shared = entry.shared(described, options) if entry.shared else ()
         self.optimizer["shared"] = _named(shared)
