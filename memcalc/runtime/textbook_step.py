@@ -52,7 +52,9 @@ class TextbookStep(Step):
     def _masters(self, recipe: Recipe, trained: Sequence[Trained], module: Any, scale: LossScale) -> None:
         def make(masters: list[torch.Tensor]) -> Any:
             named = [each._replace(tensor=master) for each, master in zip(trained, masters, strict=True)]
-            return real_optimizer(recipe.entry, recipe.arguments, recipe.options, named, module)
+            # in turn means one tensor at a time, also where a class would take lists of one on a GPU
+            alone = {"foreach": False} if in_turn and _has_foreach(recipe) else {}
+            return real_optimizer(recipe.entry, {**alone, **recipe.arguments}, recipe.options, named, module)
 
         in_turn = recipe.implementation == "single"
         if in_turn and recipe.entry.cls in ALL_AT_ONCE:
@@ -86,6 +88,11 @@ class TextbookStep(Step):
 
     def _gradients(self) -> list[torch.Tensor]:
         return [param.grad for param in self.params if param.grad is not None]
+
+
+def _has_foreach(recipe: Recipe) -> bool:
+    """Whether the class is one of torch's that choose lists of tensors by themselves."""
+    return recipe.entry.cls.startswith("torch.optim.") and "foreach" in recipe.entry.options
 
 
 def _is_textbook_adam(recipe: Recipe) -> bool:

@@ -88,7 +88,7 @@ def test_each_row_equals_the_single_estimate(spec):
     assert differences(sweep, list(sweep)) == []
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_drawn_points_of_large_grids_equal_their_estimates(seed):
     """Of thousands of points over models, optimizers, precisions, stages, engines and ranks, any drawn one is right."""
     draw = random.Random(seed)
@@ -111,7 +111,7 @@ def test_every_shipped_model_goes_as_arrays(strict, keys):
     rows = list(sweep)
     refused = [row for row in rows if row["error"]]
     assert all(row["error"].startswith("model: logit_scale has no dimension to shard") for row in refused)
-    assert differences(sweep, [*refused, *random.Random(0).sample(rows, 40)]) == []
+    assert differences(sweep, [*refused, *random.Random(0).sample(rows, 15)]) == []
 
 
 SMALL = [
@@ -135,7 +135,7 @@ def test_every_optimizer_goes_as_arrays(strict, keys):
     sweep = run({"base": keys, "grid": {"optimizer": list(all_optimizers()), "model": SMALL, "dp": [1, 2, 3, 7]}})
     rows = list(sweep)
     assert sum(row["error"] is None for row in rows) > len(rows) / 2
-    assert differences(sweep, rows[:: 3 if "zero_stage" in keys else 7]) == []
+    assert differences(sweep, rows[:: 11 if "zero_stage" in keys else 17]) == []
 
 
 @pytest.mark.parametrize(("stage", "evaluations"), [(3, 2), (1, 42)])

@@ -168,3 +168,28 @@ def adversarial_step(model, batch, optimizer):
     (-model.judge(fake).mean()).backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+class Cyclic(nn.Module):
+    """Leaves a result in a cycle of references, which only Python's garbage collector finds."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x):
+        ring = [torch.zeros(9, device=x.device)]
+        ring.append(ring)
+        return self.linear(x)
+
+
+class Lone(nn.Module):
+    """A module with whatever buffer it is given."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("odd", buffer)
+
+    def forward(self, x):
+        return self.linear(x)

@@ -263,3 +263,44 @@ def test_a_module_that_fails_is_one_error(capfd):
     with pytest.raises(InputError, match=r"fails in forward at .*small\.py:\d+ \(RuntimeError: .*reduction dim"):
         traced("Broken", "args0=float32[2,4]")
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["nested", "jagged", "sparse"])
+def test_nested_and_sparse_tensors_are_refused(kind):
+    """A module that holds a nested, jagged or sparse tensor is refused with its name and the reason."""
+    from memcalc.runtime.inputs import parse_inputs
+
+    rows = [torch.ones(2), torch.ones(3)]
+    odd = {"nested": lambda: torch.nested.nested_tensor(rows), "sparse": lambda: torch.eye(3).to_sparse(),
+           "jagged": lambda: torch.nested.nested_tensor(rows, layout=torch.jagged)}[kind]()  # fmt: skip
+    job = read_job({"model": "py:tests.trace.small:Lone", "precision": "fp32", "optimizer": "sgd"})
+    with pytest.raises(InputError, match=r"^model\.odd: .* is a nested or sparse tensor, whose bytes depend on its values"):
+        trace_module(small.Lone(odd), job, Feed(), parse_inputs(["args0=float32[2,4]"]))
+
+
+def test_checkpointing_does_not_stay_on_a_live_module():
+    """Layers whose forward a trace wrapped for checkpointing have their own again."""
+    from memcalc.runtime.inputs import parse_inputs
+
+    module = small.Tower(count=2)
+    job = read_job(
+        {"model": "py:tests.trace.small:Tower", "precision": "fp32", "optimizer": "sgd", "activation_checkpointing": "full"}
+    )
+    found = trace_module(module, job, Feed(), parse_inputs(["args0=float32[4,16]"]))
+    assert found.footprint.components.gradients > 0
+    assert all("forward" not in vars(layer) for layer in module.layers)
+
+
+def test_a_module_on_the_meta_device_is_traced():
+    """A module built without memory gives the same footprint as one with it."""
+    from memcalc.runtime.inputs import parse_inputs
+
+    job = read_job({"model": "py:tests.trace.small:Tower", "precision": "fp16", "optimizer": "adamw"})
+    with torch.device("meta"):
+        hollow = small.Tower()
+    peaks = {
+        trace_module(each, job, Feed(), parse_inputs(["args0=float16[4,16]"])).footprint.peak.requested
+        for each in (hollow, small.Tower())
+    }
+    assert len(peaks) == 1
+    assert next(hollow.parameters()).device.type == "meta"

@@ -144,3 +144,25 @@ def test_host_tensors_are_not_the_device_s():
     footprint = traced("Perceptron", "x=float32[4,3]", "y=float32[4,2]", optimizer="adamw").footprint
     assert footprint.host["optimizer_states"] == 4 * 4
     assert footprint.components.optimizer_states == 2 * 128
+
+
+def test_what_only_a_cycle_keeps_dies_between_iterations():
+    """Nine zeros in a cycle of references live to the end of their own iteration, each time, whenever Python would collect."""
+    import gc
+
+    assert gc.isenabled()
+    found = traced("Cyclic", "args0=float32[2,4]")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    seen, now = [], None
+    for event in found.tape:
+        if isinstance(event, Mark):
+            now = (event.phase, event.iteration)
+        elif event.buffer.requested == 36 and event.buffer.operator == "aten.zeros.default":
+            seen.append((type(event).__name__, now))
+    assert seen == [
+        ("Alloc", ("forward", 1)),
+        ("Free", ("zero_grad", 1)),
+        ("Alloc", ("forward", 2)),
+        ("Free", ("zero_grad", 2)),
+    ]

@@ -162,11 +162,9 @@ def told(traced: Traced) -> list[Any]:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"model": LLAMA, "precision": "bf16-pure", "optimizer": "adamw"},
         {"model": LLAMA, "precision": "amp-bf16", "optimizer": "adamw", "activation_checkpointing": "full"},
         {"model": GPT2, "precision": "amp-fp16", "optimizer": "adamw", "max_grad_norm": 1.0},
         {"model": GPT2, "precision": "fp32", "optimizer": "sgd", "gradient_accumulation_steps": 2, "attention": "eager"},
-        {"model": GPT2, "precision": "fp32", "optimizer": "adamw", "optimizer_args": {"foreach": False}},
         {"model": VIT, "precision": "amp-bf16", "optimizer": "sgd", "image_size": 32},
     ],
     ids=lambda asked: "-".join([asked["model"]["model_type"], asked["precision"], asked["optimizer"]]),

@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
-from memcalc.engines.trace.cuda.grouped import cuda_grouped_mm
+from memcalc.engines.trace.cuda.rules import cuda_rules
 from memcalc.engines.trace.cuda.modes import cuda_composites
 from memcalc.engines.trace.shapes import Rules
 
@@ -128,7 +128,7 @@ def cuda_is_here(machine: Machine) -> Iterator[CudaFakeMode]:
         stack.enter_context(CudaFunctions())
         stack.enter_context(cuda_composites(machine.behaviour))
         stack.enter_context(cuda_autocast(machine.behaviour))
-        stack.enter_context(cuda_grouped_mm())
+        stack.enter_context(cuda_rules())
         yield mode
 
 

@@ -27,7 +27,7 @@ from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.sites import Sites
-from memcalc.engines.trace.thrift import no_values, own_garbage
+from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
@@ -170,7 +170,6 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_libraries())
-        stack.enter_context(own_garbage())
         mode = stack.enter_context(cuda_is_here(machine))
         feed.progress("building the model", 0)
         with no_values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from memcalc.engines.trace.bridge import CUDA, CudaFakeMode
 from memcalc.engines.trace.names import claim_gradients, claim_kept, claim_states
 from memcalc.engines.trace.registry_step import RegistryStep
+from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.plan import Plan
 from memcalc.records import dataclass
@@ -94,12 +96,14 @@ class Loop:
         claim_states(self.tracker, self.step, asked.plan)
 
     def run(self) -> None:
-        """The iterations."""
-        for index in range(1, ITERATIONS + 1):
-            if self.asked.step is None:
-                self.iterate(index)
-            else:
-                self._custom(index)
+        """The iterations; what only a cycle of references keeps dies at the end of its own, not whenever Python looks for it."""
+        with own_garbage():
+            for index in range(1, ITERATIONS + 1):
+                if self.asked.step is None:
+                    self.iterate(index)
+                else:
+                    self._custom(index)
+                gc.collect()
         self.tracker.close()
 
     def iterate(self, index: int) -> None:

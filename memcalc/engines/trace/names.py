@@ -46,7 +46,7 @@ def claim_states(tracker: Tracker, step: Step, plan: Plan) -> dict[str, int]:
         if life is None or life.role not in (None, "optimizer_state"):
             continue
         states = _promised(plan, described, found.owner)
-        known = [found.path, found.path.rstrip(".0123456789"), *reversed(found.path.split("."))]
+        known = [found.path, found.path.rstrip("._0123456789"), *reversed(found.path.split("."))]
         part = next((states[name] for name in known if name in states), "other")
         owner = "" if found.owner is None else f"{step.keyed[found.owner].name} "
         what = next((word for word in known[2:] if not word.isdigit()), "?")

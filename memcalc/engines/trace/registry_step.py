@@ -51,15 +51,15 @@ class RegistryStep(Step):
         described = [each.described(self._grad_dtype(each, param)) for each, param in zip(self.keyed, self.params, strict=True)]
         if not self.optimizer:
             self._bear(described)
-        if self.recipe.entry.temporaries is None:
-            return False
         if self.recipe.scheme.step == "textbook" and self.recipe.implementation == "single":
             for param, told in zip(self.params, described, strict=True):
-                cast = None if param.grad is None or param.dtype == torch.float32 else param.grad.to(torch.float32)
+                cast = _cast(param)
                 self._moments([told])
                 del cast
         else:
+            casts = [_cast(param) for param in self.params] if self.recipe.scheme.step == "textbook" else []
             self._moments(described)
+            del casts
         return False
 
     def _grad_dtype(self, each: Trained, param: torch.Tensor) -> str | None:
@@ -77,7 +77,8 @@ class RegistryStep(Step):
 
     def _moments(self, params: Sequence[Param]) -> None:
         """Each moment's lists, and beside them one parameter after another."""
-        assert self.recipe.entry.temporaries is not None
+        if self.recipe.entry.temporaries is None:  # nobody has measured them
+            return
         told = [list(self.recipe.entry.temporaries(p, self.recipe.options, self.recipe.implementation)) for p in params]
         for moment in dict.fromkeys(term.moment for terms in told for term in terms):
             mine = [[term for term in terms if term.moment == moment] for terms in told]
@@ -93,6 +94,11 @@ class RegistryStep(Step):
 
 def _master(param: torch.Tensor) -> torch.Tensor | None:
     return None if param.dtype == torch.float32 else torch.nn.Parameter(param.detach().to(torch.float32))
+
+
+def _cast(param: torch.Tensor) -> torch.Tensor | None:
+    """The gradient as its master wants it; None where that is what it is."""
+    return None if param.grad is None or param.dtype == torch.float32 else param.grad.to(torch.float32)
 
 
 def _named(states: Iterable[State]) -> dict[str, list[torch.Tensor]]:

@@ -8,7 +8,6 @@ a Python name.
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -94,7 +93,6 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators[func] = self.operators.get(func, 0) + 1
         self._count += 1
         if self._count % 500 == 0:
-            gc.collect(1)  # at places of the trace's own: see memcalc.engines.trace.thrift.own_garbage
             self.progress(f"{self.now[0].replace('_', ' ')} of iteration {self.now[1]}", self._count)
         elsewhere = kernels.on_host(func)
         for index, tensor in enumerate(tensors_of(result)):

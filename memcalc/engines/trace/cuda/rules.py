@@ -1,13 +1,15 @@
-"""Grouped matrix multiplication as CUDA has it: FP32, FP16 and BF16, where fake tensors' own rule for shapes knows BF16 alone.
+"""What CUDA's kernels give where fake tensors have no rule, or one that is too narrow.
 
-Mixtures of experts in transformers run on it by default. No routing shows in its bytes: rows are token-expert pairs, however
-they fall to the experts.
+* Grouped matrix multiplication, on which transformers runs mixtures of experts: CUDA takes FP32, FP16 and BF16, the rule for
+  shapes BF16 alone. No routing shows in its bytes: rows are token-expert pairs, however they fall to the experts.
+* Fused SGD and Adagrad, which update in place and give nothing back.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +44,19 @@ def grouped_mm(
     return self.new_empty_strided(size, strides, dtype=dtype)
 
 
+def in_place(*_: Any, **__: Any) -> None:
+    """A kernel that writes to what it is given (pytorch FusedSgdKernel.cu, FusedAdagradKernel.cu)."""
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "_grouped_mm": grouped_mm,
+    **{f"_fused_{name}_{form}": in_place for name in ("sgd", "adagrad") for form in ("", ".tensor_lr")},
+}
+"""Operator to its rule, at the ``Meta`` dispatch key."""
+
+
 @contextlib.contextmanager
-def cuda_grouped_mm() -> Iterator[None]:
-    """CUDA's rule for the result of ``_grouped_mm``, until the end of the block."""
-    with override({"_grouped_mm": grouped_mm}, "Meta"):
+def cuda_rules() -> Iterator[None]:
+    """These rules hold until the end of the block."""
+    with override(RULES, "Meta"):
         yield
