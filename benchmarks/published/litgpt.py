@@ -72,29 +72,32 @@ def trace(record: Record, folder: Path) -> Any:
         if base is torch.float32:
             context = lambda: torch.autocast("cuda", torch.bfloat16)  # noqa: E731
         chunked = load("utils").chunked_cross_entropy
+        even = "thunder" in record.id  # pretrain.py: every sample is as long as the next, and targets are shifted in the data
         for _ in range(2):
             for _ in range(steps):
-                _loss(record, model, chunked, ids, targets, context).div(steps).backward()
+                logits = _logits(record, model, ids, context)
+                if even:
+                    loss = chunked(logits, targets, chunk_size=0)
+                elif isinstance(logits, list):
+                    logits[-1] = logits[-1][..., :-1, :]
+                    loss = chunked(logits, targets[..., 1:])
+                else:
+                    loss = chunked(logits[..., :-1, :], targets[..., 1:])
+                loss.div(steps).backward()
+                if not even:  # the script holds them until the next are there; a padded batch's neighbours are shorter, and by
+                    del logits  # how much is not told, so that they are left out
             optimizer.step()
             optimizer.zero_grad()
     return session.traced
 
 
-def _loss(record: Record, model: Any, chunked: Any, ids: Any, targets: Any, context: Callable[[], Any]) -> Any:
-    """One micro-batch's; Fabric casts what a module gives to FP32 (lightning 2.1 fabric/plugins/precision/half.py:convert_output)."""
+def _logits(record: Record, model: Any, ids: Any, context: Callable[[], Any]) -> Any:
+    """What Fabric's module gives: cast to FP32 (lightning 2.1.0 fabric/wrappers.py:_FabricModule.forward, convert_output)."""
     import torch
 
     with context():
         output = model(ids, lm_head_chunk_size=CHUNK) if record.method == "lora" else model(ids)
-    if isinstance(output, list):
-        logits: Any = [chunk.to(torch.float32) for chunk in output]
-        del output
-        logits[-1] = logits[-1][..., :-1, :]
-        return chunked(logits, targets[..., 1:])
-    output = output.to(torch.float32)
-    if "thunder" in record.id:  # pretrain.py: targets are shifted in the data, and the loss is of all tokens at once
-        return chunked(output, targets, chunk_size=0)
-    return chunked(output[..., :-1, :], targets[..., 1:])
+    return [chunk.to(torch.float32) for chunk in output] if isinstance(output, list) else output.to(torch.float32)
 
 
 def _model(record: Record, load: Callable[[str], Any]) -> Any:
