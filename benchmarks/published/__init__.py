@@ -1,0 +1,1 @@
+"""memcalc against training steps that others measured and published."""

@@ -1,0 +1,132 @@
+"""From a published run to what is asked of memcalc: a job, and what a trace is told beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+from benchmarks.published.models import config_of
+from benchmarks.published.records import Record
+from benchmarks.published.scope import engine_of, sharding
+from memcalc.errors import InputError
+from memcalc.records import dataclass
+
+PIECES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "llama": {
+        "q": ("q_proj",), "k": ("k_proj",), "v": ("v_proj",), "proj": ("o_proj",), "output_proj": ("o_proj",),
+        "mlp": ("gate_proj", "up_proj", "down_proj"), "head": ("lm_head",),
+    },
+    "phi": {
+        "q": ("q_proj",), "k": ("k_proj",), "v": ("v_proj",), "proj": ("dense",), "mlp": ("fc1", "fc2"), "head": ("lm_head",),
+    },
+    "phi3": {
+        "q": ("qkv_proj",), "k": ("qkv_proj",), "v": ("qkv_proj",), "proj": ("o_proj",), "mlp": ("gate_up_proj", "down_proj"),
+        "head": ("lm_head",),
+    },
+    "gpt_neox": {
+        "q": ("query_key_value",), "k": ("query_key_value",), "v": ("query_key_value",), "proj": ("dense",),
+        "mlp": ("dense_h_to_4h", "dense_4h_to_h"), "head": ("embed_out",),
+    },
+}  # fmt: skip
+"""What a run calls the parts it adapts, and transformers' module names for them. A fused matrix is adapted whole."""
+SAME = {"gemma": "llama", "gemma2": "llama", "qwen3": "llama", "falcon": "gpt_neox"}
+ACCUMULATED = 2
+"""Micro-batches to a traced step, where the run has that many or more: the second holds the gradients of the first, and so do
+all after it."""
+HELD = ("parameters", "parameter_copies", "master_parameters", "buffers", "gradients", "optimizer_states")
+"""What is alive once a step is done and its gradients are not dropped yet."""
+
+
+@dataclass
+class Question:
+    """What is asked of an engine.
+
+    Attributes:
+        job: the mapping of a memcalc job.
+        lora: options of peft's LoraConfig; None for a model trained whole.
+        loss: as ``--loss`` takes it; None for the model's own.
+        inputs: as ``--input`` takes them; empty for the family's own.
+        adapters: the dtype adapters are kept in, where it is not the base's.
+        reading: what of the footprint is the answer: names of its components, or ``peak.allocated`` and the like.
+    """
+
+    job: dict[str, Any]
+    lora: dict[str, Any] | None = None
+    loss: str | None = None
+    inputs: tuple[str, ...] = ()
+    adapters: str | None = None
+    reading: tuple[str, ...] = field(default=())
+
+
+def question(record: Record) -> Question:
+    """The job of a record that the rule lets in, or that a stand-in is put in for.
+
+    Raises:
+        InputError: a record without a model or a precision, which the rule keeps out.
+    """
+    config = config_of(record)
+    if config is None or record.precision is None:
+        raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
+    scheme, _, rest = record.precision.partition(", adapters ")
+    training: dict[str, Any] = {"precision": scheme}
+    if record.optimizer is not None:
+        training |= {"optimizer": record.optimizer.name, "optimizer_args": record.optimizer.arguments}
+    if record.kind == "train_step":
+        training |= _step(record, config)
+    job: dict[str, Any] = {
+        "model": config, "name": record.id, "engine": engine_of(record), "training": training,
+        "parallelism": dict(sharding(record) or {}) if record.kind != "train_step" else {},
+        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
+    }  # fmt: skip
+    image = isinstance(config, str)
+    return Question(
+        job=job, lora=_lora(record), loss="cross_entropy" if image else None, inputs=_inputs(record),
+        adapters={"fp32": "float32"}.get(rest), reading=_reading(record),
+    )  # fmt: skip
+
+
+def _step(record: Record, config: str | dict[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "micro_batch_size": record.raw["micro_batch_size"],
+        "activation_checkpointing": record.checkpointing,
+        "gradient_accumulation_steps": min(record.accumulation, ACCUMULATED),
+    }
+    if isinstance(config, dict):
+        told["sequence_length"] = record.raw["seq_len"]
+    elif record.raw["model"].get("image_size") and not config.startswith("py:"):
+        told["image_size"] = record.raw["model"]["image_size"]
+    if "eager" in record.text("attention"):
+        told["attention"] = "eager"
+    return told
+
+
+def _inputs(record: Record) -> tuple[str, ...]:
+    """Images of a model that is built by code; their dtype is that of its parameters, as the run casts them."""
+    if record.implementation != "timm":
+        return ()
+    side = record.raw["model"]["image_size"]
+    dtype = {"bf16-pure": "bfloat16"}.get(str(record.precision), "float32")
+    return (f"args0={dtype}[{record.raw['micro_batch_size']},3,{side},{side}]",)
+
+
+def _lora(record: Record) -> dict[str, Any] | None:
+    if record.method != "lora":
+        return None
+    told, arch = record.raw["trainable"], str(record.raw["model"].get("arch"))
+    pieces = PIECES[SAME.get(arch, arch)]
+    names = [name for target in told["targets"] for name in pieces.get(target, (target,))]
+    return {
+        "r": told["rank"], "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", 0.0),
+        "target_modules": list(dict.fromkeys(names)),
+    }  # fmt: skip
+
+
+def _reading(record: Record) -> tuple[str, ...]:
+    if record.kind == "optimizer_state":
+        return ("optimizer_states",)
+    if record.kind == "model_init":
+        return ("parameters", "buffers")
+    if record.kind == "static_after_step":
+        return HELD
+    return ("peak.reserved",) if record.metric in ("reserved", "device") else ("peak.allocated",)

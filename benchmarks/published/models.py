@@ -1,0 +1,78 @@
+"""From a record's model to a config of memcalc's: Hugging Face's keys, as the record states them, and nothing looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.published.records import Record
+
+CLASSES: Mapping[str, tuple[str, str]] = {
+    "llama": ("llama", "LlamaForCausalLM"), "phi": ("phi", "PhiForCausalLM"), "phi3": ("phi3", "Phi3ForCausalLM"),
+    "gpt_neox": ("gpt_neox", "GPTNeoXForCausalLM"), "gemma": ("gemma", "GemmaForCausalLM"),
+    "gemma2": ("gemma2", "Gemma2ForCausalLM"), "falcon": ("falcon", "FalconForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"), "bert": ("bert", "BertForSequenceClassification"),
+}  # fmt: skip
+"""The record's ``arch`` and what transformers calls it; BERT's runs here train a classification head, as they say."""
+KEYS = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
+    "tie_word_embeddings", "head_dim", "partial_rotary_factor", "rotary_pct",
+)  # fmt: skip
+NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+VOCABULARY = 50304
+"""GPT-2's 50,257 tokens, padded to a multiple of 128 (Megatron-LM d98e8a64 megatron/training/arguments.py
+make_vocab_size_divisible_by, --make-vocab-size-divisible-by 128)."""
+
+
+def known(record: Record) -> bool:
+    """Whether the record states the whole shape of a family memcalc knows, or names a model that a package has by name."""
+    return config_of(record) is not None
+
+
+def config_of(record: Record) -> str | dict[str, Any] | None:
+    """The ``model`` of a job; None where the record does not have it.
+
+    >>> from benchmarks.published.records import load
+    >>> config_of(next(record for record in load() if record.id == "pt-tutorial-vitl16-adam-foreach"))
+    'vit_l_16'
+    """
+    model = record.raw["model"]
+    arch, name = str(model.get("arch")), str(model.get("name"))
+    if name.startswith("torchvision "):
+        return name.removeprefix("torchvision ")
+    if name.startswith("timm/vit_giant_patch14_dinov2.lvd142m"):
+        return "py:benchmarks.published.modules:vit_giant"
+    if name.startswith("Megatron-LM"):
+        return _megatron(model)
+    if arch not in CLASSES or any(not isinstance(model.get(key), int) for key in NEEDED):
+        return None
+    model_type, architecture = CLASSES[arch]
+    config = {"model_type": model_type, "architectures": [architecture]}
+    config |= {key: model[key] for key in KEYS if key in model}
+    if arch in ("gpt_neox", "bert"):
+        config.pop("num_key_value_heads", None)
+    if arch == "gpt_neox":
+        config["use_parallel_residual"] = bool(model.get("parallel_residual", True))
+    if arch == "falcon":
+        grouped = config.pop("num_key_value_heads", 1)
+        config.pop("intermediate_size", None)
+        config |= {"multi_query": grouped == 1, "parallel_attn": True, "bias": bool(model.get("bias")), "alibi": False}
+    if arch == "bert":
+        config["tie_word_embeddings"] = True
+    sequence = record.raw["seq_len"]
+    if isinstance(sequence, int) and arch not in ("falcon", "bert"):
+        config["max_position_embeddings"] = max(sequence, 2048)
+    return config
+
+
+def _megatron(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Megatron's GPT has GPT-2's tensors: learned positions, biases, tied embeddings unless untied (arguments.py)."""
+    args = model.get("megatron_args") or {}
+    other = ("swiglu", "num-experts", "untie-embeddings-and-output-weights", "multi-latent-attention", "num-query-groups",
+             "position-embedding-type", "group-query-attention")  # fmt: skip
+    if model.get("arch") != "gpt" or any(args.get(key) for key in other):
+        return None
+    return {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": args["num-layers"], "n_embd": args["hidden-size"],
+        "n_head": args["num-attention-heads"], "n_positions": args["max-position-embeddings"], "vocab_size": VOCABULARY,
+    }  # fmt: skip

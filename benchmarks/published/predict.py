@@ -1,0 +1,165 @@
+"""Predict published runs, and write what came out.
+
+    python -m benchmarks.published.predict [FILE] [--litgpt-2023 DIR] [--litgpt-2024 DIR] [--only ID ...] [--again]
+    python -m benchmarks.published.predict --page          # docs/published.md from the predictions kept, nothing traced
+
+FILE is of the schema of cases.yaml, which is taken by default. Predictions are kept in predictions.json beside it, and a run
+that has one is not traced again unless --again; of another file nothing is kept, and its errors are printed. litgpt's runs need
+its code (litgpt.py says which commits); without it theirs are left as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.published.convert import Question, question
+from benchmarks.published.records import CASES, Record, load
+from benchmarks.published.scope import why_not
+from memcalc.errors import MemcalcError, MissingPackageError
+from memcalc.footprint import Footprint
+
+KEPT = Path(__file__).parent / "predictions.json"
+PAGE = Path(__file__).parents[2] / "docs" / "published.md"
+
+
+def predict(record: Record, checkouts: Mapping[str, Path] | None = None) -> dict[str, Any]:
+    """What memcalc says of a record, as it is kept: bytes, engine, the instant of the peak, and what stood in for what.
+
+    Raises:
+        MemcalcError: a job that an engine refuses, or code that is not here.
+    """
+    asked = question(record)
+    footprint = footprint_of(record, asked, checkouts or {})
+    told: dict[str, Any] = {
+        "id": record.id, "engine": footprint.engine, "predicted": answer(footprint, asked.reading), "of": list(asked.reading),
+    }  # fmt: skip
+    if footprint.engine == "trace":
+        told |= {
+            "allocated": footprint.peak.allocated, "reserved": footprint.peak.reserved, "phase": footprint.peak.phase,
+            "instant": footprint.peak.instant, "at_peak": dict(footprint.at_peak), "warnings": list(footprint.warnings),
+            "torch": footprint.job["behaviour"]["torch"],
+        }  # fmt: skip
+    return told
+
+
+def footprint_of(record: Record, asked: Question, checkouts: Mapping[str, Path]) -> Footprint:
+    """By the engine the rule names; litgpt's by litgpt's own code."""
+    from memcalc import api
+    from memcalc.adapters import with_adapters
+    from memcalc.job import read_job
+
+    if asked.job["engine"] == "trace":
+        if record.implementation == "litgpt":
+            from benchmarks.published import litgpt
+
+            package = litgpt.package_of(record)
+            if package not in checkouts:
+                raise MissingPackageError("--litgpt", package, "is not here", "check out the commits that litgpt.py names")
+            return litgpt.trace(record, checkouts[package]).footprint
+        told = {"lora": asked.lora, "loss": asked.loss, "inputs": asked.inputs}
+        return api.trace_read(read_job(asked.job), **told).footprint
+    job = read_job(asked.job)
+    model = api.model_of(job)
+    if asked.lora is None:
+        return api.estimate_read(job, model)
+    model = with_adapters(model, asked.lora)
+    if asked.adapters is not None:  # a base in BF16, adapters in their own dtype: the model says which, and the job takes it as is
+        dtypes = {True: asked.adapters, False: "bfloat16"}
+        model = replace(
+            model, tensors=tuple(replace(one, dtype=dtypes[one.trainable]) if one.role == "parameter" else one for one in model.tensors)
+        )  # fmt: skip
+        job = read_job({**asked.job, "training": {**asked.job["training"], "precision": "as-is"}})
+    return api.estimate_read(job, model)
+
+
+def answer(footprint: Footprint, reading: Iterable[str]) -> int:
+    """The bytes that are compared with what was measured."""
+    total = 0
+    for name in reading:
+        head, _, leaf = name.partition(".")
+        value = getattr(footprint.peak, leaf) if head == "peak" else getattr(footprint.components, name)
+        total += int(value or 0)
+    return total
+
+
+def asked_for(records: Iterable[Record], only: Iterable[str] = ()) -> list[Record]:
+    """Records that are in scope, and those that a stand-in brings in; of these, the ones named."""
+    wanted = set(only)
+    return [
+        record
+        for record in records
+        if all(reason.stand_in for reason in why_not(record)) and (not wanted or record.id in wanted)
+    ]
+
+
+def run(records: list[Record], checkouts: Mapping[str, Path], kept: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Predictions by id, those that are kept left as they are; what is refused says why."""
+    done = dict(kept)
+    for index, record in enumerate(records, 1):
+        if record.id in done:
+            continue
+        began = time.process_time()
+        try:
+            done[record.id] = predict(record, checkouts)
+        except MissingPackageError as error:
+            print(f"{record.id}: left out: {error}", file=sys.stderr)
+            continue
+        except MemcalcError as error:
+            done[record.id] = {"id": record.id, "refused": str(error)}
+        told = done[record.id].get("predicted")
+        error_text = "refused" if told is None else f"{100 * (told / int(record.measured or 1) - 1):+.2f} %"
+        print(f"[{index}/{len(records)}] {record.id}: {error_text} ({time.process_time() - began:.1f} s)", file=sys.stderr)
+    return done
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=CASES)
+    parser.add_argument("--litgpt-2023", type=Path)
+    parser.add_argument("--litgpt-2024", type=Path)
+    parser.add_argument("--only", nargs="+", default=())
+    parser.add_argument("--again", action="store_true", help="predict what has a prediction, too")
+    parser.add_argument("--page", action="store_true", help="write the page from what is kept, and predict nothing")
+    told = parser.parse_args(arguments)
+    own = told.file.resolve() == CASES
+    records = load(told.file)
+    kept = read_kept() if own else {}
+    if not told.page:
+        found = {"lit_gpt": told.litgpt_2023, "litgpt": told.litgpt_2024}
+        chosen = asked_for(records, told.only)
+        again = {record.id for record in chosen} if told.again else set()
+        kept = run(
+            chosen, {name: path for name, path in found.items() if path}, {k: v for k, v in kept.items() if k not in again}
+        )  # fmt: skip
+    from benchmarks.published.report import page, table
+
+    if own:
+        write_kept(records, kept)
+        PAGE.write_text(page(records, kept), encoding="utf-8")
+    else:
+        print(table(records, kept))
+    return 0
+
+
+def read_kept() -> dict[str, dict[str, Any]]:
+    """The predictions kept, by id."""
+    listed: list[dict[str, Any]] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
+    return {each["id"]: each for each in listed}
+
+
+def write_kept(records: list[Record], kept: Mapping[str, dict[str, Any]]) -> None:
+    """In the order of the cases."""
+    listed = [kept[record.id] for record in records if record.id in kept]
+    KEPT.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

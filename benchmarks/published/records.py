@@ -1,0 +1,203 @@
+"""Published runs, read: one record a run, its free words turned into memcalc's terms where they have one meaning.
+
+A word that is not in the tables here is not guessed at: it comes out as None, and the rule (``scope``) says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memcalc.errors import InputError
+from memcalc.readers.yaml import load_yaml
+from memcalc.records import dataclass
+
+CASES = Path(__file__).parent / "cases.yaml"
+REQUIRED = ("id", "source", "kind", "model", "trainable", "optimizer", "precision", "micro_batch_size", "seq_len", "measured",
+            "completeness", "world_size")  # fmt: skip
+KINDS = ("train_step", "inference", "model_init", "static_after_step", "optimizer_state", "component", "cuda_context")
+GRADES = ("A", "B", "C")
+
+METRICS: Sequence[tuple[str, str]] = (
+    (r"nvml|nvidia-smi", "device"),
+    (r"active", "active"),
+    (r"reserved", "reserved"),
+    (r"sum of optimizer state", "tensors"),
+    (r"allocated|memory snapshot peak", "allocated"),
+)
+"""What a metric's words say is counted; the first that matches. ``active`` is allocated and not yet given back to its stream."""
+
+IMPLEMENTATIONS: Mapping[str, str] = {
+    "Lightning-AI/litgpt": "litgpt", "pytorch/torchtitan": "torchtitan", "pytorch/torchtune": "torchtune", "pytorch/ao": "timm",
+    "pytorch/tutorials": "torchvision", "huggingface/transformers": "transformers", "huggingface/peft": "transformers",
+    "bitsandbytes-foundation/bitsandbytes": "transformers", "linkedin/Liger-Kernel": "transformers",
+    "NVIDIA/Megatron-LM": "megatron", "deepspeedai/DeepSpeed": "transformers", "modelscope/ms-swift": "remote code",
+    "QwenLM/Qwen": "remote code", "AnswerDotAI/fsdp_qlora": "transformers",
+}  # fmt: skip
+"""Whose model code a repository's runs trained."""
+
+OPTIMIZERS: Sequence[tuple[str, tuple[str, dict[str, Any]]]] = (
+    (r"bnb\.optim\.(AdamW8bit|AdamW|PagedAdamW8bit|PagedAdamW)\b(?! fused into)", ("bitsandbytes:{}", {})),
+    (r"bnb (Adam8bit)$", ("bitsandbytes:{}", {})),
+    (r"torch\.optim\.AdamW ?\(?fused(?:=True\))?$|AdamW fused$", ("torch:AdamW", {"fused": True})),
+    (r"AdamW \(HF Trainer default adamw_hf\)$", ("torch:AdamW", {"foreach": False})),
+    (r"(?:torch\.optim\.)?AdamW(?: \((?:default foreach|foreach default)\))?$", ("torch:AdamW", {})),
+    (r"torch\.optim\.Adam \(foreach default\)$", ("torch:Adam", {})),
+    (r"Adafactor", ("transformers:Adafactor", {})),
+    (r"Megatron mixed-precision Adam", ("torch:Adam", {})),
+)
+"""From an optimizer's words to its registry name and options. ``adamw_hf`` updated tensors one by one, as foreach=False does."""
+
+PRECISIONS: Sequence[tuple[str, str]] = (
+    (r"bf16-mixed|bf16 AMP", "amp-bf16"),
+    (r"fp16 AMP", "amp-fp16"),
+    (r"fp32 sharded params|bf16 mixed precision \(fp32 shards\)", "fsdp2-mixed"),
+    (r"bf16 with fp32 gradient accumulation", "megatron-bf16"),
+    (r"bf16 base weights; adapters fp32", "bf16-pure, adapters fp32"),
+    (r"(?:pure|full) bf16|bf16-true|bf16 model|bf16$|torch\.bfloat16", "bf16-pure"),
+    (r"fp32", "fp32"),
+)
+"""From a precision's words to a scheme. A bare ``bf16`` is everything in BF16: whatever mixes says so."""
+
+GPUS: Sequence[tuple[str, str]] = (
+    (r"A100.*40", "a100-40gb"), (r"A100", "a100-80gb"), (r"A10G", "a10g-24gb"), (r"H200", "h200-141gb"),
+    (r"H100 9", "h100-96gb"), (r"H100", "h100-80gb"), (r"L40S", "l40s-48gb"), (r"V100.*16", "v100-16gb"),
+    (r"4070 Ti SUPER", "rtx-4070-ti-super-16gb"), (r"3090", "rtx-3090"), (r"4090", "rtx-4090"),
+)  # fmt: skip
+
+
+class Optimizer(NamedTuple):
+    """As the registry has it."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Record:
+    """One published run. ``raw`` is the record as written; the rest is what its words mean, None where that is not known.
+
+    Attributes:
+        metric: ``allocated``, ``active``, ``reserved``, ``device``, ``tensors``.
+        measured: bytes.
+        halfwidth: bytes within which the published figure was rounded.
+        method: ``full``, ``lora``, or what the record says.
+        checkpointing: ``none``, ``full``, or the record's own word for another policy.
+        gpu: by memcalc's name; ``""`` where none is stated; None where it is no NVIDIA GPU.
+        torch: a version, where one is stated.
+    """
+
+    raw: Mapping[str, Any]
+    id: str
+    kind: str
+    grade: str
+    repo: str
+    implementation: str | None
+    metric: str | None
+    measured: int | None
+    halfwidth: int
+    method: str
+    quantized: bool
+    optimizer: Optimizer | None
+    precision: str | None
+    checkpointing: str
+    gpu: str | None
+    torch: str | None
+    accumulation: int
+
+    def text(self, key: str) -> str:
+        """A field's words; empty for none."""
+        value = self.raw.get(key)
+        return "" if value is None or value is False else str(value)
+
+    @property
+    def source(self) -> str:
+        """What errors are grouped by: the repository and the kind of number."""
+        return f"{self.repo} {self.kind}"
+
+
+def load(path: Path = CASES) -> list[Record]:
+    """Every record of a file.
+
+    Raises:
+        InputError: a record without an id, a kind or a measured value, or one id twice.
+    """
+    listed = load_yaml(path)
+    records = listed.get("records") if isinstance(listed, Mapping) else None
+    if not isinstance(records, list):
+        raise InputError(str(path), type(listed).__name__, "has no list of records", "write records: [...]")
+    found = [read(record, f"{path.name} record {index}") for index, record in enumerate(records, 1)]
+    seen: set[str] = set()
+    for record in found:
+        if record.id in seen:
+            raise InputError(f"{path.name} {record.id}", record.id, "is given twice", "give each run an id of its own")
+        seen.add(record.id)
+    return found
+
+
+def read(raw: Mapping[str, Any], path: str = "record") -> Record:
+    """One record.
+
+    Raises:
+        InputError: a missing key, or a kind or grade that is none.
+    """
+    for key in REQUIRED:
+        if key not in raw:
+            raise InputError(f"{path}.{key}", None, "is missing", f"give {', '.join(REQUIRED)}")
+    if raw["kind"] not in KINDS:
+        raise InputError(f"{path}.kind", raw["kind"], "is not a kind", f"use {', '.join(KINDS)}")
+    if raw["completeness"] not in GRADES:
+        raise InputError(f"{path}.completeness", raw["completeness"], "is not a grade", "use A, B or C")
+    source, measured, trained = raw["source"], raw["measured"], raw["trainable"]
+    method = trained.get("method", "?") if isinstance(trained, Mapping) else str(trained)
+    quantized = isinstance(trained, Mapping) and bool(trained.get("base_quantization"))
+    repo = str(source.get("repo") or source.get("title") or source.get("locator") or "?")
+    gpu_words = str(raw.get("gpu") or "")
+    stated = "" if gpu_words.lower() in ("", "not stated") else gpu_words
+    return Record(
+        raw=raw, id=str(raw["id"]), kind=raw["kind"], grade=raw["completeness"], repo=repo,
+        implementation=_implementation(repo, str(raw["id"])), metric=_first(METRICS, str(measured.get("metric", ""))),
+        measured=measured.get("bytes"), halfwidth=int(measured.get("rounding_halfwidth_bytes") or 0),
+        method=method, quantized=quantized, optimizer=_optimizer(str(raw["optimizer"] or "")),
+        precision=_first(PRECISIONS, str(raw["precision"] or "")),
+        checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
+        gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
+        accumulation=int(raw.get("gradient_accumulation_steps", 1)),
+    )  # fmt: skip
+
+
+def _first(table: Sequence[tuple[str, str]], words: str) -> str | None:
+    return next((value for pattern, value in table if re.search(pattern, words, re.IGNORECASE)), None)
+
+
+def _implementation(repo: str, name: str) -> str | None:
+    if "torchtune" in repo:
+        return "torchtune"
+    if name.startswith("liger-") and "-liger-" in name:
+        return "liger"
+    return IMPLEMENTATIONS.get(repo)
+
+
+def _optimizer(words: str) -> Optimizer | None:
+    if re.search(r"into backward|in post_accumulate|offload|lpmm|torchao", words, re.IGNORECASE):
+        return None
+    for pattern, (name, arguments) in OPTIMIZERS:
+        match = re.match(pattern, words)
+        if match:
+            return Optimizer(name.format(*match.groups()), dict(arguments))
+    return None
+
+
+def _checkpointing(words: str) -> str:
+    if words.startswith("none"):
+        return "none"
+    if "offload" in words or "selective" in words:
+        return words
+    return "full" if re.match(r"full|timm set_grad_checkpointing", words) else words
+
+
+def _torch(words: str) -> str | None:
+    match = re.search(r"(?:PyTorch|torch) (\d+\.\d+)", words)
+    return match[1] if match else None
