@@ -70,7 +70,9 @@ def footprint_of(record: Record, asked: Question, checkouts: Mapping[str, Path])
     if asked.lora is None:
         return api.estimate_read(job, model)
     model = with_adapters(model, asked.lora)
-    if asked.adapters is not None:  # a base in BF16, adapters in their own dtype: the model says which, and the job takes it as is
+    if (
+        asked.adapters is not None
+    ):  # a base in BF16, adapters in their own dtype: the model says which, and the job takes it as is
         dtypes = {True: asked.adapters, False: "bfloat16"}
         model = replace(
             model, tensors=tuple(replace(one, dtype=dtypes[one.trainable]) if one.role == "parameter" else one for one in model.tensors)

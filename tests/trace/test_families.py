@@ -79,7 +79,7 @@ def test_what_is_kept_equals_the_analytic_engine(name, keys):
 
 
 def test_experts_run_by_grouped_multiplication():
-    """transformers chooses grouped matrix multiplication for a mixture on a GPU, forward and backward, whatever the routing."""
+    """Transformers chooses grouped matrix multiplication for a mixture on a GPU, forward and backward, whatever the routing."""
     found = trace_job(read_job(asked("mixtral", precision="bf16-pure")))
     assert (
         found.operators["aten._grouped_mm.default"] == 2 * 2 * 2 * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ pytest.importorskip("transformers")
 
 from torch.nn import functional as F  # noqa: E402, N812
 
-from memcalc.engines.trace import estimate, shapes, thrift  # noqa: E402
+from memcalc.engines.trace import loop, shapes, thrift  # noqa: E402
 from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here  # noqa: E402
 from memcalc.engines.trace.estimate import Feed, Traced, trace_job, trace_module  # noqa: E402
 from memcalc.engines.trace.likeness import look  # noqa: E402
@@ -178,7 +179,7 @@ def test_a_tape_is_the_same_without_rules(asked: dict[str, Any], monkeypatch: py
     assert told(trace_job(job)) == ruled
     monkeypatch.setattr(shapes.Rules, "answer", lambda self, *call: self.ask(*call))
     monkeypatch.setattr(thrift, "FILLERS", frozenset())
-    monkeypatch.setattr(estimate, "own_garbage", estimate.contextlib.nullcontext)
+    monkeypatch.setattr(loop, "own_garbage", contextlib.nullcontext)
     assert told(trace_job(job)) == ruled
 
 

@@ -32,8 +32,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
-from memcalc.engines.trace.cuda.rules import cuda_rules
 from memcalc.engines.trace.cuda.modes import cuda_composites
+from memcalc.engines.trace.cuda.rules import cuda_rules
 from memcalc.engines.trace.shapes import Rules
 
 if TYPE_CHECKING:

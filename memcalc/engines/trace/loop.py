@@ -96,7 +96,7 @@ class Loop:
         claim_states(self.tracker, self.step, asked.plan)
 
     def run(self) -> None:
-        """The iterations; what only a cycle of references keeps dies at the end of its own, not whenever Python looks for it."""
+        """The iterations; what only a cycle of references keeps dies at the end of its own, not when Python looks for it."""
         with own_garbage():
             for index in range(1, ITERATIONS + 1):
                 if self.asked.step is None:
