@@ -32,8 +32,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.cuda.autocast import cuda_autocast
-from memcalc.engines.trace.cuda.rules import cuda_rules
 from memcalc.engines.trace.cuda.modes import cuda_composites
+from memcalc.engines.trace.cuda.rules import cuda_rules
 
 if TYPE_CHECKING:
     from memcalc.engines.trace.machine import Machine
@@ -217,7 +217,7 @@ class Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> Any:
         """On the CPU, wherever it is asked for."""
-        return super().__new__(cls, device="cpu")
+        return super().__new__(cls, device="cpu")  # type: ignore[call-arg]
 
 
 _SWAP = torch.utils.swap_tensors

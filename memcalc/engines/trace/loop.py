@@ -95,7 +95,7 @@ class Loop:
         claim_states(self.tracker, self.step, asked.plan)
 
     def run(self) -> None:
-        """The iterations; what only a cycle of references keeps dies at the end of its own, not whenever Python looks for it."""
+        """The iterations; what only a cycle of references keeps dies at the end of its own, not whenever Python looks."""
         with _no_collection():
             for index in range(1, ITERATIONS + 1):
                 if self.asked.step is None:
@@ -199,7 +199,7 @@ class Loop:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """No cyclic garbage is collected but when asked for, so that a trace is the same each time; what is old is not looked at."""
+    """No cyclic garbage is collected but when asked for, so that a trace is the same each time."""
     enabled = gc.isenabled()
     gc.disable()
     gc.freeze()

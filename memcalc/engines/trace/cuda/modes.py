@@ -111,14 +111,14 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
     if train and 0 < p < 1 and input.numel() > 0:  # is_fused_kernel_acceptable
         out: Tensor = aten.native_dropout(input, p, train)[0]
         return out
-    return composite("dropout", input, p, train)
+    return composite("dropout", input, p, train)  # type: ignore[no-any-return]
 
 
 def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:
     def run(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
         if self.dtype is torch.float16 and dtype is torch.float32:  # SoftMax.cpp:softmax, log_softmax
             return fused(self, dim, True)  # type: ignore[no-any-return]
-        return composite(name, self, dim, dtype)
+        return composite(name, self, dim, dtype)  # type: ignore[no-any-return]
 
     return run
 
@@ -188,14 +188,14 @@ def group_norm(
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Linear.cpp:linear: for an input that cannot be flattened, the bias is added in place, not out of place."""
     if bias is None or input.dim() <= 2 or input.is_contiguous():
-        return composite("linear", input, weight, bias)
+        return composite("linear", input, weight, bias)  # type: ignore[no-any-return]
     return torch.matmul(input, weight.t()).add_(bias)
 
 
 def one_hot(self: Tensor, num_classes: int = -1) -> Tensor:
     """Onehot.cpp:one_hot as CUDA runs it; the number of classes must be said, for there are no values to count."""
     if num_classes <= 0:
-        return composite("one_hot", self, num_classes)
+        return composite("one_hot", self, num_classes)  # type: ignore[no-any-return]
     out = self.new_zeros(*self.shape, num_classes)
     return out.scatter_(-1, self.unsqueeze(-1), 1)
 
