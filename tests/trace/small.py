@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -129,7 +131,7 @@ def attending_12():
 class Telling(nn.Module):
     """Writes down what Python is told of devices."""
 
-    told: dict = {}
+    told: ClassVar[dict] = {}
 
     def __init__(self):
         super().__init__()

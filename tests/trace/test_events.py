@@ -132,7 +132,7 @@ def test_recomputation_is_an_activation_of_backward():
 
 
 def test_a_step_of_one_s_own_has_its_phases_and_roles():
-    """Two losses and two backward passes: what the generator made is an activation, though it dies in the phase it was born in."""
+    """Two losses and two backward passes: what the generator made is an activation, though it dies in a forward."""
     found = traced("Adversaries", "args0=float32[2,4]", step=adversarial_step)
     assert set(found.footprint.phases) == {"forward", "backward", "optimizer_step", "zero_grad"}
     assert found.footprint.components.gradients == 4 * (4 * 8 + 8 + 8 + 1)

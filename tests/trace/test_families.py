@@ -22,13 +22,14 @@ WHISPER = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_att
            "max_target_positions": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
            "dropout": 0.0}  # fmt: skip
 MODELS = {
-    "gpt2": ("GPT2LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 99, "n_positions": 32, "bos_token_id": 1,
-             "eos_token_id": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, FEW),
+    "gpt2": ("GPT2LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 99, "n_positions": 32,
+             "bos_token_id": 1, "eos_token_id": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, FEW),
     "llama": ("LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}, FEW),
     "bert": ("BertForPreTraining", {**SMALL, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, FEW),
     "t5": ("T5ForConditionalGeneration", {"d_model": 32, "d_ff": 48, "d_kv": 16, "num_heads": 2, "num_layers": 2,
            "vocab_size": 99, "dropout_rate": 0.0}, {"sequence_length": 6, "source_length": 11}),
-    "mixtral": ("MixtralForCausalLM", {**SMALL, "num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2}, FEW),
+    "mixtral": ("MixtralForCausalLM", {**SMALL, "num_key_value_heads": 1, "num_local_experts": 4,
+                "num_experts_per_tok": 2}, FEW),
     "mamba": ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 99, "state_size": 4}, FEW),
     "vit": ("ViTForImageClassification", VISION, {"image_size": 32}),
     "clip": ("CLIPModel", {"text_config": {**SMALL, "max_position_embeddings": 20}, "vision_config": VISION,
@@ -79,7 +80,7 @@ def test_what_is_kept_equals_the_analytic_engine(name, keys):
 
 
 def test_experts_run_by_grouped_multiplication():
-    """Transformers chooses grouped matrix multiplication for a mixture on a GPU, forward and backward, whatever the routing."""
+    """The class of transformers chooses grouped matrix multiplication for a mixture on a GPU, forward and backward."""
     found = trace_job(read_job(asked("mixtral", precision="bf16-pure")))
     assert (
         found.operators["aten._grouped_mm.default"] == 2 * 2 * 2 * 3
