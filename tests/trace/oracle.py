@@ -50,7 +50,7 @@ def live_at(tape, phase: str, iteration: int) -> list:
     raise AssertionError(f"no {phase} {iteration}")
 
 
-KEPT = ("parameter", "buffer", "input", "optimizer_state", "master_parameter", "gradient")
+KEPT = ("parameter", "buffer", "input", "optimizer_state", "master_parameter", "gradient", "workspace")
 
 
 def traced_activations(tape, iteration: int = 1) -> int:
