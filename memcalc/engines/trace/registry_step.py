@@ -110,7 +110,8 @@ def _named(states: Iterable[State]) -> dict[str, list[torch.Tensor]]:
 
 
 def _buffers(state: State) -> list[torch.Tensor]:
-    device = torch.device("cpu") if state.place == "host" else CUDA
+    # managed memory is the driver's: no caching allocator counts it
+    device = CUDA if state.place == "device" else torch.device("cpu")
     return [torch.empty(int(state.nbytes), dtype=torch.uint8, device=device) for _ in range(int(state.count))]
 
 
