@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch", reason="the trace runs torch's own dispatch
 
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
 
-from memcalc.engines.trace.bridge import CUDA, cuda_is_here  # noqa: E402
+from memcalc.engines.trace.bridge import cuda_is_here  # noqa: E402
 from memcalc.engines.trace.estimate import Feed, trace_job, trace_module  # noqa: E402
+from memcalc.engines.trace.fake import CUDA  # noqa: E402
 from memcalc.engines.trace.machine import machine_of  # noqa: E402
 from memcalc.errors import InputError, NotModelledError  # noqa: E402
 from memcalc.job import read_job  # noqa: E402

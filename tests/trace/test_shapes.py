@@ -15,8 +15,9 @@ pytest.importorskip("transformers")
 from torch.nn import functional as F  # noqa: E402, N812
 
 from memcalc.engines.trace import loop, shapes, thrift  # noqa: E402
-from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here  # noqa: E402
+from memcalc.engines.trace.bridge import cuda_is_here  # noqa: E402
 from memcalc.engines.trace.estimate import Feed, Traced, trace_job, trace_module  # noqa: E402
+from memcalc.engines.trace.fake import CUDA, CudaFakeMode  # noqa: E402
 from memcalc.engines.trace.likeness import look  # noqa: E402
 from memcalc.engines.trace.machine import machine_of  # noqa: E402
 from memcalc.job import read_job  # noqa: E402

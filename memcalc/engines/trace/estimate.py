@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
 
 from memcalc.allocator.played import Replay
 from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
-from memcalc.engines.trace.bridge import CudaFakeMode, cuda_is_here
+from memcalc.engines.trace.bridge import cuda_is_here
+from memcalc.engines.trace.failures import UnrunnableError, kernel_warnings, quiet_libraries, require_runnable, take
 from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
@@ -29,17 +22,15 @@ from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
-from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
+from memcalc.errors import NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
-from memcalc.optimizers.base import Optimizer
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
 from memcalc.runtime.build import Built, build, with_lora
 from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
 from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
-from memcalc.runtime.optimizers import optimizer_class
 from memcalc.tape.events import Event
 
 Progress = Callable[[str, int], None]
@@ -124,37 +115,14 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     _require_one_rank(plan)
     machine = machine_of(job)
     try:
-        _import(plan.optimizer)
+        require_runnable(plan.optimizer)
         return _run(job, plan, feed, make, machine, real=True)
-    except _UnrunnableError as unrunnable:
+    except UnrunnableError as unrunnable:
         reason = str(unrunnable)
     traced = _run(job, plan, feed, make, machine, real=False)
     word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
     footprint = replace(traced.footprint, assumptions=(*traced.footprint.assumptions, word))
     return Traced(footprint, traced.tape, traced.replay, traced.operators)
-
-
-class _UnrunnableError(Exception):
-    """The optimizer's class failed on tensors without data, or is not here."""
-
-
-COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
-"""Packages whose optimizers are not made for a trace, and why."""
-
-
-def _import(entry: Optimizer) -> None:
-    """The optimizer's package, loaded before it could see a GPU that is not there.
-
-    Raises:
-        _UnrunnableError: there is no such package, or its step is no plain call.
-    """
-    package = entry.name.partition(":")[0]
-    if package in COMPILED:
-        raise _UnrunnableError(COMPILED[package])
-    try:
-        optimizer_class(entry)
-    except (MissingPackageError, NotModelledError) as error:
-        raise _UnrunnableError(error.rule) from None
 
 
 def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
@@ -179,7 +147,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         stack.enter_context(faked(built.module, mode))
         loop = Loop(asked, tracker, mode)
         with sites.watching(), machine.only_kernel(training.attention), tracker:
-            _take(loop, built, mode, tracker)
+            take(loop, built)
         summary = _summary(built, loop.module)
         parts, notes = loop.parts, tuple(loop.step.notes)
         del loop
@@ -199,58 +167,6 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         ITERATIONS,
     )  # fmt: skip
     return Traced(footprint, tape, played, {str(func): count for func, count in tracker.operators.items()})
-
-
-def _take(loop: Loop, built: Built, mode: CudaFakeMode, tracker: Tracker) -> None:
-    """The loop, its failures told in a person's words."""
-    try:
-        loop.build(built)
-        loop.run()
-    except MemcalcError:
-        raise
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        if loop.in_optimizer and loop.asked.real:
-            raise _UnrunnableError(f"{error.func} asks for a value at {_where(error)}") from None
-        operator = str(error.func).removeprefix("aten.")
-        rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
-        way_out = "decide by shapes there, give --input that avoids it, or measure instead"
-        raise NotModelledError("model", built.name, rule, way_out) from None
-    except UnsupportedOperatorException as error:
-        if loop.in_optimizer and loop.asked.real:
-            raise _UnrunnableError(f"{error.func} has no rule for shapes") from None
-        rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
-        raise NotModelledError(
-            "model", built.name, rule, "register a fake kernel for it (torch.library.register_fake)"
-        ) from None
-    except Exception as error:
-        said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
-        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        if loop.in_optimizer and loop.asked.real:
-            raise _UnrunnableError(told) from None
-        phase, _ = tracker.now
-        raise InputError(
-            "model", built.name, f"fails in {phase} at {_where(error)} ({told})", "mend it, or its --input"
-        ) from error
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line that is neither torch's nor ours: the one a person can change."""
-    frames = list(traceback.extract_tb(error.__traceback__))
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
-    own = [frame for frame in frames if not frame.filename.startswith(ours) and not frame.filename.startswith("<")]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}:{frame.lineno}"
-
-
-def kernel_warnings(kernels: Kernels) -> tuple[str, ...]:
-    """What is not known for sure of the kernels of a trace."""
-    said = []
-    if kernels.unread:
-        names = ", ".join(sorted(kernels.unread))
-        said.append(f"nobody has read what the kernels of these need beyond their results, so it is taken for nothing: {names}")
-    if kernels.bounded:
-        said.append(f"an upper figure stands for what only a library knows: {'; '.join(kernels.bounded)}")
-    return tuple(said)
 
 
 def _summary(built: Built, module: Any) -> ModelSummary:
@@ -274,16 +190,3 @@ def _require_one_rank(plan: Plan) -> None:
         )
     if plan.backend != "torch":
         raise NotModelledError("training.precision", plan.scheme.name, "is another engine's layout", "use engine analytic")
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No word of a library's below an error: stderr is for memcalc's own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

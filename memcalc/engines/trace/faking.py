@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from memcalc.engines.trace.bridge import CudaFakeMode
+from memcalc.engines.trace.fake import CudaFakeMode
 from memcalc.errors import InputError
 
 

@@ -53,7 +53,7 @@ def maker(like: FakeTensor, place: int | None, mode: FakeTensorMode) -> Rule:
     told: dict[str, Any] = {
         "dispatch_device": device.type != "cuda",
         "device_for_backend_keys": device,
-    }  # as in bridge._subclass
+    }  # as in presence._subclass
     protect = _WARN_OF_POINTERS if mode._allow_unsafe_data_ptr_access else _REFUSE_POINTERS
 
     def make(tensors: Sequence[Any]) -> FakeTensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.bridge import CUDA, CudaFakeMode
+from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.names import claim_gradients, claim_kept, claim_states
 from memcalc.engines.trace.registry_step import RegistryStep
 from memcalc.engines.trace.thrift import own_garbage

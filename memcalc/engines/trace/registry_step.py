@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.bridge import CUDA
+from memcalc.engines.trace.fake import CUDA
 from memcalc.optimizers.base import Param, State, Temporary
 from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.step_base import Recipe, Step

@@ -15,8 +15,10 @@ from torch.optim import optimizer as hooks
 
 from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
-from memcalc.engines.trace.bridge import CUDA, CudaFakeMode, cuda_is_here
-from memcalc.engines.trace.estimate import Traced, kernel_warnings
+from memcalc.engines.trace.bridge import cuda_is_here
+from memcalc.engines.trace.estimate import Traced
+from memcalc.engines.trace.failures import kernel_warnings
+from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
 from memcalc.engines.trace.sites import Sites

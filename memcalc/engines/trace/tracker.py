@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memcalc.engines.trace.bridge import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.cuda.scratch import Scratch
+from memcalc.engines.trace.fake import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.sites import Sites
 from memcalc.tape.events import Phase, Role

@@ -1,0 +1,118 @@
+"""What goes wrong in a trace, in a person's words: whose line it was, and what can be done."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+from memcalc.engines.trace.kernels import Kernels
+from memcalc.engines.trace.loop import Loop
+from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
+from memcalc.optimizers.base import Optimizer
+from memcalc.runtime.build import Built
+from memcalc.runtime.optimizers import optimizer_class
+
+
+class UnrunnableError(Exception):
+    """The optimizer's class failed on tensors without data, or is not here."""
+
+
+COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
+"""Packages whose optimizers are not made for a trace, and why."""
+
+
+def require_runnable(entry: Optimizer) -> None:
+    """The optimizer's package, loaded before it could see a GPU that is not there.
+
+    Raises:
+        UnrunnableError: there is no such package, or its step is no plain call.
+    """
+    package = entry.name.partition(":")[0]
+    if package in COMPILED:
+        raise UnrunnableError(COMPILED[package])
+    try:
+        optimizer_class(entry)
+    except (MissingPackageError, NotModelledError) as error:
+        raise UnrunnableError(error.rule) from None
+
+
+def take(loop: Loop, built: Built) -> None:
+    """The loop, its failures told in a person's words.
+
+    Raises:
+        UnrunnableError: the optimizer's class fails on tensors without data.
+        InputError: the module fails.
+        NotModelledError: code decides by values, or an operator says nothing of its shapes.
+    """
+    try:
+        loop.build(built)
+        loop.run()
+    except MemcalcError:
+        raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        if loop.in_optimizer and loop.asked.real:
+            raise UnrunnableError(f"{error.func} asks for a value at {_where(error)}") from None
+        operator = str(error.func).removeprefix("aten.")
+        rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
+        way_out = "decide by shapes there, give --input that avoids it, or measure instead"
+        raise NotModelledError("model", built.name, rule, way_out) from None
+    except UnsupportedOperatorException as error:
+        if loop.in_optimizer and loop.asked.real:
+            raise UnrunnableError(f"{error.func} has no rule for shapes") from None
+        rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
+        raise NotModelledError(
+            "model", built.name, rule, "register a fake kernel for it (torch.library.register_fake)"
+        ) from None
+    except Exception as error:
+        said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
+        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        if loop.in_optimizer and loop.asked.real:
+            raise UnrunnableError(told) from None
+        phase, _ = loop.tracker.now
+        raise InputError(
+            "model", built.name, f"fails in {phase} at {_where(error)} ({told})", "mend it, or its --input"
+        ) from error
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line that is neither torch's nor ours: the one a person can change."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+    own = [frame for frame in frames if not frame.filename.startswith(ours) and not frame.filename.startswith("<")]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def kernel_warnings(kernels: Kernels) -> tuple[str, ...]:
+    """What is not known for sure of the kernels of a trace."""
+    said = []
+    if kernels.unread:
+        names = ", ".join(sorted(kernels.unread))
+        said.append(f"nobody has read what the kernels of these need beyond their results, so it is taken for nothing: {names}")
+    if kernels.bounded:
+        said.append(f"an upper figure stands for what only a library knows: {'; '.join(kernels.bounded)}")
+    return tuple(said)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No word of a library's below an error: stderr is for memcalc's own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

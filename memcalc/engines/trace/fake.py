@@ -1,0 +1,86 @@
+"""Fake tensors that say ``cuda`` to Python and ``meta`` to C++; why is told in ``memcalc.engines.trace.bridge``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from memcalc.engines.trace.shapes import Rules
+
+CUDA = torch.device("cuda", 0)
+META = torch.device("meta")
+ITEM = torch.ops.aten._local_scalar_dense.default
+LIFT_FRESH = torch.ops.aten.lift_fresh.default
+PRIM_DEVICE = torch.ops.prim.device.default
+RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
+                    torch.ops.aten.arange.start_step})  # fmt: skip
+CONSTANTS = 1024
+"""Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
+
+
+class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Fake tensors whose device is ``cuda`` in Python and ``meta`` in C++.
+
+    C++ makes new tensors where the ones it was given are, so that its ``meta`` is read as ``cuda`` here. A module that is
+    really meant to be on ``meta`` cannot be told from one on the GPU.
+    """
+
+    answering = False
+    """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
+    avoid_device_init = True
+    """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.rules = Rules(self, super().dispatch)
+
+    def dispatch(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator."""
+        if func is PRIM_DEVICE and not self.in_kernel_invocation:
+            return device_in_cpp(args[0])
+        if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
+            return args[0].constant.item()
+        if func is ITEM and self.answering and args[0].constant is None:
+            return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
+        if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
+            return self._constant(args[0])
+        if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
+            kwargs = {**kwargs, "device": CUDA}
+        elif func in RANGES and (known := self._known(func, args, kwargs or {})) is not None:
+            return known
+        return self.rules.answer(func, types, args, kwargs or {})
+
+    def _constant(self, real: torch.Tensor) -> FakeTensor:
+        """``torch.tensor(1.0)``, whose value stays known (fake_tensor.py:FakeTensorConverter.from_real_tensor)."""
+        converter = self.fake_tensor_converter
+        real = real.clone()
+        made = FakeTensor(self, torch.empty((), dtype=real.dtype, device=META), real.device, constant=real)
+        converter.set_tensor_memo(real, made)
+        converter.add_constant_storage_mapping(made)
+        return made
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, without the parent's counting and logging."""
+        return self.dispatch(func, types, args, kwargs)
+
+    def _known(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A short range on the CPU, whose values a constructor may read: rates of a drop path, sizes of a window."""
+        with _disable_current_modes():
+            made = func(*args, **kwargs)
+        if made.device.type != "cpu" or not self.may_turn_const(made):
+            return None
+        return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
+
+
+def device_in_cpp(tensor: Any) -> torch.device:
+    """What C++ is told of a fake tensor's device."""
+    device: torch.device = tensor.fake_device
+    return META if device.type == "cuda" else device
