@@ -47,7 +47,8 @@ def claim_states(tracker: Tracker, step: Step, plan: Plan) -> dict[str, int]:
             continue
         states = _promised(plan, described, found.owner)
         known = [found.path, found.path.rstrip("._0123456789"), *reversed(found.path.split("."))]
-        part = next((states[name] for name in known if name in states), "other")
+        only = next(iter(states.values())) if found.owner is None and len(set(states.values())) == 1 else "other"
+        part = next((states[name] for name in known if name in states), only)
         owner = "" if found.owner is None else f"{step.keyed[found.owner].name} "
         what = next((word for word in known[2:] if not word.isdigit()), "?")
         _name(life, "master_parameter" if part == "master" else "optimizer_state", f"{owner}{what}")
