@@ -254,3 +254,25 @@ def test_a_snapshot_is_read_back(here, answer):
     code, out, err = answer("replay", "bad.pickle")
     assert (code, out) == (2, "")
     assert "bad.pickle" in err
+
+
+def test_an_interrupt_ends_it_quietly(here):
+    """Ctrl-C in the middle of a trace: exit 130, no traceback, no file."""
+    script = (
+        "import os, signal, sys\n"
+        "from memcalc.__main__ import main\n"
+        "from memcalc.engines.trace.tracker import Tracker\n"
+        "mark = Tracker.mark\n"
+        "def interrupting(self, phase, iteration):\n"
+        "    mark(self, phase, iteration)\n"
+        "    if phase == 'backward':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "Tracker.mark = interrupting\n"
+        "main(sys.argv[1:])\n"
+    )
+    root = str(Path(memcalc.__file__).parents[1])
+    words = [sys.executable, "-c", script, *map(str, TINY), "--timeline", "never.html"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
+    assert not (here / "never.html").exists()

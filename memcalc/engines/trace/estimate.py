@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,22 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         tape,
         played,
         Told(
-            summary, told, parts, plan.stage, (*built.assumptions, *plan.assumptions, *machine.assumptions, *notes),
+            summary, told, parts, plan.stage, (
+                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *_of_the_model(built, tracker.operators),
+            ),
             kernel_warnings(kernels),
         ),
         ITERATIONS,
     )  # fmt: skip
     return Traced(footprint, tape, played, {str(func): count for func, count in tracker.operators.items()})
+
+
+def _of_the_model(built: Built, operators: Mapping[Any, int]) -> Iterator[str]:
+    """What is assumed of how a model runs on a GPU."""
+    if any("_grouped_mm" in str(func) for func in operators):
+        yield "experts run by grouped matrix multiplication, as transformers chooses on a GPU: no size depends on the routing"
+    if built.family in ("mamba", "mamba2") and find_spec("mamba_ssm") is None:
+        yield "Mamba's own kernels are not installed here: its slow path in PyTorch is what was traced"
 
 
 def _summary(built: Built, module: Any) -> ModelSummary:

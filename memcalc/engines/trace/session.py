@@ -7,6 +7,7 @@ are the parameters; the iteration after its first step is the steady one.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
 from memcalc.engines.trace.sites import Sites
+from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.errors import NO_VALUE, InputError
 from memcalc.footprint import ModelSummary
@@ -98,6 +100,7 @@ class Session:
                 owner = "" if found.owner is None else f"{self._params[id(params[found.owner])][0]} "
                 life.role, life.name = "optimizer_state", f"{owner}{found.path.rpartition('.')[2] or '?'}"
         self._iteration += 1
+        gc.collect()  # what only a cycle keeps dies here, not whenever Python looks for it
         self.tracker.sites.forget()
         self.tracker.mark("forward", self._iteration)
 
@@ -161,7 +164,7 @@ def session(job: Job, allocator: str = "") -> Iterator[Session]:
     tracker = Tracker(sites, kernels)
     with cuda_is_here(machine) as mode:
         opened = Session(job, tracker, mode)
-        with sites.watching(), opened._following(), tracker:
+        with own_garbage(), sites.watching(), opened._following(), tracker:
             tracker.mark("forward", 1)
             yield opened
         opened._end(allocator)
