@@ -272,7 +272,9 @@ def test_an_interrupt_ends_it_quietly(here):
     )
     root = str(Path(memcalc.__file__).parents[1])
     words = [sys.executable, "-c", script, *map(str, TINY), "--timeline", "never.html"]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, timeout=120, check=False)
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, timeout=120, check=False
+    )
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr
     assert not (here / "never.html").exists()

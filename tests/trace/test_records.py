@@ -9,15 +9,15 @@ import pytest
 pytest.importorskip("torch", reason="the trace runs torch's own dispatcher")
 pytest.importorskip("transformers", reason="the records' models are built by it")
 
-from memcalc.api import trace_read  # noqa: E402
-from memcalc.job import read_job  # noqa: E402
-from memcalc.measurement_files import read_measurement  # noqa: E402
+from memcalc.api import trace_read
+from memcalc.job import read_job
+from memcalc.measurement_files import read_measurement
 
 RECORDS = Path(__file__).parents[2] / "measurements" / "cpu"
 KEPT = ("parameters", "buffers", "gradients", "master_parameters", "optimizer_states", "inputs")
 CASES = (
-    "textbook-fp16-adam", "optimizers-adamw", "optimizers-adamw8bit-bf16-pure", "optimizers-sophia-amp-bf16", "families-t5-src24",
-    "families-mixtral-bf16", "families-resnet-i32-sgd-momentum", "habits-acc3-clip1.0-bf16-cosine",
+    "textbook-fp16-adam", "optimizers-adamw", "optimizers-adamw8bit-bf16-pure", "optimizers-sophia-amp-bf16",
+    "families-t5-src24", "families-mixtral-bf16", "families-resnet-i32-sgd-momentum", "habits-acc3-clip1.0-bf16-cosine",
 )  # fmt: skip
 
 
