@@ -49,7 +49,8 @@ def checked_out(record: Record, clone: Path) -> Iterator[tuple[Path, str]]:
         for package in ("litgpt", "lit_gpt"):
             packed = subprocess.run(["git", "-C", str(clone), "archive", commit, package], capture_output=True, check=False)
             if packed.returncode == 0:
-                tarfile.open(fileobj=io.BytesIO(packed.stdout)).extractall(folder, filter="data")
+                with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+                    archive.extractall(folder, filter="data")
                 yield Path(folder), package
                 return
     raise MissingPackageError("--litgpt", str(clone), f"does not have litgpt at {commit}", "clone Lightning-AI/litgpt whole")

@@ -134,7 +134,16 @@ def _cudnn(
 
 
 def _math(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, causal: bool, scale: float | None, gqa: bool, _: bool, *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    p: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
+    _: bool,
+    *,
     wide: bool = True,
 ) -> Tensor:
     """attention.cpp:_scaled_dot_product_attention_math, which adds the mask in place where no tensor is a subclass."""
