@@ -1,10 +1,9 @@
-"""litgpt's own model and loop, traced: the code of the commit a run was made with, from a checkout that is not part of this.
+"""litgpt's own model and loop, traced: the code of the commit a run was made with, out of a clone that is not part of this.
 
     git clone https://github.com/Lightning-AI/litgpt
-    git -C litgpt worktree add ../litgpt-2023 8641822b3249bb94f068c254aa5d13decbc9f0a0   # package lit_gpt
-    git -C litgpt worktree add ../litgpt-2024 2b195c7f                                   # package litgpt
 
-The model is that code's; the few lines around it are those of finetune/lora.py, finetune/full.py and extensions/thunder/pretrain.py.
+The model is that code's; the few lines around it are those of finetune/lora.py, finetune/full.py and
+extensions/thunder/pretrain.py.
 Lightning is not needed: what the model takes from it is stood in for, and what Fabric does to a step is done here.
 """
 
@@ -12,7 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
+import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,21 +37,40 @@ ABSENT = (
 )  # fmt: skip
 
 
-def package_of(record: Record) -> str:
-    """The package of the run's time: ``lit_gpt`` of 2023, where torch was 2.1, else ``litgpt`` of 2024."""
-    return "lit_gpt" if record.torch == "2.1" else "litgpt"
+@contextlib.contextmanager
+def checked_out(record: Record, clone: Path) -> Iterator[tuple[Path, str]]:
+    """A folder with the code of a record's commit, and its package's name then: ``lit_gpt`` until March 2024.
+
+    Raises:
+        MissingPackageError: there is no such clone, or it lacks the commit.
+    """
+    commit = str(record.raw["source"].get("code_commit"))
+    with tempfile.TemporaryDirectory() as folder:
+        for package in ("litgpt", "lit_gpt"):
+            packed = subprocess.run(["git", "-C", str(clone), "archive", commit, package], capture_output=True, check=False)
+            if packed.returncode == 0:
+                with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+                    archive.extractall(folder, filter="data")
+                yield Path(folder), package
+                return
+    raise MissingPackageError("--litgpt", str(clone), f"does not have litgpt at {commit}", "clone Lightning-AI/litgpt whole")
 
 
-def trace(record: Record, folder: Path) -> Any:
+def trace(record: Record, clone: Path) -> Any:
     """A record's step, traced.
 
     Args:
         record: one of litgpt's.
-        folder: the checkout that holds the record's package.
+        clone: of its repository.
 
     Raises:
-        MissingPackageError: the checkout does not hold the package.
+        MissingPackageError: the clone does not hold the record's commit.
     """
+    with checked_out(record, clone) as (folder, package):
+        return _trace(record, folder, package)
+
+
+def _trace(record: Record, folder: Path, package: str) -> Any:
     import torch
 
     import memcalc
@@ -56,10 +78,10 @@ def trace(record: Record, folder: Path) -> Any:
     asked = question(record)
     training = asked.job["training"]
     behaviour = asked.job["behaviour"]
-    with _modules(package_of(record), folder) as load, memcalc.tracing(name=record.id, behaviour=behaviour) as session:
+    with _modules(package, folder) as load, memcalc.tracing(name=record.id, behaviour=behaviour) as session:
         base = torch.float32 if training["precision"].startswith("amp") else torch.bfloat16
         with torch.device(session.device), _default(base):
-            model = _model(record, load)
+            model = _model(record, load, new=package == "litgpt")
         session.watch(model)
         params = [param for param in model.parameters() if param.requires_grad]
         options = {"foreach": None, **(record.optimizer.arguments if record.optimizer else {})}
@@ -71,13 +93,22 @@ def trace(record: Record, folder: Path) -> Any:
         context: Callable[[], Any] = contextlib.nullcontext
         if base is torch.float32:
             context = lambda: torch.autocast("cuda", torch.bfloat16)  # noqa: E731
-        chunked = load("utils").chunked_cross_entropy
+        entropy = load("utils").chunked_cross_entropy
+
+        def chunked(*args: Any, **options: Any) -> Any:
+            session.mode.answering = True  # some of its versions ask whether any target is left: it is
+            try:
+                return entropy(*args, **options)
+            finally:
+                session.mode.answering = False
+
         even = "thunder" in record.id  # pretrain.py: every sample is as long as the next, and targets are shifted in the data
         for _ in range(2):
             for _ in range(steps):
                 logits = _logits(record, model, ids, context)
-                if even:
+                if even:  # a function of its own, whose logits end with it
                     loss = chunked(logits, targets, chunk_size=0)
+                    del logits
                 elif isinstance(logits, list):
                     logits[-1] = logits[-1][..., :-1, :]
                     loss = chunked(logits, targets[..., 1:])
@@ -100,7 +131,7 @@ def _logits(record: Record, model: Any, ids: Any, context: Callable[[], Any]) ->
     return [chunk.to(torch.float32) for chunk in output] if isinstance(output, list) else output.to(torch.float32)
 
 
-def _model(record: Record, load: Callable[[str], Any]) -> Any:
+def _model(record: Record, load: Callable[[str], Any], *, new: bool) -> Any:
     name = str(record.raw["model"]["name"]).rpartition("/")[2]
     name, told = NAMES.get(name, name), record.raw["trainable"]
     if record.method != "lora":
@@ -109,7 +140,6 @@ def _model(record: Record, load: Callable[[str], Any]) -> Any:
         model.max_seq_length = record.raw["seq_len"]
         return model
     code = load("lora")
-    new = package_of(record) == "litgpt"
     options = {"r": told["rank"], "alpha": told.get("alpha", 16), "dropout": told.get("dropout", 0.05)}
     options |= {f"{'' if new else 'to_'}{word}": part in told["targets"] for part, word in PARTS.items()}
     model = code.GPT(code.Config.from_name(name, **{f"lora_{key}" if new else key: value for key, value in options.items()}))
@@ -152,8 +182,6 @@ class _Nothing:
 @contextlib.contextmanager
 def _modules(package: str, folder: Path) -> Iterator[Callable[[str], Any]]:
     """Modules of a package, without what its ``__init__`` loads."""
-    if not (folder / package / "model.py").is_file():
-        raise MissingPackageError("--litgpt", str(folder), f"has no {package}", "check out the commit this module names")
     before = dict(sys.modules)
     for name in ABSENT:
         if name not in sys.modules:
@@ -167,7 +195,8 @@ def _modules(package: str, folder: Path) -> Iterator[Callable[[str], Any]]:
         try:
             return importlib.import_module(f"{package}.{name}")
         except ImportError as error:
-            raise InputError("--litgpt", f"{package}.{name}", f"cannot be imported ({error})", "check out its commit") from None
+            way_out = "see whether its commit needs more"
+            raise InputError("--litgpt", f"{package}.{name}", f"cannot be imported ({error})", way_out) from None
 
     try:
         load("model")

@@ -73,6 +73,7 @@ def _megatron(model: Mapping[str, Any]) -> dict[str, Any] | None:
     if model.get("arch") != "gpt" or any(args.get(key) for key in other):
         return None
     return {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": args["num-layers"], "n_embd": args["hidden-size"],
-        "n_head": args["num-attention-heads"], "n_positions": args["max-position-embeddings"], "vocab_size": VOCABULARY,
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": args["num-layers"],
+        "n_embd": args["hidden-size"], "n_head": args["num-attention-heads"], "n_positions": args["max-position-embeddings"],
+        "vocab_size": VOCABULARY,
     }  # fmt: skip

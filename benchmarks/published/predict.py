@@ -1,11 +1,11 @@
 """Predict published runs, and write what came out.
 
-    python -m benchmarks.published.predict [FILE] [--litgpt-2023 DIR] [--litgpt-2024 DIR] [--only ID ...] [--again]
+    python -m benchmarks.published.predict [FILE] [--litgpt CLONE] [--only ID ...] [--again]
     python -m benchmarks.published.predict --page          # docs/published.md from the predictions kept, nothing traced
 
 FILE is of the schema of cases.yaml, which is taken by default. Predictions are kept in predictions.json beside it, and a run
 that has one is not traced again unless --again; of another file nothing is kept, and its errors are printed. litgpt's runs need
-its code (litgpt.py says which commits); without it theirs are left as they are.
+a clone of litgpt, whose commits are read from it; without one theirs are left as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ KEPT = Path(__file__).parent / "predictions.json"
 PAGE = Path(__file__).parents[2] / "docs" / "published.md"
 
 
-def predict(record: Record, checkouts: Mapping[str, Path] | None = None) -> dict[str, Any]:
+def predict(record: Record, clone: Path | None = None) -> dict[str, Any]:
     """What memcalc says of a record, as it is kept: bytes, engine, the instant of the peak, and what stood in for what.
 
     Raises:
         MemcalcError: a job that an engine refuses, or code that is not here.
     """
     asked = question(record)
-    footprint = footprint_of(record, asked, checkouts or {})
+    footprint = footprint_of(record, asked, clone)
     told: dict[str, Any] = {
         "id": record.id, "engine": footprint.engine, "predicted": answer(footprint, asked.reading), "of": list(asked.reading),
     }  # fmt: skip
@@ -49,7 +50,7 @@ def predict(record: Record, checkouts: Mapping[str, Path] | None = None) -> dict
     return told
 
 
-def footprint_of(record: Record, asked: Question, checkouts: Mapping[str, Path]) -> Footprint:
+def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footprint:
     """By the engine the rule names; litgpt's by litgpt's own code."""
     from memcalc import api
     from memcalc.adapters import with_adapters
@@ -59,10 +60,11 @@ def footprint_of(record: Record, asked: Question, checkouts: Mapping[str, Path])
         if record.implementation == "litgpt":
             from benchmarks.published import litgpt
 
-            package = litgpt.package_of(record)
-            if package not in checkouts:
-                raise MissingPackageError("--litgpt", package, "is not here", "check out the commits that litgpt.py names")
-            return litgpt.trace(record, checkouts[package]).footprint
+            if clone is None:
+                raise MissingPackageError("--litgpt", None, "is missing", "give a clone of Lightning-AI/litgpt")
+            return litgpt.trace(record, clone).footprint
+        if record.implementation == "timm" and not all(map(find_spec, ("timm", "torchvision"))):
+            raise MissingPackageError("model", "timm", "is not installed with torchvision", "pip install timm torchvision")
         told = {"lora": asked.lora, "loss": asked.loss, "inputs": asked.inputs}
         return api.trace_read(read_job(asked.job), **told).footprint
     job = read_job(asked.job)
@@ -70,13 +72,10 @@ def footprint_of(record: Record, asked: Question, checkouts: Mapping[str, Path])
     if asked.lora is None:
         return api.estimate_read(job, model)
     model = with_adapters(model, asked.lora)
-    if (
-        asked.adapters is not None
-    ):  # a base in BF16, adapters in their own dtype: the model says which, and the job takes it as is
+    if asked.adapters is not None:  # a base in BF16, adapters in their own dtype: the job takes the model as it is
         dtypes = {True: asked.adapters, False: "bfloat16"}
-        model = replace(
-            model, tensors=tuple(replace(one, dtype=dtypes[one.trainable]) if one.role == "parameter" else one for one in model.tensors)
-        )  # fmt: skip
+        tensors = (replace(one, dtype=dtypes[one.trainable]) if one.role == "parameter" else one for one in model.tensors)
+        model = replace(model, tensors=tuple(tensors))
         job = read_job({**asked.job, "training": {**asked.job["training"], "precision": "as-is"}})
     return api.estimate_read(job, model)
 
@@ -101,7 +100,7 @@ def asked_for(records: Iterable[Record], only: Iterable[str] = ()) -> list[Recor
     ]
 
 
-def run(records: list[Record], checkouts: Mapping[str, Path], kept: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def run(records: list[Record], clone: Path | None, kept: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Predictions by id, those that are kept left as they are; what is refused says why."""
     done = dict(kept)
     for index, record in enumerate(records, 1):
@@ -109,7 +108,7 @@ def run(records: list[Record], checkouts: Mapping[str, Path], kept: dict[str, di
             continue
         began = time.process_time()
         try:
-            done[record.id] = predict(record, checkouts)
+            done[record.id] = predict(record, clone)
         except MissingPackageError as error:
             print(f"{record.id}: left out: {error}", file=sys.stderr)
             continue
@@ -125,8 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, default=CASES)
-    parser.add_argument("--litgpt-2023", type=Path)
-    parser.add_argument("--litgpt-2024", type=Path)
+    parser.add_argument("--litgpt", type=Path)
     parser.add_argument("--only", nargs="+", default=())
     parser.add_argument("--again", action="store_true", help="predict what has a prediction, too")
     parser.add_argument("--page", action="store_true", help="write the page from what is kept, and predict nothing")
@@ -135,12 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
     records = load(told.file)
     kept = read_kept() if own else {}
     if not told.page:
-        found = {"lit_gpt": told.litgpt_2023, "litgpt": told.litgpt_2024}
         chosen = asked_for(records, told.only)
         again = {record.id for record in chosen} if told.again else set()
-        kept = run(
-            chosen, {name: path for name, path in found.items() if path}, {k: v for k, v in kept.items() if k not in again}
-        )  # fmt: skip
+        kept = run(chosen, told.litgpt, {name: value for name, value in kept.items() if name not in again})
     from benchmarks.published.report import page, table
 
     if own:

@@ -27,7 +27,7 @@ METRICS: Sequence[tuple[str, str]] = (
     (r"sum of optimizer state", "tensors"),
     (r"allocated|memory snapshot peak", "allocated"),
 )
-"""What a metric's words say is counted; the first that matches. ``active`` is allocated and not yet given back to its stream."""
+"""What a metric's words say is counted; the first that matches. ``active`` is allocated, and what waits for its stream."""
 
 IMPLEMENTATIONS: Mapping[str, str] = {
     "Lightning-AI/litgpt": "litgpt", "pytorch/torchtitan": "torchtitan", "pytorch/torchtune": "torchtune", "pytorch/ao": "timm",
@@ -48,7 +48,7 @@ OPTIMIZERS: Sequence[tuple[str, tuple[str, dict[str, Any]]]] = (
     (r"Adafactor", ("transformers:Adafactor", {})),
     (r"Megatron mixed-precision Adam", ("torch:Adam", {})),
 )
-"""From an optimizer's words to its registry name and options. ``adamw_hf`` updated tensors one by one, as foreach=False does."""
+"""From an optimizer's words to its registry name and options; ``adamw_hf`` took tensors one by one, as foreach=False does."""
 
 PRECISIONS: Sequence[tuple[str, str]] = (
     (r"bf16-mixed|bf16 AMP", "amp-bf16"),
@@ -160,7 +160,7 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         raw=raw, id=str(raw["id"]), kind=raw["kind"], grade=raw["completeness"], repo=repo,
         implementation=_implementation(repo, str(raw["id"])), metric=_first(METRICS, str(measured.get("metric", ""))),
         measured=measured.get("bytes"), halfwidth=int(measured.get("rounding_halfwidth_bytes") or 0),
-        method=method, quantized=quantized, optimizer=_optimizer(str(raw["optimizer"] or "")),
+        method=method, quantized=quantized, optimizer=_optimizer(str(raw["optimizer"] or ""), str(raw.get("software") or "")),
         precision=_first(PRECISIONS, str(raw["precision"] or "")),
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
@@ -180,13 +180,15 @@ def _implementation(repo: str, name: str) -> str | None:
     return IMPLEMENTATIONS.get(repo)
 
 
-def _optimizer(words: str) -> Optimizer | None:
+def _optimizer(words: str, software: str) -> Optimizer | None:
+    """Classes of torch took tensors one by one until 2.0 of March 2023 made foreach the default on CUDA (its release notes)."""
     if re.search(r"into backward|in post_accumulate|offload|lpmm|torchao", words, re.IGNORECASE):
         return None
     for pattern, (name, arguments) in OPTIMIZERS:
         match = re.match(pattern, words)
         if match:
-            return Optimizer(name.format(*match.groups()), dict(arguments))
+            before = name.startswith("torch:") and not arguments and re.search(r"\(20(?:1\d|2[0-2])\)|torch 1\.", software)
+            return Optimizer(name.format(*match.groups()), {"foreach": False} if before else dict(arguments))
     return None
 
 

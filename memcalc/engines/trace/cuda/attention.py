@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.sdpa import BACKENDS, CUDNN_FIRST, HALF, choose, prefers_cudnn
 
 aten = torch.ops.aten
+MATH_WIDE = (2, 5)
+"""The first torch whose math kernel computes half precision in FP32, unless told not to (pytorch aten/src/ATen/Context.h:
+allowFP16BF16ReductionMathSDP, new with 2.5)."""
 _NAMES = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}  # ATen/SDPBackend.h:SDPBackend
 
 
@@ -76,6 +80,8 @@ def attention(
         enabled=switched_on(behaviour) if enabled is None else enabled,
     )
     run = _RUN[chosen.backend]
+    if run is _math:
+        run = partial(_math, wide=behaviour.torch >= MATH_WIDE)
     return run(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, needs_grad)
 
 
@@ -128,12 +134,22 @@ def _cudnn(
 
 
 def _math(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, causal: bool, scale: float | None, gqa: bool, _: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    p: float,
+    causal: bool,
+    scale: float | None,
+    gqa: bool,
+    _: bool,
+    *,
+    wide: bool = True,
 ) -> Tensor:
     """attention.cpp:_scaled_dot_product_attention_math, which adds the mask in place where no tensor is a subclass."""
     dtype = q.dtype
     mask = additive(mask, dtype)
-    if dtype in HALF and not torch._C._get_math_sdp_allow_fp16_bf16_reduction():
+    if wide and dtype in HALF and not torch._C._get_math_sdp_allow_fp16_bf16_reduction():
         q, k, v = q.float(), k.float(), v.float()
     root = math.sqrt(abs(1 / math.sqrt(q.shape[-1]) if scale is None else scale))
     q = q * (-root if scale is not None and scale < 0 else root)
