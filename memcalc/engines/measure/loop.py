@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.measure.around import all_zeros, counts_of, floating_dtype, only_kernel, trained_parameters, waiting
 from memcalc.engines.measure.meter import CudaMeter, Meter, Recorder
 from memcalc.engines.measure.question import Question
 from memcalc.engines.measure.walked import Rows, gradient_rows, input_rows, kept_rows, state_rows
 from memcalc.errors import InputError
 from memcalc.measurement import Iteration, Phase
+from memcalc.runtime.around import all_zeros, counts_of, floating_dtype, only_kernel, trained_parameters, waiting
 from memcalc.runtime.build import Built, build, cast_parameters, with_lora
 from memcalc.runtime.checkpointing import switch_on
 from memcalc.runtime.family_inputs import CPU_SEQUENCE, SEQUENCE

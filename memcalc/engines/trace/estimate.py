@@ -28,6 +28,7 @@ from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
+from memcalc.runtime.around import only_kernel
 from memcalc.runtime.build import Built, build, with_lora
 from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
 from memcalc.runtime.inputs import inferred, inputs_of
@@ -147,7 +148,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
                 built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
         loop = Loop(asked, tracker, mode)
-        with sites.watching(), machine.only_kernel(training.attention), tracker:
+        with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
         summary = _summary(built, loop.module)
         parts, notes = loop.parts, tuple(loop.step.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,12 +16,11 @@ from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.plan import Plan
 from memcalc.records import dataclass
+from memcalc.runtime.around import floating_dtype, trained_parameters
 from memcalc.runtime.build import Built, cast_parameters
 from memcalc.runtime.checkpointing import switch_on
 from memcalc.runtime.inputs import called, make_batch
 from memcalc.runtime.losses import Loss
-from memcalc.runtime.module import kind_of_owner
-from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.step_base import Recipe, Step
 from memcalc.runtime.stepping import make_step
 from memcalc.tape.events import Phase
@@ -196,20 +195,3 @@ class Loop:
             implementation=plan.implementation, device="cuda", batch=built.sizes["micro_batch_size"],
             max_norm=self.asked.max_norm, accumulation=self.asked.accumulation,
         )  # fmt: skip
-
-
-def trained_parameters(module: Any) -> list[Trained]:
-    """The parameters that receive a gradient, each once, with the operator that reads it."""
-    found: dict[int, Trained] = {}
-    for prefix, owner in module.named_modules():
-        for leaf, param in owner.named_parameters(recurse=False):
-            if param.requires_grad:
-                name = f"{prefix}.{leaf}" if prefix else leaf
-                found.setdefault(id(param), Trained(name, param, kind_of_owner(owner, leaf, param.dim()) or "other"))
-    return list(found.values())
-
-
-def floating_dtype(module: Any) -> str:
-    """The dtype floating-point inputs take: that of the first parameter."""
-    kinds: Sequence[str] = [str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()]
-    return kinds[0] if kinds else "float32"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,21 +41,6 @@ class Machine:
         """As a footprint's job has it."""
         major, minor = self.behaviour.torch
         return {"gpu": self.name, "torch": f"{major}.{minor}", "cudnn": cudnn_text(self.behaviour.cudnn)}
-
-    @contextlib.contextmanager
-    def only_kernel(self, asked: str) -> Iterator[None]:
-        """Only the attention kernel that was asked for; torch's own choice for ``auto``, and none of them for ``eager``."""
-        if asked in ("auto", "eager"):
-            yield
-            return
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        kernels = {
-            "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
-            "cudnn": SDPBackend.CUDNN_ATTENTION,
-        }  # fmt: skip
-        with sdpa_kernel([kernels[asked]]):
-            yield
 
 
 def machine_of(job: Job) -> Machine:
