@@ -88,7 +88,7 @@ def _write(found: Traced, wanted: Wanted) -> None:
     if wanted.snapshot is not None:
         from memcalc.allocator.snapshot import export_snapshot
 
-        export_snapshot(found.tape, wanted.snapshot)
+        export_snapshot(found.replay, wanted.snapshot)
         print(f"snapshot for PyTorch's memory visualiser: {wanted.snapshot}", file=sys.stderr)
 
 
