@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memcalc.engines.trace.cuda.attention import attention
 from memcalc.engines.trace.cuda.behaviour import Behaviour
-from memcalc.engines.trace.cuda.overrides import composite, override
+from memcalc.engines.trace.cuda.overrides import composite, operator, override
 from memcalc.engines.trace.cuda.rnn import KERNELS
 
 aten = torch.ops.aten
@@ -92,6 +92,8 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
         "group_norm": group_norm,
         "linear": linear,
         "one_hot": one_hot,
+        "silu_backward": _one_kernel("silu_backward"),
+        "mish_backward": _one_kernel("mish_backward"),
         **KERNELS,
     }
     if behaviour.torch >= (2, 9):  # where CUDA's kernel came in
@@ -118,6 +120,21 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
         out: Tensor = aten.native_dropout(input, p, train)[0]
         return out
     return composite("dropout", input, p, train)  # type: ignore[no-any-return]
+
+
+def _one_kernel(name: str) -> Callable[..., Tensor]:
+    """CUDA's own kernel, for an operator that is composite where a build has none.
+
+    source: pytorch aten/src/ATen/native/native_functions.yaml: silu_backward and mish_backward have both ``CUDA`` and
+    ``CompositeImplicitAutograd`` kernels, and a CPU wheel's dispatcher knows only of the second for CUDA's keys
+    """
+
+    def run(grad_output: Tensor, self: Tensor) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = operator(name)(grad_output, self)
+        return result
+
+    return run
 
 
 def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:
