@@ -166,7 +166,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (
-                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed, *_of_the_model(built, tracker.operators),
+                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed,
+                *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),
         ),

@@ -20,8 +20,8 @@ PRIM_DEVICE = torch.ops.prim.device.default
 RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
                     torch.ops.aten.arange.start_step})  # fmt: skip
 MASKS = ("masking_utils.py", "modeling_attn_mask_utils.py")
-"""Where transformers asks whether a batch is packed or padded (transformers 5.23.0 masking_utils.py:find_packed_sequence_indices,
-_ignore_causal_mask_sdpa, fast_all), to leave out a mask that would change nothing."""
+"""Where transformers asks whether a batch is packed or padded, to leave out a mask that would change nothing (transformers
+5.23.0 masking_utils.py: find_packed_sequence_indices, _ignore_causal_mask_sdpa, fast_all)."""
 WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
 CONSTANTS = 1024
 """Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""

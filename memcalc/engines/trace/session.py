@@ -148,7 +148,8 @@ class Session:
         footprint = footprint_of(
             tape, played,
             Told(
-                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, (*machine.assumptions, *self.mode.assumed),
+                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0,
+                (*machine.assumptions, *self.mode.assumed),
                 (*warnings, *kernel_warnings(self.tracker.kernels)),
             ),
             steady,

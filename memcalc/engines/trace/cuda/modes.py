@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from memcalc.engines.trace.cuda.attention import attention
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.overrides import composite, operator, override
 from memcalc.engines.trace.cuda.rnn import KERNELS
+from memcalc.kernels.behaviour import Behaviour
 
 aten = torch.ops.aten
 CUDNN_BATCH_NORM = 1  # _batch_norm_impl_index's reserve says which road was taken: 0 native, 1 cuDNN (Normalization.cpp)
