@@ -66,9 +66,9 @@ def _steps(tape: Iterable[Event], iteration: int) -> list[Step]:
 def traced(job: Mapping[str, Any]) -> list[Step]:
     """The trace's iteration 2. With MEMCALC_TRACES set to a folder, each trace is kept there."""
     folder = os.environ.get("MEMCALC_TRACES")
-    path = Path(folder or ".") / f"{hashlib.sha1(json.dumps(job, sort_keys=True).encode()).hexdigest()}.pickle"  # noqa: S324
+    path = Path(folder or ".") / f"{hashlib.sha1(json.dumps(job, sort_keys=True).encode()).hexdigest()}.pickle"
     if folder and path.exists():
-        return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]  # noqa: S301  # our own file
+        return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]  # our own file
     from memcalc.engines.trace.estimate import trace_job
     from memcalc.job import read_job
 

@@ -16,7 +16,6 @@ from memcalc.play.reshape import cat, contiguous, merge_dims, narrow, unsqueeze
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 
-
 WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
 
 
@@ -74,7 +73,7 @@ def positions(machine: Machine, tokens: Count) -> Value:
 def causal_mask(machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool) -> Value | None:
     """What ``create_causal_mask`` makes without a padding mask: for a kernel nothing, once it has seen that nothing is packed.
 
-    source: transformers 5.23.0 masking_utils.py: _preprocess_mask_arguments, find_packed_sequence_indices, sdpa_mask, eager_mask
+    source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
     """
     find_packed(machine, place, batch)
     return eager_mask(machine, batch, dtype) if eager else None
@@ -92,7 +91,7 @@ def eager_mask(machine: Machine, batch: Batch, dtype: str, keys: Count | None = 
     del samples, heads, queries, reached
     zero, least = machine.new((), dtype, "zeros"), machine.new((), dtype, "scalar_tensor")
     mask = machine.new((rows, 1, tokens, keys), dtype, "where.self")
-    del zero, least
+    del zero, least, allowed
     return mask
 
 

@@ -40,7 +40,10 @@ class Context:
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
-    """Queries, keys and values of three matrices (transformers 5.23.0 models/llama/modeling_llama.py:LlamaAttention.forward)."""
+    """Queries, keys and values of three matrices.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaAttention.forward
+    """
     matrices, names = layer.matrices(), layer.names
     query = _projected(machine, layer, "q", matrices, hidden, layer.heads)
     key = _projected(machine, layer, "k", matrices, hidden, layer.kv_heads)
@@ -66,7 +69,8 @@ def _projected(machine: Machine, layer: Attention, key: str, matrices: Any, hidd
 
 def rotated(machine: Machine, query: Value, key: Value, context: Context) -> tuple[Value, Value]:
     """Queries and keys turned by their positions (modeling_llama.py:apply_rotary_pos_emb)."""
-    assert context.cos is not None and context.sin is not None
+    assert context.cos is not None
+    assert context.sin is not None
     cos, sin = unsqueeze(machine, context.cos, 1), unsqueeze(machine, context.sin, 1)
     turned = add(machine, mul(machine, query, cos), mul(machine, rotate_half(machine, query), sin))
     return turned, add(machine, mul(machine, key, cos), mul(machine, rotate_half(machine, key), sin))

@@ -149,7 +149,8 @@ class MLP:
         hidden = machine.call(up, Linear(self.hidden, self.intermediate, self.bias, self.transposed).play, machine, hidden)
         hidden = activated(machine, self.activation, hidden)
         hidden = dropout(machine, hidden, self.dropout)
-        return machine.call(down, Linear(self.intermediate, self.hidden, self.bias, self.transposed).play, machine, hidden)
+        last = Linear(self.intermediate, self.hidden, self.bias, self.transposed)
+        return machine.call(down, last.play, machine, hidden)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class GatedMLP:
         """``(..., hidden)`` to the same (transformers 5.23.0 models/llama/modeling_llama.py:LlamaMLP.forward)."""
         gate, up, down = self.names
         wide = Linear(self.hidden, self.intermediate, self.bias)
-        return machine.call(
+        return machine.call(  # type: ignore[no-any-return]
             down,
             Linear(self.intermediate, self.hidden, self.bias).play,
             machine,

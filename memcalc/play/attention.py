@@ -106,9 +106,9 @@ def _flash_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gr
     expanded = where(key_heads == heads, 0, batch * keys * heads * dim * query.itemsize)
     held += [("dk_expanded", expanded), ("dv_expanded", expanded)]
     for name, tensor in (("grad_out", grad), ("out", out)):
-        if tensor.order != (0, 2, 1, 3) or tensor.gaps:
-            if not (tensor.contiguous and (machine.same(heads, 1) or machine.same(length, 1))):
-                held.append((f"contiguous {name}", tensor.nbytes))
+        moved = tensor.order == (0, 2, 1, 3) and not tensor.gaps
+        if not moved and not (tensor.contiguous and (machine.same(heads, 1) or machine.same(length, 1))):
+            held.append((f"contiguous {name}", tensor.nbytes))
     machine.scratches(held)
     return results
 
@@ -183,7 +183,7 @@ def _aligned(machine: Machine, mask: Value, query: Value, key: Value) -> Value:
 
 def _efficient_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     """source: attention_backward.cu:_efficient_attention_backward; mem_eff_attention/kernel_backward.h:workspace_size"""
-    query, key, value, bias, _ = saved[:5]
+    query, key, value = saved[:3]
     operator = "_scaled_dot_product_efficient_attention_backward"
     batch, heads, length, dim = query.shape
     keys, wide = key.shape[2], value.shape[3]

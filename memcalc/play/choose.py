@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcalc.arrays import Condition
+from memcalc.arrays import Condition, not_
 from memcalc.errors import InputError
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.play.values import Value
@@ -115,7 +115,7 @@ def _cudnn(call: Call) -> Checks:
     hopper = behaviour.capability == (9, 0)
     limit = 256 if hopper and version >= 91000 and behaviour.torch >= (2, 9) else 128
     special = (width == 192) & (of_value == 128) & (behaviour.major == 10 and version >= 91100)
-    yield ((width > limit) | (of_value > limit)) & _not(special), f"a head dimension over {limit}"
+    yield ((width > limit) | (of_value > limit)) & not_(special), f"a head dimension over {limit}"
     yield (width % 8 != 0) | (of_value % 8 != 0), "a head dimension that is no multiple of 8"
     one = call.query.shape[2] == 1
     yield (call.key.shape[2] == 1) | (one & (call.probability > 0)), "a sequence of length 1"
@@ -155,7 +155,3 @@ def _same(first: object, second: object) -> bool:
 
 def _every(condition: object) -> object:
     return condition.all() if hasattr(condition, "all") else condition
-
-
-def _not(condition: Condition) -> Condition:
-    return ~condition if hasattr(condition, "dtype") else not condition

@@ -49,7 +49,6 @@ def _product(machine: Machine, value: Value, weight: Value, bias: Value | None, 
 
 
 def _product_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    weight, value = saved
     # mm sorts mat2 before self, addmm mat1 before mat2: the weight's gradient is first without a bias, the input's with one
     with_bias = len(node.edges) > 2 and node.inputs[2][1] != ""
     of_value = of_weight = None
@@ -77,7 +76,7 @@ def _unflatten_backward(machine: Machine, node: Node, saved: Any, grad: Value) -
 
 
 def matmul(machine: Machine, first: Value, second: Value) -> Value:
-    """``first @ second`` of as many dimensions: batched, of one after flattening what is in front (Linear Algebra.cpp:_matmul_impl)."""
+    """``first @ second`` of as many dimensions: what is in front is flattened (ATen LinearAlgebra.cpp:_matmul_impl)."""
     if machine.autocast is not None:
         low = machine.low(second)
         first, second = machine.low(first), low

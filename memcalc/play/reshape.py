@@ -7,6 +7,7 @@ ATen/TensorUtils.cpp:computeStride).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
@@ -82,7 +83,7 @@ def _mergeable(machine: Machine, value: Value, first: int, last: int) -> bool:
 def _close(value: Value, dims: Sequence[int], ignored: Any = ()) -> bool:
     order = [d for d in (value.order or range(len(value.shape))) if d not in ignored]
     places = [order.index(d) for d in dims]
-    return all(b == a + 1 for a, b in zip(places, places[1:], strict=False)) and not any(d in value.gaps for d in dims[1:])
+    return all(b == a + 1 for a, b in pairwise(places)) and not any(d in value.gaps for d in dims[1:])
 
 
 def _merge(value: Value, first: int, last: int) -> Value:

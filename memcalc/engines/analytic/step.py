@@ -162,7 +162,7 @@ class _Converter:
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 self.place += kind != "loss"
-                self.phases[self.place] = kind
+                self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
                 for first, later in kind.carried:
                     self.same[first] = later
@@ -178,7 +178,7 @@ class _Converter:
         """The events of a tape, or of the body of a stretch."""
         for kind, life in tape:
             if life is None and isinstance(kind, str):
-                yield Mark(kind)
+                yield Mark(kind)  # type: ignore[arg-type]
             elif life is None:
                 yield Repeat(kind.times, tuple(self.events(kind.body, inside=True)))
             elif kind > 0:
@@ -212,8 +212,7 @@ def step_tape(
 ) -> list[Event]:
     """One steady step, everything in its place."""
     tape: list[Event] = [Mark("init")]
-    for held in (*layout.resident, *states):
-        tape.append(allocs(held.buffer, held.times))
+    tape += [allocs(held.buffer, held.times) for held in (*layout.resident, *states)]
     tape += played.before
     tape += [Alloc(buffer) for buffer in played.workspaces]
     tape += played.events

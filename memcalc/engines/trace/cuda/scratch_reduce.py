@@ -9,8 +9,9 @@ import torch
 
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
 from memcalc.kernels.behaviour import Behaviour
-from memcalc.kernels.reduction import Layout, layout
+from memcalc.kernels.reduction import Layout
 from memcalc.kernels.reduction import global_reduce as split_reduction
+from memcalc.kernels.reduction import layout as layout
 
 
 def global_reduce(form: Layout, item: int, accumulator: int, behaviour: Behaviour, vec: int = 4) -> list[Scratch]:
