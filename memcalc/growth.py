@@ -20,8 +20,9 @@ NEW = "is not in the baseline, so nothing is known of its growth; add it with --
 def against(findings: Sequence[Finding], file: Path, limit: Limit) -> list[Finding]:
     """Every finding with its growth, and one for each job that only the baseline has.
 
-    A job that the baseline does not know passes with a warning: failing it would stop whoever adds a job, and silence would let
-    a renamed one escape. For the same reason a job that is gone is said. A job that names no hardware is judged by growth alone.
+    A job that the baseline does not know passes with a warning: failing it would stop whoever adds a job, and silence would
+    let a renamed one escape. For the same reason a job that is gone is said. A job that names no hardware is judged by growth
+    alone.
 
     Raises:
         InputError: the baseline cannot be read.
@@ -79,9 +80,7 @@ def _with_growth(finding: Finding, baseline: Mapping[str | None, Entry], limit: 
     outcome = OUTCOMES[growth.verdict]
     warned = growth.verdict == "new" or bool(growth.differs)
     if footprint.fits is None:
-        return replace(
-            finding, verdict=growth.verdict, outcome=outcome, reason=growth.reason, growth=growth, warned=warned
-        )
+        return replace(finding, verdict=growth.verdict, outcome=outcome, reason=growth.reason, growth=growth, warned=warned)
     outcomes = {outcome, finding.outcome}
     worst = next(one for one in (FAILED, UNJUDGED, PASSED) if one in outcomes)
     verdict = finding.verdict if finding.outcome == worst else growth.verdict

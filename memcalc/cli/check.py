@@ -47,7 +47,7 @@ def check(
         typer.Option("--max-growth", help="Growth that passes: 2%, 512MiB (default 0).", metavar="LIMIT", show_default=False),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option("--write-baseline", help="Write the jobs' figures as one.", metavar="FILE", show_default=False)
+        Path | None, typer.Option("--write-baseline", help="Write the figures as one.", metavar="FILE", show_default=False)
     ] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Let py: models in job files run code.")] = False,
     app_dir: o.AppDir = None,
