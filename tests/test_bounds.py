@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bounds import text
+from benchmarks import bounds as script
 from memcalc.allocator.replay import replay
 from memcalc.bounds import FEW, FILE, Recorded, bounded, interval, lives_in, recorded
 from memcalc.footprint import Components, Footprint, ModelSummary, Outside, Peak, States
@@ -61,7 +62,7 @@ def test_a_family_of_twenty_is_its_own_and_a_smaller_one_is_pooled():
     assert interval("trace", "llama", "reserved", of=many) is None
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(ratios=st.lists(st.floats(0.5, 2.0), min_size=FEW, max_size=40), rounding=st.integers(0, 10**7))
 def test_every_recorded_run_lies_within_its_own_bound(ratios, rounding):
     """The bound is the worst that was seen, rounding of the published figure included, and is not narrower by a byte."""
@@ -80,11 +81,28 @@ def test_the_share_is_the_order_statistics():
 
 def test_the_records_that_ship_are_those_of_the_published_runs():
     """memcalc/recorded.json is what the script makes of the committed predictions, and every id is a case with a source."""
-    assert text() == FILE.read_text()
+    assert script.text() == FILE.read_text()
     kept = {one["id"]: one for one in json.loads((ROOT / "benchmarks/published/predictions.json").read_text())}
     assert len(recorded()) >= 24
     assert all(kept[one.id]["predicted"] == one.predicted for one in recorded() if one.implementation == "litgpt")
     assert set(json.loads(FILE.read_text())["columns"]) == set(Recorded.__dataclass_fields__)
+
+
+def test_a_record_of_a_gpu_becomes_a_row(tmp_path, monkeypatch):
+    """Its highest allocated and reserved instants after the first iteration stand beside what was predicted of its job."""
+    document = json.loads(gzip.decompress((ROOT / "measurements/cpu/families-bert.json.gz").read_bytes()))
+    (tmp_path / "cpu.json").write_text(json.dumps(document))
+    assert list(script.measured(tmp_path)) == []
+    document["environment"]["device"]["kind"] = "cuda"
+    for at, iteration in enumerate(document["ranks"][0]["iterations"]):
+        for phase in iteration["phases"]:
+            phase["peak"] |= {"allocated": 1000 - at, "reserved": 2000 - at}
+    (tmp_path / "gpu.json").write_text(json.dumps(document))
+    told = replace(footprint(step(GIB), engine="analytic"), peak=Peak(allocated=990, reserved=None))
+    monkeypatch.setattr(script, "_predicted", lambda record: told)
+    assert list(script.measured(tmp_path)) == [
+        [document["case"], "analytic", "llama", "transformers", "allocated", 990, 999, 0]
+    ]
 
 
 def test_bounded_gives_what_is_known_and_leaves_the_rest_null():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcalc.baseline import FIGURES, parse_limit, read_baseline
@@ -210,6 +210,7 @@ def test_a_limit_needs_a_baseline(memcalc, job):
     assert (answer.code, "add --against FILE" in answer.err) == (2, True)
 
 
+@settings(deadline=None)
 @given(before=st.integers(0, 2**63 - 1), now=st.integers(0, 2**63 - 1), tenths=st.integers(0, 2000))
 def test_a_share_is_exact(before, now, tenths):
     """No rounding decides: the growth passes exactly where now ≤ before · (1 + share)."""
