@@ -192,7 +192,10 @@ class _Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                yield Free(buffer, 1) if life in late else Free(buffer)
+                if not inside and life in self.times and life not in self.same.values():
+                    yield frees(buffer, self.times[life])  # one was left by every turn
+                else:
+                    yield Free(buffer, 1) if life in late else Free(buffer)
 
     def _late(self, tape: Sequence[Any]) -> set[Life]:
         """What a turn was given and lets go of after it has made what it gives: not the youngest of the two then."""
