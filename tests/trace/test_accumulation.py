@@ -11,6 +11,7 @@ from torch.nn import functional  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from memcalc.engines.trace.accumulation import alone, is_dense  # noqa: E402
+from memcalc.engines.trace.cuda import formulas  # noqa: E402
 from tests.trace.backwards import additions, additions_in_trace, in_trace, really  # noqa: E402
 
 CASES = {}
@@ -225,6 +226,45 @@ def test_backward_takes_and_gives_back_the_same_bytes_in_the_same_order(name):
     make, expected = CASES[name]
     assert additions(make) == expected
     assert in_trace(make) == really(make)
+
+
+def zeros(h, *shape):
+    """Indices, all of them 0."""
+    return torch.zeros(*shape, dtype=torch.long, device=h.device)
+
+
+FORMULAS = {
+    "index_backward": lambda h: h[zeros(h, 3)],
+    "index_select_backward": lambda h: h.index_select(0, zeros(h, 3)),
+    "gather_backward": lambda h: h.gather(0, zeros(h, 3, 16)),
+    "cummaxmin_backward": lambda h: h.cummax(-1)[0] * h.cummin(-1)[0],
+    "take_backward": lambda h: h.take(zeros(h, 30)),
+    "trace_backward": lambda h: h.view(4, 32).trace(),
+    "silu_backward": functional.silu,
+    "mish_backward": functional.mish,
+}
+"""The function in C++ whose road hangs on the kind of tensors -> what calls it."""
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_formula_takes_the_road_of_real_tensors(name):
+    """What is scattered into zeros, or has a kernel of its own, takes no more than on real tensors."""
+
+    def make(device):
+        total = (FORMULAS[name](hidden(device)) * 2).tanh().sum()
+        return lambda: total.backward()
+
+    assert in_trace(make) == really(make)
+
+
+def test_every_formula_s_operator_has_its_form_in_place():
+    """The form in place takes the same arguments."""
+    for func, (instead, nodes) in formulas.FORMULAS.items():
+        assert instead._schema.name == f"{func._schema.name}_"
+        assert [(a.name, str(a.type)) for a in instead._schema.arguments] == [
+            (a.name, str(a.type)) for a in func._schema.arguments
+        ]
+        assert all(hasattr(torch._C._functions, node) for node in nodes)
 
 
 def test_a_retained_graph_is_added_up_in_place_too():

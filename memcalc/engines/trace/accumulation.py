@@ -79,7 +79,7 @@ def _has_run(node: Any) -> bool:
     """
     if isinstance(node, torch._C._FunctionBase) or torch._C._autograd._get_current_graph_task_keep_graph():
         return True  # a Function's formula is Python, which was asked for
-    for name in _saved_by(type(node)):
+    for name in _saved_by(node.__class__):
         saved = getattr(node, name)
         for each in saved if isinstance(saved, tuple) else (saved,):
             if getattr(each, "data", None) is not None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.accumulation import ADD, ADD_IN_PLACE, alone, is_in_place
+from memcalc.engines.trace.cuda.formulas import as_real
 from memcalc.engines.trace.cuda.scratch import Scratch
 from memcalc.engines.trace.fake import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.kernels import Kernels
@@ -89,8 +90,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE:
             return device_in_cpp(args[0])
-        if func is ADD and is_in_place(args):
-            func = ADD_IN_PLACE
+        func = ADD_IN_PLACE if func is ADD and is_in_place(args) else as_real(func)
         told = kwargs or {}
         kernels = self.kernels
         result = kernels.run(func, args, told)

@@ -29,6 +29,8 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_batch_norm_impl_index": "Normalization.cpp:_batch_norm_impl_index, _select_batch_norm_backend: cudnn_batch_norm",
     "group_norm": "group_norm.cpp:group_norm: the input made contiguous, whatever its memory format",
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
+    "silu_backward": "native_functions.yaml: a kernel of its own on CUDA, composite where a build has no such kernel",
+    "mish_backward": "likewise",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
     "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
@@ -92,6 +94,8 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
         "group_norm": group_norm,
         "linear": linear,
         "one_hot": one_hot,
+        "silu_backward": _one_kernel(aten.silu_backward.default),
+        "mish_backward": _one_kernel(aten.mish_backward.default),
         **KERNELS,
     }
     if behaviour.torch >= (2, 9):  # where CUDA's kernel came in
@@ -125,6 +129,16 @@ def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:
         if self.dtype is torch.float16 and dtype is torch.float32:  # SoftMax.cpp:softmax, log_softmax
             return fused(self, dim, True)  # type: ignore[no-any-return]
         return composite(name, self, dim, dtype)  # type: ignore[no-any-return]
+
+    return run
+
+
+def _one_kernel(operator: Any) -> Callable[..., Tensor]:
+    """An operator as it is, not what it is composed of."""
+
+    def run(grad_output: Tensor, self: Tensor) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(grad_output, self)  # type: ignore[no-any-return]
 
     return run
 
