@@ -1,6 +1,6 @@
 """Formulas of backward that scatter into zeros of their own: in place on real tensors, out of place where a mode is on.
 
-C++ asks ``areAnyTensorSubclassLike`` (pytorch aten/src/ATen/TensorSubclassLikeUtils.h), and under a dispatch mode all tensors are.
+C++ asks ``areAnyTensorSubclassLike`` (pytorch aten/src/ATen/TensorSubclassLikeUtils.h), and under a dispatch mode all are.
 The zeros are a formula's own, so that writing to them is the same to everybody but the allocator.
 """
 
