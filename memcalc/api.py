@@ -193,7 +193,7 @@ def _tracer() -> Any:
 
 
 def _judged(traced: Traced, job: Job) -> Traced:
-    traced.footprint = judged(traced.footprint, job)
+    traced.footprint = judged(traced.footprint, job, traced.tape, traced.replay.settings)
     return traced
 
 

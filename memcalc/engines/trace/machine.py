@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from memcalc.devices import load_device
-from memcalc.engines.trace.cuda.behaviour import Behaviour, multiprocessors_of
 from memcalc.errors import InputError, NotModelledError
 from memcalc.job import Job
+from memcalc.kernels.behaviour import Behaviour, multiprocessors_of
 from memcalc.records import dataclass
 
 USUAL_GPU = "h100-80gb"

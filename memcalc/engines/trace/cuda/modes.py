@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from memcalc.engines.trace.cuda.attention import attention
-from memcalc.engines.trace.cuda.behaviour import Behaviour
-from memcalc.engines.trace.cuda.overrides import composite, override
+from memcalc.engines.trace.cuda.overrides import composite, operator, override
 from memcalc.engines.trace.cuda.rnn import KERNELS
+from memcalc.kernels.behaviour import Behaviour
 
 aten = torch.ops.aten
 CUDNN_BATCH_NORM = 1  # _batch_norm_impl_index's reserve says which road was taken: 0 native, 1 cuDNN (Normalization.cpp)
@@ -29,10 +29,10 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_batch_norm_impl_index": "Normalization.cpp:_batch_norm_impl_index, _select_batch_norm_backend: cudnn_batch_norm",
     "group_norm": "group_norm.cpp:group_norm: the input made contiguous, whatever its memory format",
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
-    "silu_backward": "native_functions.yaml: a kernel of its own on CUDA, composite where a build has no such kernel",
-    "mish_backward": "likewise",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
+    "silu_backward": "native_functions.yaml: a CUDA kernel, and a composite one where the build has none",
+    "mish_backward": "native_functions.yaml: likewise",
     "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
     "gru.input": "RNN.cpp:gru: likewise",
     "rnn_tanh.input": "RNN.cpp:rnn_tanh: likewise",
@@ -94,8 +94,8 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
         "group_norm": group_norm,
         "linear": linear,
         "one_hot": one_hot,
-        "silu_backward": _one_kernel(aten.silu_backward.default),
-        "mish_backward": _one_kernel(aten.mish_backward.default),
+        "silu_backward": _one_kernel("silu_backward"),
+        "mish_backward": _one_kernel("mish_backward"),
         **KERNELS,
     }
     if behaviour.torch >= (2, 9):  # where CUDA's kernel came in
@@ -124,21 +124,26 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
     return composite("dropout", input, p, train)  # type: ignore[no-any-return]
 
 
+def _one_kernel(name: str) -> Callable[..., Tensor]:
+    """CUDA's own kernel, for an operator that is composite where a build has none.
+
+    source: pytorch aten/src/ATen/native/native_functions.yaml: silu_backward and mish_backward have both ``CUDA`` and
+    ``CompositeImplicitAutograd`` kernels, and a CPU wheel's dispatcher knows only of the second for CUDA's keys
+    """
+
+    def run(grad_output: Tensor, self: Tensor) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = operator(name)(grad_output, self)
+        return result
+
+    return run
+
+
 def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:
     def run(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
         if self.dtype is torch.float16 and dtype is torch.float32:  # SoftMax.cpp:softmax, log_softmax
             return fused(self, dim, True)  # type: ignore[no-any-return]
         return composite(name, self, dim, dtype)  # type: ignore[no-any-return]
-
-    return run
-
-
-def _one_kernel(operator: Any) -> Callable[..., Tensor]:
-    """An operator as it is, not what it is composed of."""
-
-    def run(grad_output: Tensor, self: Tensor) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(grad_output, self)  # type: ignore[no-any-return]
 
     return run
 
