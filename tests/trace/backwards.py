@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
+from memcalc.engines.trace.presence import as_real_tensors
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.job import read_job
@@ -23,21 +24,34 @@ MACHINE = machine_of(read_job({"model": "gpt2", "hardware": {"gpu": "h100-80gb"}
 
 def really(case: Case) -> list[int]:
     """Bytes in order, births positive and deaths negative, as the CPU's allocator reports them."""
+    return [nbytes for nbytes, _ in really_by_operator(case)]
+
+
+def really_by_operator(case: Case) -> list[tuple[int, str]]:
+    """The same, each with the operator that ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:  # which knows no death without its birth
         backward = case("cpu")
         with record_function(MARK):
             backward()
-    events = run.profiler.kineto_results.events()
+    events = sorted(run.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     (begin,) = (event for event in events if event.name() == MARK)
-    told = [event for event in events if event.name() == "[memory]" and begin.start_ns() <= event.start_ns() <= begin.end_ns()]
-    told.sort(key=lambda event: event.start_ns())
-    return [event.nbytes() for event in told if abs(event.nbytes()) > SMALL]
+    told, running = [], []
+    for event in events:
+        if not begin.start_ns() <= event.start_ns() <= begin.end_ns():
+            continue
+        while running and running[-1].end_ns() < event.start_ns():
+            running.pop()
+        if event.name() != "[memory]":
+            running.append(event)
+        elif abs(event.nbytes()) > SMALL:
+            told.append((event.nbytes(), running[-1].name()))
+    return told
 
 
 def in_trace(case: Case) -> list[int]:
     """The same from the trace, kernels' scratch and workspaces apart."""
     tracker = Tracker(Sites(), Kernels(MACHINE.behaviour))
-    with cuda_is_here(MACHINE), tracker:
+    with cuda_is_here(MACHINE), as_real_tensors(), tracker:
         backward = case("cuda")
         tracker.mark("backward", 1)
         before = len(tracker.events)
