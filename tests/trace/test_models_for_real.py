@@ -16,7 +16,7 @@ MODELS = {
     "gpt2": (
         "GPT2LMHeadModel", "GPT2Config",
         {"n_layer": 1, "n_embd": 24, "n_head": 4, "vocab_size": 96, "attn_pdrop": 0.0, "embd_pdrop": 0.0,
-         "resid_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0},
+         "resid_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 2},
     ),
     "llama": ("LlamaForCausalLM", "LlamaConfig", {**SMALL, "num_key_value_heads": 2, "tie_word_embeddings": True}),
     "bert": (
