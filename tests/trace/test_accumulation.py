@@ -32,9 +32,14 @@ def case(*expected):
     return register
 
 
+def leaf(device, *shape):
+    """A tensor of ones that wants a gradient."""
+    return torch.ones(*shape, device=device).requires_grad_()
+
+
 def hidden(device, *shape):
     """A leaf, doubled."""
-    return torch.ones(*(shape or (8, 16)), device=device).requires_grad_() * 2
+    return leaf(device, *(shape or (8, 16))) * 2
 
 
 def linears(device, count, bias):
@@ -44,7 +49,7 @@ def linears(device, count, bias):
 
 @case("add_")
 def residual(device):
-    """AddBackward gives both branches one tensor, but what arrives first at ``h`` is tanh's own: it is alone."""
+    """The sum's gradient reaches ``h`` at once and tanh as well, which has let go of it by the time it comes back."""
     h = hidden(device)
     return (h.tanh() + h).exp().sum()
 
@@ -118,6 +123,31 @@ def used_twice(device):
     """A weight's gradient is a transposed view, a bias's a reshaped one."""
     (layer,) = linears(device, 1, bias=True)
     return layer(layer(hidden(device)).tanh()).tanh().sum()
+
+
+@case("add", "add_")
+def used_twice_untransposed(device):
+    """The gradient of a weight that ``addmm`` takes as it is, as GPT-2's, is ``mm``'s own result."""
+    weight, bias = leaf(device, 16, 16), leaf(device, 16)
+    return torch.addmm(bias, torch.addmm(bias, hidden(device), weight).tanh(), weight).tanh().sum()
+
+
+@case()
+def stolen_by_one_of_two(device):
+    """Two leaves are given one tensor: the first copies it, the second, which then holds it alone, keeps it."""
+    return (leaf(device, 8, 16) + leaf(device, 8, 16)).tanh().sum()
+
+
+@case()
+def stolen_as_parts(device):
+    """What ``cat`` gives back are views of one block, and both leaves keep theirs."""
+    return torch.cat([leaf(device, 8, 16), leaf(device, 8, 16)]).tanh().sum()
+
+
+@case()
+def copied_for_its_strides(device):
+    """A gradient whose strides are not the leaf's is copied, though nobody else holds it."""
+    return leaf(device, 8, 16).t().contiguous().tanh().sum()
 
 
 def block(layers):
@@ -226,6 +256,62 @@ def test_backward_takes_and_gives_back_the_same_bytes_in_the_same_order(name):
     make, expected = CASES[name]
     assert additions(make) == expected
     assert in_trace(make) == really(make)
+
+
+def ones(h, *shape):
+    """A constant beside ``h``."""
+    return torch.ones(*shape, device=h.device)
+
+
+VIEWS = {
+    "transpose": lambda h: h.transpose(0, 1),
+    "permute": lambda h: h.permute(2, 0, 1),
+    "flatten": lambda h: h.flatten(),
+    "reshape by a copy": lambda h: h.transpose(0, 1).reshape(16, 16),
+    "unsqueeze": lambda h: h.unsqueeze(0),
+    "expand": lambda h: h.expand(3, 2, 8, 16),
+    "cat": lambda h: torch.cat([h, h.detach()]),
+    "stack": lambda h: torch.stack([h, h.detach()]),
+    "sum over a dimension": lambda h: h.sum(-1, keepdim=True),
+    "sum": lambda h: h.sum(),
+    "matmul by a matrix": lambda h: h @ ones(h, 16, 4),
+    "matmul in four dimensions": lambda h: h.view(2, 2, 4, 16) @ ones(h, 2, 2, 16, 4),
+    "einsum": lambda h: torch.einsum("bsh,hk->bsk", h, ones(h, 16, 4)),
+    "leading broadcast": lambda h: h * ones(h, 3, 2, 8, 16),
+    "max_pool1d": lambda h: functional.max_pool1d(h, 2),
+}
+"""What gives a view back, or an expanded tensor, so that a third is born."""
+OWN = {
+    "bmm": lambda h: h.bmm(ones(h, 2, 16, 4)),
+    "multiplication": lambda h: h * 3,
+    "softmax": lambda h: h.softmax(-1),
+    "layer_norm": lambda h: functional.layer_norm(h, (16,)),
+    "mean": lambda h: h.mean(-1),
+    "slice": lambda h: h[:, 2:4],
+    "select": lambda h: h[0],
+    "split": lambda h: h.split(8, -1)[0],
+    "unbind": lambda h: h.unbind(0)[0],
+    "change of dtype": lambda h: h.double(),
+    "inner broadcast": lambda h: h[:, :1] * ones(h, 2, 8, 16),
+    "repeat": lambda h: h.repeat(2, 1, 1),
+    "contiguous, which it is": lambda h: h.contiguous(),
+}
+"""What gives memory of its own back."""
+
+
+@pytest.mark.parametrize(("operators", "expected"), [(VIEWS, "add"), (OWN, "add_")], ids=["views", "own"])
+def test_whether_a_gradient_is_a_view_decides(operators, expected):
+    """What arrives first at ``h`` is the operator's gradient; it takes the second only if it is no view."""
+    for name, operator in operators.items():
+
+        def make(device, operator=operator):
+            h = hidden(device, 2, 8, 16)
+            last = h.tanh().exp().sum()
+            total = last + (operator(h) * 2).tanh().sum()
+            return lambda: total.backward()
+
+        assert (name, additions(make)) == (name, [expected])
+        assert (name, additions_in_trace(make).get(f"aten.{expected}.Tensor")) == (name, 1)
 
 
 def zeros(h, *shape):
