@@ -87,7 +87,11 @@ def _splits(machine: Machine, query: Value, key: Value) -> list[tuple[str, Count
     batch, heads, length, dim = query.shape
     block = where(dim <= 64, 256, where(dim <= 128, 128, 64))
     blocks = batch * heads * ceil_div(length, 64)
-    splits = machine.each(flash_splits, blocks, machine.policy.behaviour.multiprocessors, ceil_div(key.shape[2], block))
+    multiprocessors = machine.policy.behaviour.multiprocessors
+    key_blocks = ceil_div(key.shape[2], block)
+    # one for all that fill the GPU, which the function says too
+    few = blocks * 5 < multiprocessors * 4
+    splits = machine.each(flash_splits, blocks, multiprocessors, key_blocks, only=few, otherwise=1)
     rows = where(splits > 1, splits, 0) * batch * heads * length
     wide = round_up(dim, where(dim <= 128, 32, 64))
     return [("softmax_lse_accum", 4 * rows), ("out_accum", 4 * rows * wide)]

@@ -205,8 +205,8 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
         return
     if leaf.gradient is not None:
         return  # variable_grad += new_grad
-    # references: this function's and the count's own; a gradient that is spread over less memory is copied
-    if sys.getrefcount(value) <= 2 and value.dense:
+    # references: this function's and the count's own; it must lie in memory as the parameter does
+    if sys.getrefcount(value) <= 2 and value.contiguous:
         storage = value.storage
     else:
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage

@@ -59,6 +59,7 @@ class Machine:
         self._sequence = 0
         self._section: Section | None = None
         self._outer: list[Any] | None = None
+        self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -66,12 +67,25 @@ class Machine:
         self, shape: Shape, dtype: str, operator: str, order: Order | None = None, *, role: Role | None = None, name: str = ""
     ) -> Value:
         """A fresh value, born on the tape."""
-        size: Count = ITEMSIZE[dtype]
-        for extent in shape:
-            size = size * extent
+        size = self.bytes_of(shape, dtype)
         life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
         self.tape.append((1, life))
         return Value(Storage(life, self), shape, dtype, order)
+
+    def bytes_of(self, shape: Shape, dtype: str) -> Count:
+        """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
+        size: Count = ITEMSIZE[dtype]
+        if not any(extent.__class__ is not int for extent in shape):
+            for extent in shape:
+                size = size * extent
+            return size
+        key = (size, *sorted([extent if extent.__class__ is int else id(extent) for extent in shape]))
+        found = self._sizes.get(key)
+        if found is None:
+            for extent in shape:
+                size = size * extent
+            found = self._sizes[key] = shape, size
+        return found[1]
 
     def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
         """A fresh value of the same shape and order in memory."""
@@ -132,13 +146,21 @@ class Machine:
             raise SplitError(condition)
         return False
 
-    def each(self, function: Callable[..., int], *counts: Count) -> Count:
-        """A function of whole numbers, element by element where they are arrays."""
+    def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
+        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another's answer."""
         if not any(is_array(count) for count in counts):
-            return function(*counts)
+            return function(*counts) if only else otherwise
         import numpy
 
-        return numpy.vectorize(function, otypes=["int64"])(*counts)  # type: ignore[no-any-return]
+        *columns, asked = numpy.broadcast_arrays(*counts, only)
+        found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
+        known: dict[tuple[int, ...], int] = {}
+        for place in zip(*numpy.nonzero(asked), strict=True):
+            key = tuple(int(column[place]) for column in columns)
+            if key not in known:
+                known[key] = function(*key)
+            found[place] = known[key]
+        return found
 
     def same(self, first: Count, second: Count) -> bool:
         """Whether two extents are equal."""
