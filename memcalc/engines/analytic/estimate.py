@@ -26,8 +26,13 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     return estimate_whole(job, model).footprint
 
 
-def estimate_whole(job: Job, model: Model) -> Whole:
+def estimate_whole(job: Job, model: Model, *, replayed: bool = True) -> Whole:
     """The footprint of one job, and the tape it was read from where the step was played.
+
+    Args:
+        job: what is asked.
+        model: its model.
+        replayed: whether the step is played through the allocator too, for ``allocated`` and ``reserved``.
 
     Raises:
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
@@ -73,7 +78,8 @@ def estimate_whole(job: Job, model: Model) -> Whole:
         return Whole(footprint)
     from memcalc.engines.analytic.peak import whole_step
 
-    return whole_step(job, plan, model, fullest, list(step_needs(plan, fullest.layout, model).values()), footprint)
+    needs = list(step_needs(plan, fullest.layout, model).values())
+    return whole_step(job, plan, model, fullest, needs, footprint, replayed=replayed)
 
 
 def number(value: Count) -> int:
