@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from memcalc.arrays import Condition, Count, as_count, is_array, where
+from memcalc.arrays import Condition, Count, as_count, ceil_div, is_array, maximum, where
 from memcalc.optimizers.base import Param
-from memcalc.optimizers.script import Op, Section
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat
+from memcalc.optimizers.script import CHUNK, Op, Section, reduced
+from memcalc.reductions import Chip
+from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat, within
 
 Node: TypeAlias = "tuple[Count, Param | tuple[Node, ...]]"
 """(how often in a row, one parameter or several): the order in which a step walks its tensors."""
@@ -18,6 +19,19 @@ Left = dict[str, Held]
 Which = tuple[str, str, int]
 """An op of a section over lists: sign, name, and the how manieth of these it is."""
 Visit = Callable[[Param, Left, Any], tuple[list[Event], Left]]
+
+
+def foreach_norm(nodes: Sequence[Node]) -> list[Event]:
+    """What ``_foreach_norm`` needs for a moment: a partial result for each tensor and chunk of the longest.
+
+    source: pytorch 2.13 aten/src/ATen/native/cuda/ForeachReduceOp.cu:foreach_tensor_norm_cuda
+    """
+    count: Count = 0
+    chunks: Count = 0
+    for times, param in leaves(nodes):
+        count = count + times
+        chunks = maximum(chunks, where(times > 0, ceil_div(param.numel, CHUNK), 0))
+    return within([(Buffer("output_per_tensor", count * chunks * 4, "temporary"), 1)]) if _some(count * chunks) else []
 
 
 def in_a_row(params: Iterable[Param]) -> tuple[Node, ...]:
@@ -48,7 +62,8 @@ def chosen(nodes: Sequence[Node], keep: Callable[[Param], bool]) -> tuple[Node, 
 class Player:
     """One function's run: its sections over some tensors, and what its names hold between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, chip: Chip | None = None) -> None:
+        self.chip = chip or Chip()
         self.left: Left = {}
         self._buffers: dict[Any, Buffer] = {}
 
@@ -97,6 +112,9 @@ class Player:
         for index, op in enumerate(ops):
             if op.sign == "-":
                 events += _let_go(left, op.name)
+            elif op.sign == "%":
+                sizes = zip(("partial results", "semaphores"), reduced(op.name, param, self.chip), strict=True)
+                events += within([(Buffer(what, size, "temporary"), 1) for what, size in sizes if _some(size)])
             elif _some(op.nbytes) and _some(op.times):
                 made, _, died = self.held(param, op, (*key, index))
                 before = left.pop(op.name, None)
@@ -119,8 +137,8 @@ class Player:
         events: list[Event] = []
         for index, which in enumerate(_merged([list(ops) for _, _, ops in told])):
             sign, name, _ = which
-            if sign == "-":
-                events += _let_go(self.left, name)
+            if sign in "-%":
+                events += _let_go(self.left, name) if sign == "-" else foreach_norm(nodes)
                 continue
             if sign == "+":
                 births, deaths = self._list(section, nodes, which, (number, index))

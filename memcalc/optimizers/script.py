@@ -11,7 +11,9 @@ After a colon stands how large it is: how many elements, of which dtype (``:np``
     p  the parameter's dtype     g  the gradient's     w  the gradient's, halves widened     f  float32    h  half    b  bool
 
 A number in front multiplies. In a section over lists (``together``) ``+`` makes one for every tensor, ``*`` one as long as
-all of them together and ``!`` one alone; ``-name*`` lets go of every name that begins so.
+all of them together and ``!`` one alone; ``-name*`` lets go of every name that begins so. ``%`` is what a kernel needs while a
+tensor is reduced whole (``%n``), over its last dimension (``%r``) or the one before (``%c``), a vector of row means (``%v``), or
+while ``_foreach_norm`` takes the norms of a list (``%norm``).
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from typing import Any, Literal, NamedTuple
 
 from memcalc.arrays import Count, product
 from memcalc.optimizers.base import Param
+from memcalc.reductions import Chip, contiguous
 from memcalc.tensors import itemsize
 
-Sign = Literal["+", "-", "*", "!"]
+Sign = Literal["+", "-", "*", "!", "%"]
 
 
 class Op(NamedTuple):
@@ -80,8 +83,8 @@ def tokens(notation: str) -> tuple[tuple[Sign, str, Any], ...]:
     for word in notation.split():
         sign, rest = word[0], word[1:]
         name, _, code = rest.partition(":")
-        assert sign in "+-*!" and name, f"{word!r} is no token"
-        found.append((sign, name, _code(code or "np") if sign != "-" else None))  # type: ignore[arg-type]
+        assert sign in "+-*!%" and name, f"{word!r} is no token"
+        found.append((sign, name, _code(code or "np") if sign in "+*!" else None))  # type: ignore[arg-type]
     return tuple(found)
 
 
@@ -118,3 +121,15 @@ ELEMENTS: dict[str, Size] = {
     "s": lambda p: product(p.shape[:-2]),
     "1": lambda p: 1,
 }
+
+
+CHUNK = 65536
+"""Elements a block of a foreach kernel takes (pytorch aten/src/ATen/native/cuda/MultiTensorApply.cuh:kChunkSize)."""
+
+
+def reduced(which: str, param: Param, chip: Chip) -> tuple[Count, Count]:
+    """(partial results, semaphores) of one of the reductions a script may name, accumulated in float32."""
+    if which == "n":
+        return contiguous((param.numel,), None, 4, chip)
+    shape, dim = {"r": (param.shape, -1), "c": (param.shape, -2), "v": (param.shape[:-1], -1)}[which]
+    return contiguous(shape, [dim], 4, chip)

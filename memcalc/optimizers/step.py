@@ -8,6 +8,7 @@ from memcalc.arrays import Count
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param, Temporary
 from memcalc.optimizers.player import Node, Player, chosen, in_a_row, leaves
 from memcalc.optimizers.script import Op, Section
+from memcalc.reductions import Chip
 from memcalc.tape.events import Event
 from memcalc.tape.fold import fold
 
@@ -24,7 +25,9 @@ def measured(entry: Optimizer) -> bool:
     return entry.script is not None or entry.temporaries is not None
 
 
-def step_events(entry: Optimizer, nodes: Sequence[Node], options: Options, form: Implementation) -> list[Event]:
+def step_events(
+    entry: Optimizer, nodes: Sequence[Node], options: Options, form: Implementation, chip: Chip | None = None
+) -> list[Event]:
     """One call of the optimizer's step beyond what it keeps, as allocations and frees; nothing where nobody has measured it.
 
     Args:
@@ -32,8 +35,9 @@ def step_events(entry: Optimizer, nodes: Sequence[Node], options: Options, form:
         nodes: what the step walks, in the model's order.
         options: the resolved options.
         form: the form of the step.
+        chip: the GPU, which decides what its reductions need; an H100 unless told.
     """
-    player = Player()
+    player = Player(chip)
     events: list[Event] = []
     for group in _groups(entry, nodes, options, form):
         events += player.run(sections(entry, [param for _, param in leaves(group)], options, form), group)
