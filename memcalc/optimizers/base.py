@@ -160,6 +160,7 @@ class Optimizer:
         temporaries: its step's needs for one parameter; None where nobody has measured them. Not asked where there is a script.
         script: its step as it runs: what it makes and lets go, in order (``memcalc.optimizers.script``).
         group: which of the optimizer's groups a parameter goes to, where recipes make several; the step takes them in order.
+        alike: what else than its dtype decides which list a tensor is in, where the step makes lists.
         shared: tables kept once for all parameters.
         options: every constructor option that changes memory, with the library's default; further names in ``ignored``.
         ignored: options accepted because the constructor has them, which change no byte.
@@ -182,6 +183,7 @@ class Optimizer:
     temporaries: TemporariesOf | None = no_temporaries
     script: ScriptOf | None = None
     group: Callable[[Param, Options], int] | None = None
+    alike: Callable[[Param], bool] | None = None
     shared: SharedOf | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()

@@ -21,6 +21,14 @@ Which = tuple[str, str, int]
 Visit = Callable[[Param, Left, Any], tuple[list[Event], Left]]
 
 
+def assign(left: Left, op: Op) -> list[Event]:
+    """A name takes what another holds; what it held before dies."""
+    before, held = left.pop(op.name, None), left.pop(op.source, None)
+    if held:
+        left[op.name] = held
+    return [before[1]] if before else []
+
+
 def foreach_norm(nodes: Sequence[Node]) -> list[Event]:
     """What ``_foreach_norm`` needs for a moment: a partial result for each tensor and chunk of the longest.
 
@@ -66,11 +74,13 @@ class Player:
         self.chip = chip or Chip()
         self.left: Left = {}
         self._buffers: dict[Any, Buffer] = {}
+        self._runs = 0
 
     def run(self, sections: Iterable[Section], nodes: Sequence[Node]) -> list[Event]:
         """Sections one after another; names live on."""
         events: list[Event] = []
-        for number, section in enumerate(sections):
+        for section in sections:
+            number, self._runs = self._runs, self._runs + 1
             if section.in_turn:
 
                 def visit(param: Param, left: Left, key: Any, section: Section = section) -> tuple[list[Event], Left]:
@@ -112,9 +122,10 @@ class Player:
         for index, op in enumerate(ops):
             if op.sign == "-":
                 events += _let_go(left, op.name)
+            elif op.sign == "=":
+                events += assign(left, op)
             elif op.sign == "%":
-                sizes = zip(("partial results", "semaphores"), reduced(op.name, param, self.chip), strict=True)
-                events += within([(Buffer(what, size, "temporary"), 1) for what, size in sizes if _some(size)])
+                events += self.scratch(op.name, param)
             elif _some(op.nbytes) and _some(op.times):
                 made, _, died = self.held(param, op, (*key, index))
                 before = left.pop(op.name, None)
@@ -123,6 +134,11 @@ class Player:
             else:
                 events += _let_go(left, op.name)
         return events, left
+
+    def scratch(self, which: str, param: Param) -> list[Event]:
+        """What a reduction's kernel needs for a moment."""
+        sizes = zip(("partial results", "semaphores"), reduced(which, param, self.chip), strict=True)
+        return within([(Buffer(what, size, "temporary"), 1) for what, size in sizes if _some(size)])
 
     def held(self, param: Param, op: Op, key: Any) -> tuple[Event, Buffer, Event]:
         """The buffers of one op: their birth, one of them, their death."""
@@ -139,6 +155,9 @@ class Player:
             sign, name, _ = which
             if sign in "-%":
                 events += _let_go(self.left, name) if sign == "-" else foreach_norm(nodes)
+                continue
+            if sign == "=":
+                events += assign(self.left, next(ops[which] for _, _, ops in told if which in ops))
                 continue
             if sign == "+":
                 births, deaths = self._list(section, nodes, which, (number, index))
@@ -162,7 +181,8 @@ class Player:
                 if op is None or not _some(op.nbytes) or not _some(op.times):
                     continue
                 born, _, died = self.held(what, op, (*key, place))
-                births.append(_times(times, born))
+                filled = self.scratch(op.source, what) if op.source else []
+                births.append(Repeat(times, (born, *filled)) if filled else _times(times, born))
                 deaths.insert(0, _times(times, died))
             else:
                 inner, gone = self._list(section, what, which, (*key, place))

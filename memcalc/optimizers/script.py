@@ -5,15 +5,16 @@ from tensor to tensor until it is bound again, and dies with the function:
 
     +root +denom -root          # denom = sqrt(v) / c: the last tensor's denom dies once this one's is made
 
-After a colon stands how large it is: how many elements, of which dtype (``:np`` unless told).
+``=name:other`` gives a name what another holds, as an assignment does that comes later than the making. Else a colon tells how large a
+buffer is: how many elements, of which dtype (``:np`` unless told).
 
     n  the parameter's           r, c  its row and column means     s  as many as matrices are stacked     1  one
-    p  the parameter's dtype     g  the gradient's     w  the gradient's, halves widened     f  float32    h  half    b  bool
+    p  the parameter's dtype     g  the gradient's     w  the gradient's, halves widened     d, f, h, b  8, 4, 2 and 1 bytes
 
 A number in front multiplies. In a section over lists (``together``) ``+`` makes one for every tensor, ``*`` one as long as
 all of them together and ``!`` one alone; ``-name*`` lets go of every name that begins so. ``%`` is what a kernel needs while a
 tensor is reduced whole (``%n``), over its last dimension (``%r``) or the one before (``%c``), a vector of row means (``%v``), or
-while ``_foreach_norm`` takes the norms of a list (``%norm``).
+while ``_foreach_norm`` takes the norms of a list (``%norm``); behind a size, ``+name:rg%r``, it follows each birth of a list.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from memcalc.optimizers.base import Param
 from memcalc.reductions import Chip, contiguous
 from memcalc.tensors import itemsize
 
-Sign = Literal["+", "-", "*", "!", "%"]
+Sign = Literal["+", "-", "*", "!", "%", "="]
 
 
 class Op(NamedTuple):
@@ -38,6 +39,8 @@ class Op(NamedTuple):
     name: str
     nbytes: Count = 0
     times: Count = 1
+    source: str = ""
+    """Of an assignment: the other name. Of a birth: the reduction that fills it."""
 
 
 Body = Callable[[Param], Iterable[Op]]
@@ -51,7 +54,7 @@ class Section(NamedTuple):
 
 
 Size = Callable[[Param], Count]
-_DTYPES = {"f": 4, "h": 2, "b": 1}
+_DTYPES = {"d": 8, "f": 4, "h": 2, "b": 1}
 
 
 def in_turn(notation: str | Callable[[Param], str], **sizes: Size) -> Section:
@@ -67,29 +70,33 @@ def together(notation: str | Callable[[Param], str], **sizes: Size) -> Section:
 def _body(notation: str | Callable[[Param], str], sizes: Mapping[str, Size]) -> Body:
     def body(param: Param) -> Iterable[Op]:
         text = notation if isinstance(notation, str) else notation(param)
-        return [Op(sign, name, _size(code, param, sizes) if code else 0) for sign, name, code in tokens(text)]
+        return [
+            Op(sign, name, _size(code, param, sizes), source=source) if sign in "+*!" else Op(sign, name, source=source)
+            for sign, name, code, source in tokens(text)
+        ]
 
     return body
 
 
 @lru_cache(maxsize=4096)
-def tokens(notation: str) -> tuple[tuple[Sign, str, Any], ...]:
-    """(sign, name, size's code) of each token.
+def tokens(notation: str) -> tuple[tuple[Sign, str, Any, str], ...]:
+    """(sign, name, size's code, source) of each token.
 
-    >>> tokens("+a:2nf -a")
-    (('+', 'a', ('2', 'n', 'f')), ('-', 'a', None))
+    >>> tokens("+a:2nf%n -a")
+    (('+', 'a', ('2', 'n', 'f'), 'n'), ('-', 'a', None, ''))
     """
-    found: list[tuple[Sign, str, Any]] = []
+    found: list[tuple[Sign, str, Any, str]] = []
     for word in notation.split():
         sign, rest = word[0], word[1:]
         name, _, code = rest.partition(":")
-        assert sign in "+-*!%" and name, f"{word!r} is no token"
-        found.append((sign, name, _code(code or "np") if sign in "+*!" else None))  # type: ignore[arg-type]
+        assert sign in "+-*!%=" and name, f"{word!r} is no token"
+        code, _, source = code.partition("%") if sign in "+*!" else ("", "", code)
+        found.append((sign, name, _code(code or "np") if sign in "+*!" else None, source))  # type: ignore[arg-type]
     return tuple(found)
 
 
 def _code(code: str) -> tuple[str, str, str] | str:
-    found = re.fullmatch(r"(\d*)([nrcs1])([pgwfhb])", code)
+    found = re.fullmatch(r"(\d*)([nrcs1])([pgwdfhb])", code)
     if found is None:
         return code
     times, elements, dtype = found.groups()

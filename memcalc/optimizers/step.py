@@ -108,8 +108,8 @@ def _groups(entry: Optimizer, nodes: Sequence[Node], options: Options, form: Imp
     """Tensors as the step groups them: by the entry's own groups, and lists by dtype as well."""
 
     def key(param: Param) -> tuple[object, ...]:
-        dtypes = () if form == "single" else (param.dtype, param.grad_dtype)
-        return (entry.group(param, options) if entry.group else 0, *dtypes)
+        lists = () if form == "single" else (param.dtype, param.grad_dtype, entry.alike is not None and entry.alike(param))
+        return (entry.group(param, options) if entry.group else 0, *lists)
 
     keys = dict.fromkeys(key(param) for _, param in leaves(nodes))
     ordered = sorted(keys, key=lambda one: one[0])  # type: ignore[arg-type,return-value]
