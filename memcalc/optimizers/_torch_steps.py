@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memcalc.arrays import Count, maximum, minimum, product
+from memcalc.arrays import Count, minimum, product
 from memcalc.optimizers.base import Implementation, Options, Param
 from memcalc.optimizers.script import Section, in_turn, together, width
 
@@ -109,9 +109,7 @@ def nadam(o: Options, form: Implementation) -> Iterator[Section]:
         yield in_turn(f"{gradient(o)} +quotient +root -quotient")
     elif form == "single":
         first, *decay = gradient(o).split()
-        mus = (
-            "+a:1f +b:1f -a +a:1f -b +b:1f -a +mu:1f -b +a:1f +b:1f -a +a:1f -b +b:1f -a +a:1f -b +mu_next:1f -a"
-        )  # 1 - beta1 * (0.5 * 0.96 ** (step * momentum_decay)), and the same a step later
+        mus = "+a:1f +b:1f -a +a:1f -b +b:1f -a +mu:1f -b +a:1f +b:1f -a +a:1f -b +b:1f -a +a:1f -b +mu_next:1f -a"  # 1 - beta1 * (0.5 * 0.96 ** (step * momentum_decay)), and the same a step later
         yield in_turn(
             f"{first} -exp_avg +power:1f +bias2:1f -power {' '.join(decay)} {mus} +quotient +root -quotient -denom"
             " +denom -root +next:1f +a:1f +b:1f -a +c:1f +d:1f -b -c +grad -d +b:1f +c:1f +d:1f -b -c +exp_avg -d"
@@ -179,7 +177,9 @@ def asgd(o: Options, form: Implementation) -> Iterator[Section]:
         averages = "+difference -difference" if o.capturable or o.t0 < 1 else ""
         first, second = ("+power:1f +base:1f -power -base", "") if o.capturable else ("", "")
         eta = (
-            "+a:1f +b:1f -a +c:1f -b +d:1f +e:1f -d -c -e +a:1f +one:1f +b:1f -a -one +c:1f +d:1f -c -b -d" if o.capturable else ""
+            "+a:1f +b:1f -a +c:1f -b +d:1f +e:1f -d -c -e +a:1f +one:1f +b:1f -a -one +c:1f +d:1f -c -b -d"
+            if o.capturable
+            else ""
         )
         yield in_turn(f"{gradient(o)} {first} {averages} {second} {eta} -grad")
 

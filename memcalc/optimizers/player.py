@@ -211,7 +211,9 @@ def _repeated(times: Count, left: Left, once: Callable[[Left, int], tuple[list[E
     if is_array(times):
         again, _ = once(after, 0)
         some = times > 0
-        return [Repeat(as_count(some), tuple(first)), Repeat(where(some, times - 1, 0), tuple(again))], _either(some, after, left)
+        return [Repeat(as_count(some), tuple(first)), Repeat(where(some, times - 1, 0), tuple(again))], _either(
+            some, after, left
+        )
     second, odd = once(after, 1)
     third, even = once(odd, 0)
     pairs, rest = divmod(int(times) - 1, 2)

@@ -26,7 +26,13 @@ def measured(entry: Optimizer) -> bool:
 
 
 def step_events(
-    entry: Optimizer, nodes: Sequence[Node], options: Options, form: Implementation, chip: Chip | None = None
+    entry: Optimizer,
+    nodes: Sequence[Node],
+    options: Options,
+    form: Implementation,
+    *,
+    known: bool = True,
+    chip: Chip | None = None,
 ) -> list[Event]:
     """One call of the optimizer's step beyond what it keeps, as allocations and frees; nothing where nobody has measured it.
 
@@ -35,12 +41,14 @@ def step_events(
         nodes: what the step walks, in the model's order.
         options: the resolved options.
         form: the form of the step.
+        known: whether each of them is one tensor; else it stands for many of unknown shapes, and only lists are told.
         chip: the GPU, which decides what its reductions need; an H100 unless told.
     """
     player = Player(chip)
     events: list[Event] = []
     for group in _groups(entry, nodes, options, form):
-        events += player.run(sections(entry, [param for _, param in leaves(group)], options, form), group)
+        code = sections(entry, [param for _, param in leaves(group)], options, form)
+        events += player.run([section for section in code if known or not section.in_turn], group)
     return events + player.end()
 
 

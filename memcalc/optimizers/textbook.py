@@ -24,7 +24,13 @@ def is_textbook_adam(entry: Optimizer, options: Options, form: Implementation) -
 
 
 def textbook_events(
-    entry: Optimizer, nodes: Sequence[Node], options: Options, form: Implementation, lowered: frozenset[str],
+    entry: Optimizer,
+    nodes: Sequence[Node],
+    options: Options,
+    form: Implementation,
+    lowered: frozenset[str],
+    *,
+    known: bool = True,
     chip: Chip | None = None,
 ) -> list[Event]:
     """The update of masters: each gradient cast to its master's dtype, in turn or all at once, and the optimizer's own step.
@@ -37,22 +43,40 @@ def textbook_events(
         options: the resolved options.
         form: the form of the step.
         lowered: names of the parameters that have a master; others are their own, and their gradient is used as it is.
+        known: whether each of them is one tensor; else it stands for many of unknown shapes.
         chip: the GPU.
     """
     player = Player(chip)
     if is_textbook_adam(entry, options, form):
         # g, sqrt(v), its quotient; the call's names die with it, the cast before the denominator
         adam = in_turn(lambda param: f"{_cast(param, lowered)} +root +denominator -root -cast -denominator")
-        return player.run([adam], nodes)
-    if form != "single" or entry.cls in ALL_AT_ONCE:
-        casts = together(lambda param: _cast(param, lowered))
-        return [*player.run([casts], nodes), *step_events(entry, nodes, options, form, chip), *player.end()]
+        return player.run([adam], nodes) if known else []
+    if form == "single" and entry.cls not in ALL_AT_ONCE:
+        return one_by_one(entry, nodes, options, form, lowered, known=known, chip=chip)
+    casts = player.run([together(lambda param: _cast(param, lowered))], nodes)
+    return [*casts, *step_events(entry, nodes, options, form, known=known, chip=chip), *player.end()]
+
+
+def one_by_one(
+    entry: Optimizer,
+    nodes: Sequence[Node],
+    options: Options,
+    form: Implementation,
+    lowered: frozenset[str] = frozenset(),
+    *,
+    known: bool = True,
+    chip: Chip | None = None,
+) -> list[Event]:
+    """The optimizer's step called for one tensor after another: nothing is left from one to the next, a list is one of one."""
+    if not known:
+        return []
+    player = Player(chip)
     inner = form if form in entry.implementations else entry.implementations[0]
 
     def visit(param: Param, left: Left, key: object) -> tuple[list[Event], Left]:
         born, own = player.turn(in_turn(_cast(param, lowered)).body(param), param, {}, (key, 0))
         died, _ = player.turn(in_turn("-cast").body(param), param, own, (key, 1))
-        return [*born, *step_events(entry, ((1, param),), options, inner, chip), *died], left
+        return [*born, *step_events(entry, ((1, param),), options, inner, chip=chip), *died], left
 
     return player.walk(nodes, {}, visit, ())[0]
 

@@ -6,19 +6,20 @@ own step, or the textbook's step on masters. Numbers may be arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.order import in_order
 from memcalc.models import Model
-from memcalc.optimizers.player import Node, Player, chosen, foreach_norm, leaves
+from memcalc.optimizers.player import Node, Player, chosen, leaves
 from memcalc.optimizers.script import in_turn, together
 from memcalc.optimizers.step import step_events as library_events
-from memcalc.optimizers.textbook import textbook_events
-from memcalc.parallelism.base import Layout
+from memcalc.optimizers.textbook import one_by_one, textbook_events
+from memcalc.parallelism.base import Layout, handed
 from memcalc.plan import Plan
 from memcalc.reductions import Chip
-from memcalc.tape.events import Alloc, Buffer, Event, Free, within
+from memcalc.tape.events import Alloc, Buffer, Event, Free, allocs, frees, within
 from memcalc.tensors import itemsize
 
 FOUND_INF = Buffer("GradScaler found_inf", 4, "temporary")
@@ -27,9 +28,7 @@ OWN_STEP = frozenset({"torch", "fsdp2"})
 """Data-parallel engines under which memcalc's own textbook step updates the masters; others bring theirs."""
 
 
-def clip_events(
-    plan: Plan, layout: Layout, model: Model, max_norm: float | None, *, chip: Chip | None = None
-) -> list[Event]:
+def clip_events(plan: Plan, layout: Layout, model: Model, max_norm: float | None, *, chip: Chip | None = None) -> list[Event]:
     """Clipping the gradients of one step, from backward's end to the optimizer's step; nothing without a ``max_norm``.
 
     Under GradScaler the gradients are unscaled first, and what it has found is alive until the step's end.
@@ -41,20 +40,24 @@ def clip_events(
         max_norm: what gradients are clipped to.
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
     """
-    if max_norm is None:
+    if max_norm is None or not model.shapes_known:
         return []
-    nodes = in_order(model, layout.params)
-    if plan.scheme.step == "textbook":
-        return [*_norms(plan, model, nodes, None, chip), *_norms(plan, model, nodes, "float32", chip)]
-    return [*(_unscaled() if plan.scheme.scaler else []), *_clipped(plan, model, nodes)]
+    gradients = _gradients(plan, layout, model)
+    if own_masters(plan):
+        return [*_norms(plan, gradients, None, chip), *_norms(plan, gradients, "float32", chip)]
+    return [*(_unscaled() if plan.scheme.scaler else []), *_clipped(gradients)]
 
 
 def step_events(
-    plan: Plan, layout: Layout, model: Model, *, clipped: bool = False, chip: Chip | None = None
+    plan: Plan,
+    layout: Layout,
+    model: Model,
+    *,
+    clipped: bool = False,
+    chip: Chip | None = None,
+    flattened: Iterable[Event] = (),
 ) -> list[Event]:
     """One step of the optimizer in a run that is under way.
-
-    Nothing is said of the tensors of a model whose shapes are not known.
 
     Args:
         plan: the job with every name resolved.
@@ -62,31 +65,60 @@ def step_events(
         model: the model whose tensors they are.
         clipped: whether ``clip_events`` came before, which unscales, or looks for overflow, in the step's stead.
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
+        flattened: what happens once an engine has cast and flattened the gradients (``layout.early``: they go).
     """
-    nodes = in_order(model, layout.params) if model.shapes_known else ()
-    optimizer, options, form = plan.optimizer, plan.options, plan.implementation
-    if plan.scheme.step == "textbook" and plan.backend in OWN_STEP:
-        looked = [] if clipped else _norms(plan, model, nodes, None, chip)
-        return [*looked, *textbook_events(optimizer, nodes, options, form, _lowered(plan, model), chip)]
-    own = library_events(optimizer, nodes, options, form, chip)
+    update = update_events(plan, layout, model, chip)
+    if own_masters(plan):
+        looked = [] if clipped else _norms(plan, _gradients(plan, layout, model), None, chip)
+        return [*looked, *flattened, *update]
+    cast, step = ([(held.buffer, held.times) for held in some] for some in (layout.cast, layout.step))
+    opened = [allocs(*held) for held in (*cast, *step)]
+    own = [*opened, *(frees(*held) for held in cast), *flattened, *update, *(frees(*held) for held in reversed(step))]
     if not plan.scheme.scaler:
         return own
-    if form != "fused":
+    if plan.implementation != "fused":
         return [*([] if clipped else _unscaled()), *own, Free(FOUND_INF)]
     # the kernel is handed both and unscales: _step_supports_amp_scaling (torch/amp/grad_scaler.py:step)
-    handed = [(Buffer("sum of found_inf", 4, "temporary"), 1), (Buffer("grad_scale", 4, "temporary"), 1)]
-    return [*([] if clipped else _checked()), *within(handed[: 1 if clipped else 2], own), Free(FOUND_INF)]
+    given = [(Buffer("sum of found_inf", 4, "temporary"), 1), (Buffer("grad_scale", 4, "temporary"), 1)]
+    return [*([] if clipped else _checked()), *within(given[: 1 if clipped else 2], own), Free(FOUND_INF)]
 
 
-def _norms(plan: Plan, model: Model, nodes: Sequence[Node], dtype: str | None, chip: Chip | None) -> list[Event]:
+def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = None) -> list[Event]:
+    """The optimizer's own part of a step, with the casts of gradients that memcalc's textbook step makes around it.
+
+    Of a model whose shapes are not known one tensor stands for many, so that only lists over all of them are told.
+    """
+    nodes, known = in_order(model, layout.params), model.shapes_known
+    optimizer, options, form = plan.optimizer, plan.options, plan.implementation
+    if own_masters(plan):
+        return textbook_events(optimizer, nodes, options, form, _lowered(plan, model), known=known, chip=chip)
+    if layout.in_turn:
+        return one_by_one(optimizer, nodes, options, form, known=known, chip=chip)
+    return library_events(optimizer, nodes, options, form, known=known, chip=chip)
+
+
+def own_masters(plan: Plan) -> bool:
+    """Whether memcalc's own textbook step updates masters; an engine brings its own, and its layout says what that needs."""
+    return plan.scheme.step == "textbook" and plan.backend in OWN_STEP
+
+
+def _gradients(plan: Plan, layout: Layout, model: Model) -> tuple[Node, ...]:
+    """What a rank clips: every gradient of the model in its own dtype, or its pieces of them."""
+    setting = plan.setting(model)
+    dtypes = {tensor.name: setting.grad_dtype(tensor) for tensor in setting.trainable}
+    if plan.backend == "torch":
+        params = [handed(setting, tensor) for tensor in setting.trainable]
+    else:
+        params = list(layout.params)
+    return in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params])
+
+
+def _norms(plan: Plan, gradients: Sequence[Node], dtype: str | None, chip: Chip | None) -> list[Event]:
     """One norm of each gradient after another, as the textbook's step looks for overflow (its dtype) and clips (float32).
 
     source: memcalc/runtime/mixed_precision.py:all_finite, total_norm
     """
-    setting = plan.setting(model)
-    sizes = {tensor.name: itemsize(dtype or setting.grad_dtype(tensor)) for tensor in setting.trainable}
-    norm = in_turn("+norm:own %n -norm", own=lambda param: sizes[param.name])
-    return Player(chip).run([norm], nodes)
+    return Player(chip).run([in_turn(f"+norm:1{'g' if dtype is None else 'f'} %n -norm")], gradients)
 
 
 def _lowered(plan: Plan, model: Model) -> frozenset[str]:
@@ -116,28 +148,26 @@ def _replicated() -> list[Event]:
     return [Alloc(found), Alloc(FOUND_INF), Alloc(scale), Free(scale), Free(found)]
 
 
-def _clipped(plan: Plan, model: Model, nodes: Sequence[Node]) -> list[Event]:
+def _clipped(gradients: Sequence[Node]) -> list[Event]:
     """torch.nn.utils.clip_grad_norm_ over lists, as it is on CUDA (pytorch 2.13 torch/nn/utils/clip_grad.py).
 
     Norms are taken dtype by dtype, stacked and reduced to one; its inverse, scaled and clamped, multiplies in place.
     """
-    setting = plan.setting(model)
-    dtypes = {tensor.name: setting.grad_dtype(tensor) for tensor in setting.trainable}
     player, events = Player(), []
-    for number, dtype in enumerate(dict.fromkeys(dtypes.values())):
-        alike = chosen(nodes, lambda param, dtype=dtype: dtypes[param.name] == dtype)  # type: ignore[misc]
-        size = itemsize(dtype)
-        norm = together(f"+norm{number}:own", own=lambda param, size=size: size)  # type: ignore[misc]
-        events += [*player.run([norm], alike), *foreach_norm(alike)]
-    widest = max((itemsize(dtype) for dtype in dtypes.values()), default=4)
-    count: Count = sum((times for times, _ in leaves(nodes)), 0)
-    stack, total, coefficient, clamped = (
-        Buffer(site, size, "temporary")
-        for site, size in (("norms", count * widest), ("total norm", widest), ("coefficient", widest), ("clamped", widest))
-    )
-    inside = [(Buffer(site, widest, "temporary"), 1) for site in ("norm + 1e-6", "its inverse")]
-    born, died = within(inside)[:2], within(inside)[2:]
+    dtypes = dict.fromkeys(param.grad_dtype for _, param in leaves(gradients))
+    for number, dtype in enumerate(dtypes):
+        alike = chosen(gradients, lambda param, dtype=dtype: param.grad_dtype == dtype)  # type: ignore[misc]
+        events += player.run([together(f"+norm{number}:1g %norm")], alike)
+    size = max((itemsize(dtype) for dtype in dtypes), default=4)
+    count: Count = sum((times for times, _ in leaves(gradients)), 0)
+    stack, total, added, inverse, coefficient, clamped = (
+        Buffer(site, bytes_, "temporary")
+        for site, bytes_ in (
+            ("norms", count * size), ("total norm", size), ("norm + 1e-6", size), ("its inverse", size), ("coefficient", size),
+            ("clamped coefficient", size),
+        )
+    )  # fmt: skip
     return [
-        *events, Alloc(stack), Alloc(total), Free(stack), *player.end(), *born, Alloc(coefficient), *died, Alloc(clamped),
-        Free(coefficient), Free(clamped), Free(total),
+        *events, Alloc(stack), Alloc(total), Free(stack), *player.end(), Alloc(added), Alloc(inverse), Alloc(coefficient),
+        Free(inverse), Free(added), Alloc(clamped), Free(coefficient), Free(clamped), Free(total),
     ]  # fmt: skip
