@@ -129,7 +129,7 @@ class Options(Mapping[str, Any]):
 
 StatesOf = Callable[[Param, Options], Iterable[State]]
 TemporariesOf = Callable[[Param, Options, Implementation], Iterable[Temporary]]
-ScriptOf = Callable[["Options", Implementation], Iterable["Section"]]
+ScriptOf = Callable[["Options", Implementation], "Iterable[Section] | None"]
 SharedOf = Callable[[Sequence[Param], Options], Iterable[State]]
 
 
@@ -157,8 +157,10 @@ class Optimizer:
         summary: what it keeps, in one line.
         source: project, version, file and lines the facts were read from.
         states: its state tensors for one parameter.
-        temporaries: its step's needs for one parameter; None where nobody has measured them. Not asked where there is a script.
-        script: its step as it runs: what it makes and lets go, in order (``memcalc.optimizers.script``).
+        temporaries: its step's needs for one parameter; None where nobody has measured them. Not asked where there is a script
+            for the options.
+        script: its step as it runs: what it makes and lets go, in order (``memcalc.optimizers.script``); None of
+            options it does not cover.
         group: which of the optimizer's groups a parameter goes to, where recipes make several; the step takes them in order.
         alike: what else than its dtype decides which list a tensor is in, where the step makes lists.
         shared: tables kept once for all parameters.

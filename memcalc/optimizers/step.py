@@ -71,8 +71,9 @@ def step_bytes(entry: Optimizer, params: Sequence[Param], options: Options, size
 
 def sections(entry: Optimizer, params: Sequence[Param], options: Options, form: Implementation) -> list[Section]:
     """The step's code: the entry's script, else its moments one after another."""
-    if entry.script is not None:
-        return list(entry.script(options, form))
+    script = entry.script(options, form) if entry.script else None
+    if script is not None:
+        return list(script)
     if entry.temporaries is None:
         return []
     temporaries = entry.temporaries
