@@ -10,18 +10,29 @@ from memcalc.optimizers.came_pytorch import CLIPPED, FACTORS, SQUARED
 from memcalc.optimizers.script import Section, in_turn
 
 
-def adafactor_turn(p: Param, beta1: bool) -> str:
-    """One tensor's turn (Adafactor.step): its RMS, its rate, the update and what that is clipped by."""
-    casts = "+grad:nw " if upcast(p.grad_dtype) != p.grad_dtype else ""
-    casts += "-p32 +p32:nf" if upcast(p.dtype) != p.dtype else "-p32"
-    rate = "+norm:1f %n +rms:1f -norm -rms +small:1b -small +lr:1f"
-    update = f"{FACTORS} +update:nw -row -column" if p.ndim >= 2 else "+update:nw"
-    momentum = "-update" if beta1 else ""  # the name is exp_avg's from there on
-    return f"{casts} {rate} {SQUARED} {update} {CLIPPED} {momentum} +step:nw -step -grad"
+RATE = "+norm:1f %n +rms:1f -norm -rms +small:1b -small +lr:1f"
+"""The weights' RMS, a new tensor in each step, and the rate made of it (_get_lr)."""
+
+
+def master(p: Param) -> str:
+    """``p.float()``, whose name stays bound until the next tensor's turn."""
+    return "-p32 +p32:nf" if upcast(p.dtype) != p.dtype else "-p32"
+
+
+def update(p: Param, *, beta1: bool) -> str:
+    """From the squares to the clipped update of one tensor (Adafactor.step); with beta1 that name is exp_avg's at last."""
+    product = f"{FACTORS} +update:nw -row -column" if p.ndim >= 2 else "+update:nw"
+    return f"{SQUARED} {product} {CLIPPED} {'-update' if beta1 else ''}"
+
+
+def adafactor_turn(p: Param, *, beta1: bool) -> str:
+    """One tensor's turn."""
+    cast = "+grad:nw" if upcast(p.grad_dtype) != p.grad_dtype else ""
+    return f"{cast} {master(p)} {RATE} {update(p, beta1=beta1)} +step:nw -step -grad"
 
 
 def _script(o: Options, form: Implementation) -> list[Section]:
-    return [in_turn(lambda p: adafactor_turn(p, o.beta1 is not None))]
+    return [in_turn(lambda p: adafactor_turn(p, beta1=o.beta1 is not None))]
 
 
 @optimizer(
