@@ -13,9 +13,8 @@ from typing import Any
 from memcalc.arrays import Count, where
 from memcalc.optimizers._parts import longer, scalar, shorter, whole, words
 from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer, variant
-from memcalc.optimizers.galore_torch import PLAIN, chosen_first
+from memcalc.optimizers.galore_torch import PLAIN, chosen_first, projected, projector
 from memcalc.optimizers.galore_torch import low_rank as svd_low_rank
-from memcalc.optimizers.galore_torch import projected, projector
 from memcalc.optimizers.script import Op, Section, in_turn
 from memcalc.tensors import itemsize
 

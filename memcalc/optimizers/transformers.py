@@ -9,7 +9,6 @@ from memcalc.optimizers.base import Implementation, Options, Param, State, optim
 from memcalc.optimizers.came_pytorch import CLIPPED, FACTORS, SQUARED
 from memcalc.optimizers.script import Section, in_turn
 
-
 RATE = "+norm:1f %n +rms:1f -norm -rms +small:1b -small +lr:1f"
 """The weights' RMS, a new tensor in each step, and the rate made of it (_get_lr)."""
 

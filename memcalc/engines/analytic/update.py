@@ -106,10 +106,7 @@ def _gradients(plan: Plan, layout: Layout, model: Model) -> tuple[Node, ...]:
     """What a rank clips: every gradient of the model in its own dtype, or its pieces of them."""
     setting = plan.setting(model)
     dtypes = {tensor.name: setting.grad_dtype(tensor) for tensor in setting.trainable}
-    if plan.backend == "torch":
-        params = [handed(setting, tensor) for tensor in setting.trainable]
-    else:
-        params = list(layout.params)
+    params = [handed(setting, tensor) for tensor in setting.trainable] if plan.backend == "torch" else list(layout.params)
     return in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params])
 
 
