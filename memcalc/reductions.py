@@ -153,7 +153,7 @@ def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: 
         numpy = sys.modules["numpy"]
         first, second = numpy.vectorize(one, otypes=["int64", "int64"])(*shape)
         return first, second
-    return one(*shape)
+    return one(*map(int, shape))
 
 
 def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:

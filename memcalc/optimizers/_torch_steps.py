@@ -109,9 +109,11 @@ def nadam(o: Options, form: Implementation) -> Iterator[Section]:
         yield in_turn(f"{gradient(o)} +quotient +root -quotient")
     elif form == "single":
         first, *decay = gradient(o).split()
-        mus = "+a:1f +b:1f -a +a:1f -b +b:1f -a +mu:1f -b +a:1f +b:1f -a +a:1f -b +b:1f -a +a:1f -b +mu_next:1f -a"  # 1 - beta1 * (0.5 * 0.96 ** (step * momentum_decay)), and the same a step later
+        # beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay)), and the same a step later
+        mu = "+a:1f +b:1f -a +a:1f -b +b:1f -a +mu:1f -b"
+        mu_next = "+a:1f +b:1f -a +a:1f -b +b:1f -a +a:1f -b +mu_next:1f -a"
         yield in_turn(
-            f"{first} -exp_avg +power:1f +bias2:1f -power {' '.join(decay)} {mus} +quotient +root -quotient -denom"
+            f"{first} -exp_avg +power:1f +bias2:1f -power {' '.join(decay)} {mu} {mu_next} +quotient +root -quotient -denom"
             " +denom -root +next:1f +a:1f +b:1f -a +c:1f +d:1f -b -c +grad -d +b:1f +c:1f +d:1f -b -c +exp_avg -d"
         )
 
@@ -175,13 +177,12 @@ def asgd(o: Options, form: Implementation) -> Iterator[Section]:
         yield together(f"{'+grad' if o.maximize else ''} {intermediate} +intermediate -intermediate {scalars}")
     if form == "single":
         averages = "+difference -difference" if o.capturable or o.t0 < 1 else ""
-        first, second = ("+power:1f +base:1f -power -base", "") if o.capturable else ("", "")
-        eta = (
-            "+a:1f +b:1f -a +c:1f -b +d:1f +e:1f -d -c -e +a:1f +one:1f +b:1f -a -one +c:1f +d:1f -c -b -d"
-            if o.capturable
-            else ""
-        )
-        yield in_turn(f"{gradient(o)} {first} {averages} {second} {eta} -grad")
+        decay, eta = "", ""
+        if o.capturable:
+            decay = "+a:1f +b:1f -a -b"  # 1 - lambd * eta
+            # lr / (1 + lambd * lr * step) ** alpha and 1 / max(step - t0, 1)
+            eta = "+a:1f +b:1f -a +c:1f -b +d:1f +e:1f -d -c -e +a:1f +one:1f +b:1f -a -one +c:1f +d:1f -c -b -d"
+        yield in_turn(f"{gradient(o)} {decay} {averages} {eta} -grad")
 
 
 def adafactor(o: Options, form: Implementation) -> Iterator[Section]:
@@ -233,5 +234,5 @@ def muon(o: Options, form: Implementation) -> Iterator[Section]:
     turn = "+gram:gram =held:gram +product:gram =poly:product +next:nh =update:next "
     nesterov = "+nesterov:ng" if o.nesterov else ""
     end = "-held -poly" if o.ns_steps else ""
-    yield in_turn(f"{nesterov} -update +first:cast =update:first +norm:1h %n +clamped:1h -norm -clamped {turn * o.ns_steps} {end}"
-                  " -nesterov", gram=gram, cast=cast)  # fmt: skip
+    first = "-update +first:cast =update:first +norm:1h %n +clamped:1h -norm -clamped"
+    yield in_turn(f"{nesterov} {first} {turn * o.ns_steps} {end} -nesterov", gram=gram, cast=cast)

@@ -256,7 +256,7 @@ def _times(times: Count, event: Event) -> Event:
 
 def _some(number: Count) -> bool:
     """Whether it is more than 0, in any job."""
-    return is_array(number) or number > 0
+    return is_array(number) or bool(number > 0)
 
 
 def _merged(lists: Sequence[Sequence[Any]]) -> list[Any]:

@@ -12,7 +12,7 @@ from memcalc.tensors import itemsize
 
 
 def _script(o: Options, form: Implementation) -> list[Section]:
-    """prodigy.py:150-244: the distance and its norm, thinned, of each tensor; then the updates, each beside the last denominator."""
+    """prodigy.py:150-244: the thinned distance and its norm of each tensor; then updates, each beside the last denominator."""
 
     def thinned(p: Param) -> Count:
         return ceil_div(p.numel, o.slice_p) * itemsize(p.dtype)

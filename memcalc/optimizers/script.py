@@ -5,16 +5,17 @@ from tensor to tensor until it is bound again, and dies with the function:
 
     +root +denom -root          # denom = sqrt(v) / c: the last tensor's denom dies once this one's is made
 
-``=name:other`` gives a name what another holds, as an assignment does that comes later than the making. Else a colon tells how large a
-buffer is: how many elements, of which dtype (``:np`` unless told).
+``=name:other`` gives a name what another holds, as an assignment does that comes later than the making. Else a colon tells
+how large a buffer is: how many elements, of which dtype (``:np`` unless told).
 
     n  the parameter's           r, c  its row and column means     s  as many as matrices are stacked     1  one
     p  the parameter's dtype     g  the gradient's     w  the gradient's, halves widened     d, f, h, b  8, 4, 2 and 1 bytes
 
 A number in front multiplies. In a section over lists (``together``) ``+`` makes one for every tensor, ``*`` one as long as
-all of them together and ``!`` one alone; ``-name*`` lets go of every name that begins so. ``%`` is what a kernel needs while a
-tensor is reduced whole (``%n``), over its last dimension (``%r``) or the one before (``%c``), a vector of row means (``%v``), or
-while ``_foreach_norm`` takes the norms of a list (``%norm``); behind a size, ``+name:rg%r``, it follows each birth of a list.
+all of them together and ``!`` one alone; ``-name*`` lets go of every name that begins so. ``%`` is what a kernel needs while
+a tensor is reduced whole (``%n``), over its last dimension (``%r``) or the one before (``%c``), while a vector of row means
+is (``%v``), or while ``_foreach_norm`` takes the norms of a list (``%norm``); behind a size, ``+name:rg%r``, it follows each
+birth of a list.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def tokens(notation: str) -> tuple[tuple[Sign, str, Any, str], ...]:
     for word in notation.split():
         sign, rest = word[0], word[1:]
         name, _, code = rest.partition(":")
-        assert sign in "+-*!%=" and name, f"{word!r} is no token"
+        assert sign in "+-*!%=", f"{word!r} is no token"
         code, _, source = code.partition("%") if sign in "+*!" else ("", "", code)
         found.append((sign, name, _code(code or "np") if sign in "+*!" else None, source))  # type: ignore[arg-type]
     return tuple(found)

@@ -88,7 +88,7 @@ def sections(entry: Optimizer, params: Sequence[Param], options: Options, form: 
 
 
 def _moment(terms: Callable[[Param], Sequence[Temporary]]) -> list[Section]:
-    """The lists, and beside them the loop: what a tensor leaves is made when its turn is over and dies when the next one's is."""
+    """The lists, and beside them the loop: what a tensor leaves is made as its turn ends, and dies as the next one's does."""
 
     def lists(param: Param) -> Iterable[Op]:
         return _ops("list", terms(param), "sum")

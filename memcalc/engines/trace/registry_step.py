@@ -57,9 +57,8 @@ class RegistryStep(Step):
             self._bear(described)
         recipe, nodes = self.recipe, in_a_row(described)
         if recipe.scheme.step == "textbook":
-            lowered = frozenset(
-                each.name for each, param in zip(self.keyed, self.params, strict=True) if param.dtype != torch.float32
-            )
+            pairs = zip(self.keyed, self.params, strict=True)
+            lowered = frozenset(each.name for each, param in pairs if param.dtype != torch.float32)
             play(textbook_events(recipe.entry, nodes, recipe.options, recipe.implementation, lowered))
         else:
             play(step_events(recipe.entry, nodes, recipe.options, recipe.implementation))
