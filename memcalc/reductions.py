@@ -143,7 +143,7 @@ def staging(form: Layout, accumulator: int, chip: Chip, vec: int = 4) -> tuple[i
 
 
 def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: int, chip: Chip) -> tuple[Count, Count]:
-    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays of sizes, element by element."""
+    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays, once for each shape in them."""
 
     def one(*sizes: int) -> tuple[int, int]:
         strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
@@ -151,8 +151,9 @@ def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: 
 
     if any(is_array(size) for size in shape):
         numpy = sys.modules["numpy"]
-        first, second = numpy.vectorize(one, otypes=["int64", "int64"])(*shape)
-        return first, second
+        table, back = numpy.unique(numpy.stack(numpy.broadcast_arrays(*shape)), axis=1, return_inverse=True)
+        told = numpy.array([one(*column) for column in table.T.tolist()], dtype=numpy.int64)[back.reshape(-1)]
+        return told[:, 0], told[:, 1]
     return one(*map(int, shape))
 
 

@@ -71,7 +71,7 @@ class Player:
     """One function's run: its sections over some tensors, and what its names hold between them."""
 
     def __init__(self, chip: Chip | None = None) -> None:
-        self.chip = chip or Chip()
+        self.chip = chip
         self.left: Left = {}
         self._buffers: dict[Any, Buffer] = {}
         self._runs = 0
@@ -136,7 +136,9 @@ class Player:
         return events, left
 
     def scratch(self, which: str, param: Param) -> list[Event]:
-        """What a reduction's kernel needs for a moment."""
+        """What a reduction's kernel needs for a moment; nothing is said where the GPU is not known."""
+        if self.chip is None:
+            return []
         sizes = zip(("partial results", "semaphores"), reduced(which, param, self.chip), strict=True)
         return within([(Buffer(what, size, "temporary"), 1) for what, size in sizes if _some(size)])
 

@@ -44,7 +44,7 @@ def textbook_events(
         form: the form of the step.
         lowered: names of the parameters that have a master; others are their own, and their gradient is used as it is.
         known: whether each of them is one tensor; else it stands for many of unknown shapes.
-        chip: the GPU.
+        chip: the GPU, as in ``step_events``.
     """
     player = Player(chip)
     if is_textbook_adam(entry, options, form):

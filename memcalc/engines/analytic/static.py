@@ -175,7 +175,7 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Itera
     yield from _all(frees, layout.cast)
     if layout.early:
         yield from _all(frees, gradients)
-    yield from update
+    yield Repeat(1, tuple(update))  # of one role, which is folded the fast way
     yield from _all(frees, step)
     yield Mark("zero_grad")
     if not layout.early:

@@ -24,11 +24,13 @@ from memcalc.tensors import itemsize
 
 FOUND_INF = Buffer("GradScaler found_inf", 4, "temporary")
 """Born as gradients are unscaled, gone when the scale is updated (pytorch torch/amp/grad_scaler.py:update)."""
+USUAL = Chip()
+"""An H100, whose kernels a step is told with unless the GPU is named."""
 OWN_STEP = frozenset({"torch", "fsdp2"})
 """Data-parallel engines under which memcalc's own textbook step updates the masters; others bring theirs."""
 
 
-def clip_events(plan: Plan, layout: Layout, model: Model, max_norm: float | None, *, chip: Chip | None = None) -> list[Event]:
+def clip_events(plan: Plan, layout: Layout, model: Model, max_norm: float | None, *, chip: Chip = USUAL) -> list[Event]:
     """Clipping the gradients of one step, from backward's end to the optimizer's step; nothing without a ``max_norm``.
 
     Under GradScaler the gradients are unscaled first, and what it has found is alive until the step's end.
@@ -54,7 +56,7 @@ def step_events(
     model: Model,
     *,
     clipped: bool = False,
-    chip: Chip | None = None,
+    chip: Chip = USUAL,
     flattened: Iterable[Event] = (),
 ) -> list[Event]:
     """One step of the optimizer in a run that is under way.
@@ -86,7 +88,8 @@ def step_events(
 def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = None) -> list[Event]:
     """The optimizer's own part of a step, with the casts of gradients that memcalc's textbook step makes around it.
 
-    Of a model whose shapes are not known one tensor stands for many, so that only lists over all of them are told.
+    Without a ``chip`` what reductions need for a moment is left out. Of a model whose shapes are not known one tensor stands
+    for many, so that only lists over all of them are told.
     """
     nodes, known = in_order(model, layout.params), model.shapes_known
     optimizer, options, form = plan.optimizer, plan.options, plan.implementation
