@@ -12,6 +12,7 @@ from memcalc.job import Job, Parallelism
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.names import find_optimizer
+from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Setting, handed
 from memcalc.precision import SCHEMES, Scheme
 from memcalc.records import dataclass
@@ -73,7 +74,7 @@ def make_plan(job: Job) -> Plan:
     shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
     implementation, why = _implementation(scheme, optimizer, options, backend)
-    assumptions = list(why) if optimizer.temporaries is not None else []
+    assumptions = list(why) if measured(optimizer) else []
     if assumed:
         assumptions.append(assumed)
     return Plan(

@@ -147,7 +147,7 @@ class Machine:
         return False
 
     def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
-        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another's answer."""
+        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another answer."""
         if not any(is_array(count) for count in counts):
             return function(*counts) if only else otherwise
         import numpy

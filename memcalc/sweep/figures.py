@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from memcalc.arrays import Count, rounded
-from memcalc.engines.analytic.needs import step_needs
 from memcalc.engines.analytic.peak import around_of, played_of
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
 from memcalc.engines.analytic.step import steady_tape
@@ -75,10 +74,11 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
 def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account) -> Figures:
     """What the whole step comes to; nothing where it cannot be played."""
     try:
-        played, _ = played_of(job, plan, model, ranks)
+        played, assumed = played_of(job, plan, model, ranks)
     except NotModelledError:
         return {}
-    tape = steady_tape(around_of(account, list(step_needs(plan, account.layout, model).values())), played)
+    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+    tape = steady_tape(around, played)
     forms = forms_of(tape)
     tops = forms.role_tops(requested)
     return {

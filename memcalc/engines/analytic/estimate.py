@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, state_holdings
+from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan, check_parameters, check_settings, make_plan, understood
 from memcalc.tape.events import COMPONENTS, ROLES
@@ -78,8 +80,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True) -> Whole:
         return Whole(footprint)
     from memcalc.engines.analytic.peak import whole_step
 
-    needs = list(step_needs(plan, fullest.layout, model).values())
-    return whole_step(job, plan, model, fullest, needs, footprint, replayed=replayed)
+    return whole_step(job, plan, model, fullest, footprint, replayed=replayed)
 
 
 def number(value: Count) -> int:
@@ -138,11 +139,8 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
         "backward": layout.backward,
         ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: gradients_held(plan, layout),
         "start of the step": layout.cast,
-        "the step": layout.step,
-        **{
-            f"the step: {moment}" if moment else "the step, its update": tuple(Holding(buffer, times) for buffer, times in live)
-            for moment, live in step_needs(plan, layout, model).items()
-        },
+        "the step": () if own_masters(plan) else layout.step,
+        "the step, at its highest": tuple(Holding(buffer, times) for buffer, times in step_needs(plan, layout, model)),
     }
     for life, holdings in lives.items():
         for held in holdings:
@@ -156,6 +154,6 @@ def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:
     said = []
     if not model.shapes_known:
         said.append("what the step needs for its largest tensor is not in the states: a bare size has no tensors")
-    if plan.optimizer.temporaries is None:
+    if not measured(plan.optimizer):
         said.append(f"what the step of {plan.optimizer.name} needs for a moment has not been measured; it is not in the states")
     return said

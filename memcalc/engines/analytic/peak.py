@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.static import Account
 from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.footprint import Components, Footprint, Peak
 from memcalc.job import Job
+from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event, within
+from memcalc.tape.events import COMPONENTS, ROLES, Event
 from memcalc.tape.fold import Fold, fold, requested
 
 if TYPE_CHECKING:
     from memcalc.allocator.played import Replay
 
 
-def whole_step(
-    job: Job, plan: Plan, model: Model, account: Account, needs: Sequence[Any], footprint: Footprint, *, replayed: bool
-) -> Whole:
+def whole_step(job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool) -> Whole:
     """The footprint with the peak of the step, where the step can be played; else as it is, with the reason.
 
-    ``needs`` are the moments of the optimizer's step; ``replayed`` asks for what the allocator makes of it.
+    ``replayed`` asks for what the allocator makes of it.
     """
     try:
         played, assumed = played_of(job, plan, model)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(account, needs)
+    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
     return _read(footprint, around, played, assumed, replayed=replayed)
 
 
@@ -68,14 +68,15 @@ def _playable(plan: Plan, model: Model, ranks: int) -> Family:
     return load_family(model.family)
 
 
-def around_of(account: Account, needs: Sequence[Any]) -> Around:
-    """What stands around the played part: the layout's, and the optimizer's moments."""
+def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None, chip: Chip) -> Around:
+    """What stands around the played part: what the layout keeps, clipping, and the optimizer's step."""
     layout = account.layout
-    update: list[Event] = []
-    inner = [event for live in needs for event in within(live)]
-    held = [(one.buffer, one.times) for one in layout.step]
-    update += within(held, inner)
-    return Around(layout.resident, [holding for _, holding in account.states], (), update)
+    return Around(
+        resident=layout.resident,
+        states=[holding for _, holding in account.states],
+        clip=clip_events(plan, layout, model, max_norm, chip=chip),
+        update=step_events(plan, layout, model, clipped=max_norm is not None, chip=chip),
+    )
 
 
 def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool) -> Whole:
