@@ -15,15 +15,24 @@ from memcalc.allocator.played import Replay
 from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
-from memcalc.engines.trace.failures import UnrunnableError, kernel_warnings, quiet_libraries, require_runnable, take
+from memcalc.engines.trace.failures import (
+    UnrunnableError,
+    ValueNeededError,
+    kernel_warnings,
+    quiet_libraries,
+    require_runnable,
+    take,
+)
 from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
+from memcalc.engines.trace.routing import experts_of, told
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
-from memcalc.errors import NotModelledError
+from memcalc.engines.trace.values import Values
+from memcalc.errors import InputError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
@@ -118,16 +127,33 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     machine = machine_of(job)
     try:
         require_runnable(plan.optimizer)
-        return _run(job, plan, feed, make, machine, real=True)
+        return _routed(job, plan, feed, make, machine, real=True)
     except UnrunnableError as unrunnable:
         reason = str(unrunnable)
-    traced = _run(job, plan, feed, make, machine, real=False)
+    traced = _routed(job, plan, feed, make, machine, real=False)
     word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
     footprint = replace(traced.footprint, assumptions=(*traced.footprint.assumptions, word))
     return Traced(footprint, traced.tape, traced.replay, traced.operators)
 
 
-def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
+def _routed(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
+    """Without values; where they are asked for after a choice among experts, once more with those that follow from it.
+
+    Most models need none, and their trace is not to pay for any.
+    """
+    try:
+        found = _run(job, plan, feed, make, machine, real=real, valued=False)
+    except ValueNeededError as needed:
+        if not needed.chosen:
+            raise
+        return _run(job, plan, feed, make, machine, real=real, valued=True)
+    if job.training.routing_imbalance is not None:
+        rule = "changes nothing, as no size in this model hangs on a router's choice"
+        raise InputError("training.routing_imbalance", job.training.routing_imbalance, rule, "leave it out")
+    return found
+
+
+def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool, valued: bool) -> Traced:
     training = job.training
     loss = feed.loss if callable(feed.loss) else make_loss(feed.loss)[1]
     asked = Asked(
@@ -136,6 +162,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     )  # fmt: skip
     sites = Sites()
     kernels = Kernels(machine.behaviour)
+    imbalance = training.routing_imbalance or 1.0
     tracker = Tracker(sites, kernels)
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
@@ -147,24 +174,28 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
             if feed.lora is not None:
                 built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
+        if valued:
+            mode.values = Values(experts_of(built.module), imbalance, sites.path, mode.without_values)
         loop = Loop(asked, tracker, mode)
         with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
         summary = _summary(built, loop.module)
         parts, notes = loop.parts, tuple(loop.step.notes)
+        routed = told(mode.values.read, imbalance) if mode.values is not None else ()
         del loop
     tape = tape_of(tracker)
     played = replay(tape, feed.allocator or None)
     settled = job.model_copy(update={"training": training.model_copy(update=_sizes(built, job))})
-    told = understood(settled, plan)
-    told["behaviour"] |= machine.told()
-    told["inputs"] = [each.text() for each in built.inputs]
+    answered = understood(settled, plan)
+    answered["behaviour"] |= machine.told()
+    answered["inputs"] = [each.text() for each in built.inputs]
     footprint = footprint_of(
         tape,
         played,
         Told(
-            summary, told, parts, plan.stage, (
-                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *_of_the_model(built, tracker.operators),
+            summary, answered, parts, plan.stage, (
+                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *routed,
+                *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),
         ),

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
 
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import Loop
+from memcalc.engines.trace.routing import DIMENSIONS
 from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.optimizers.base import Optimizer
 from memcalc.runtime.build import Built
@@ -26,6 +27,16 @@ from memcalc.runtime.optimizers import optimizer_class
 
 class UnrunnableError(Exception):
     """The optimizer's class failed on tensors without data, or is not here."""
+
+
+class ValueNeededError(NotModelledError):
+    """The model decides by a tensor's values.
+
+    Attributes:
+        chosen: whether something was chosen before, as a router chooses among experts.
+    """
+
+    chosen = False
 
 
 COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
@@ -66,7 +77,9 @@ def take(loop: Loop, built: Built) -> None:
         operator = str(error.func).removeprefix("aten.")
         rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
         way_out = "decide by shapes there, give --input that avoids it, or measure instead"
-        raise NotModelledError("model", built.name, rule, way_out) from None
+        needed = ValueNeededError("model", built.name, rule, way_out)
+        needed.chosen = not DIMENSIONS.keys().isdisjoint(loop.tracker.operators)
+        raise needed from None
     except UnsupportedOperatorException as error:
         if loop.in_optimizer and loop.asked.real:
             raise UnrunnableError(f"{error.func} has no rule for shapes") from None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 import torch._subclasses.fake_tensor as fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -81,7 +82,14 @@ def _parsed(*args: Any, **kwargs: Any) -> Any:
     return _PARSE(*map(_indexed, args), **{key: _indexed(value) if key == "device" else value for key, value in kwargs.items()})
 
 
-RESTATED: dict[Any, Callable[..., Any]] = {torch.Tensor.to: _to, torch.Tensor.cuda: _cuda}
+def _numpy(tensor: Any, *, force: bool = False) -> Any:
+    """Its values, where they are known; refused like any other question for values where not, and not as a subclass's."""
+    return torch.Tensor.numpy(tensor, force=force) if type(tensor) is not FakeTensor else numpy.array(tensor.tolist())
+
+
+RESTATED: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.to: _to, torch.Tensor.cuda: _cuda, torch.Tensor.numpy: _numpy,
+}  # fmt: skip
 """Function, as a function mode sees it, to what is done in its place."""
 
 
