@@ -157,14 +157,15 @@ def _held(state: State, site: str, times: Count) -> Holding:
 def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mapping[str, Needs]) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start."""
     gradients = gradients_held(plan, layout)
+    kept = keeps_gradients(plan)
     yield Mark("init")
-    yield from _all(allocs, (*layout.resident, *states))
+    yield from _all(allocs, (*layout.resident, *states, *(gradients if kept else ())))
     yield Mark("forward")
     yield from _all(allocs, layout.forward)
     yield Mark("backward")
     yield from _all(frees, layout.forward)
     yield from within(_pairs(layout.backward))
-    yield from _all(allocs, gradients)
+    yield from _all(allocs, () if kept else gradients)
     # Later micro-batches run with the gradients of the first already there.
     again = tuple(within(_pairs(layout.forward)))
     if again:
@@ -172,14 +173,19 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mappin
     yield Mark("optimizer_step")
     yield from _all(allocs, (*layout.cast, *layout.step))
     yield from _all(frees, layout.cast)
-    if layout.early:
+    if layout.early and not kept:
         yield from _all(frees, gradients)
     for live in needs.values():
         yield from within(live)
     yield from _all(frees, layout.step)
     yield Mark("zero_grad")
-    if not layout.early:
+    if not layout.early and not kept:
         yield from _all(frees, gradients)
+
+
+def keeps_gradients(plan: Plan) -> bool:
+    """Whether gradients are there from the start of a steady step, as ``zero_grad`` has but filled them with zeros."""
+    return plan.keeps_gradients and not plan.optimizer.frees_gradients
 
 
 def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:

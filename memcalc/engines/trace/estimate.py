@@ -27,7 +27,7 @@ from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
-from memcalc.engines.trace.routing import experts_of, told
+from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
@@ -124,6 +124,8 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     """By the optimizer's own class; by the registry's word where that class cannot run without data."""
     plan = make_plan(job)
     _require_one_rank(plan)
+    if feed.step is not None:
+        _require_own_step(job)
     machine = machine_of(job)
     try:
         require_runnable(plan.optimizer)
@@ -158,7 +160,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     loss = feed.loss if callable(feed.loss) else make_loss(feed.loss)[1]
     asked = Asked(
         plan=plan, arguments=training.optimizer_args, accumulation=training.gradient_accumulation_steps,
-        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step, real=real,
+        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step,
+        set_to_none=training.set_to_none, real=real,
     )  # fmt: skip
     sites = Sites()
     kernels = Kernels(machine.behaviour)
@@ -181,19 +184,19 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
             take(loop, built)
         summary = _summary(built, loop.module)
         parts, notes = loop.parts, tuple(loop.step.notes)
-        routed = told(mode.values.read, imbalance) if mode.values is not None else ()
+        routed = assumed(mode.values.read, imbalance) if mode.values is not None else ()
         del loop
     tape = tape_of(tracker)
     played = replay(tape, feed.allocator or None)
     settled = job.model_copy(update={"training": training.model_copy(update=_sizes(built, job))})
-    answered = understood(settled, plan)
-    answered["behaviour"] |= machine.told()
-    answered["inputs"] = [each.text() for each in built.inputs]
+    told = understood(settled, plan)
+    told["behaviour"] |= machine.told()
+    told["inputs"] = [each.text() for each in built.inputs]
     footprint = footprint_of(
         tape,
         played,
         Told(
-            summary, answered, parts, plan.stage, (
+            summary, told, parts, plan.stage, (
                 *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *routed,
                 *_of_the_model(built, tracker.operators),
             ),
@@ -210,6 +213,14 @@ def _of_the_model(built: Built, operators: Mapping[Any, int]) -> Iterator[str]:
         yield "experts run by grouped matrix multiplication, as transformers chooses on a GPU: no size depends on the routing"
     if built.family in ("mamba", "mamba2") and find_spec("mamba_ssm") is None:
         yield "Mamba's own kernels are not installed here: its slow path in PyTorch is what was traced"
+
+
+def _require_own_step(job: Job) -> None:
+    """Refuse what a person's own step would have to do by itself."""
+    usual, training = type(job.training)(), job.training
+    for key in ("gradient_accumulation_steps", "max_grad_norm", "set_to_none"):
+        if (value := getattr(training, key)) != getattr(usual, key):
+            raise InputError(f"training.{key}", value, "is for a step of one's own to do", "do it there, and leave it out")
 
 
 def _summary(built: Built, module: Any) -> ModelSummary:

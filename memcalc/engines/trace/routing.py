@@ -1,10 +1,10 @@
 """How a router is assumed to choose, and which choices are a router's.
 
-Without data no router can choose. Uniform routing is assumed: of ``rows`` tokens that choose ``chosen`` of ``experts`` each, every
-expert gets the same number of rows, or one more. An imbalance of *r* gives the last expert *r* times the uniform share instead
-(rounded up, at most every row), and the others share what is left evenly. Rows are conserved either way, and no token chooses an
-expert twice. The last one is the fullest because a loop over experts comes to it last, where its temporaries stand on top of what
-all others saved, and backward begins with it.
+Without data no router can choose. Uniform routing is assumed: of ``rows`` tokens that choose ``chosen`` of ``experts`` each,
+every expert gets the same number of rows, or one more. An imbalance of *r* gives the last expert *r* times the uniform share
+instead (rounded up, at most every row), and the others share what is left evenly. Rows are conserved either way, and no token
+chooses an expert twice. The last one is the fullest because a loop over experts comes to it last, where its temporaries stand
+on top of what all others saved, and because backward begins with it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ DIMENSIONS = {TOPK: 2, torch.ops.aten.argmax.default: 1, torch.ops.aten.max.dim:
 """Operators that choose, and where their dimension stands among their arguments."""
 
 
-def told(routers: Iterable[Router], imbalance: float) -> Iterator[str]:
+def assumed(routers: Iterable[Router], imbalance: float) -> Iterator[str]:
     """What was assumed, a line for each kind of router."""
     found = sorted(set(routers))
     kinds = {router[1:4]: [one for one in found if one[1:4] == router[1:4]] for router in found}

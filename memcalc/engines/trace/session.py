@@ -18,13 +18,15 @@ from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.estimate import Traced
-from memcalc.engines.trace.failures import kernel_warnings
+from memcalc.engines.trace.failures import kernel_warnings, refused
 from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
+from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
+from memcalc.engines.trace.values import Values
 from memcalc.errors import NO_VALUE, InputError
 from memcalc.footprint import ModelSummary
 from memcalc.job import Job
@@ -44,6 +46,9 @@ class Session:
 
     def __init__(self, job: Job, tracker: Tracker, mode: CudaFakeMode) -> None:
         self.job, self.tracker, self.mode = job, tracker, mode
+        # a loop of one's own runs once: whether it will ask what a router chose is not known before
+        imbalance = job.training.routing_imbalance or 1.0
+        self.values = mode.values = Values(set(), imbalance, tracker.sites.path, mode.without_values)
         self._params: dict[int, tuple[str, torch.Tensor]] = {}
         self._optimizers: dict[str, None] = {}
         self._iteration = 1
@@ -52,6 +57,7 @@ class Session:
     def watch(self, module: torch.nn.Module) -> None:
         """Name a module's tensors and parts, as a result shows them. Call it once the module is on the device."""
         self.tracker.sites.add(module.named_modules())
+        self.values.experts |= experts_of(module)
         for name, param in module.named_parameters():
             self._claim(param, "parameter", name)
             self._params[id(param)] = (name, param)
@@ -139,6 +145,7 @@ class Session:
         machine = machine_of(self.job)
         told["behaviour"] |= machine.told()
         told["training"] |= {"optimizer": ", ".join(self._optimizers) or "none", "optimizer_args": {}}
+        routed = assumed(self.values.read, self.values.imbalance)
         tape = tape_of(self.tracker)
         played = replay(tape, allocator or None)
         steady = min(steps, 2)
@@ -147,7 +154,8 @@ class Session:
         footprint = footprint_of(
             tape, played,
             Told(
-                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, machine.assumptions,
+                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0,
+                (*machine.assumptions, *routed),
                 (*warnings, *kernel_warnings(self.tracker.kernels)),
             ),
             steady,
@@ -166,5 +174,11 @@ def session(job: Job, allocator: str = "") -> Iterator[Session]:
         opened = Session(job, tracker, mode)
         with own_garbage(), sites.watching(), opened._following(), tracker:
             tracker.mark("forward", 1)
-            yield opened
+            try:
+                yield opened
+            except Exception as error:
+                refusal = refused(error, str(job.model), tracker)
+                if refusal is None:
+                    raise
+                raise refusal from error
         opened._end(allocator)

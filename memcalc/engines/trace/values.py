@@ -1,9 +1,9 @@
 """Values that follow from a router's choice, computed beside the fake tensors that have none.
 
 The indices a router gives are assumed (``memcalc.engines.trace.routing``), and so is every number made of them and of plain
-numbers alone: counts, masks, sorted orders, offsets. They are computed on the CPU as the step goes, by the very operators it calls,
-and whatever asks for a value or makes a shape of one is answered: ``nonzero``, ``x[mask]``, ``tolist``, ``unique``, ``bincount``.
-What hangs on anything else has no value, and who asks for it is refused as ever.
+numbers alone: counts, masks, sorted orders, offsets. They are computed on the CPU as the step goes, by the very operators it
+calls, and whatever asks for a value or makes a shape of one is answered: ``nonzero``, ``x[mask]``, ``tolist``, ``unique``,
+``bincount``. What hangs on anything else has no value, and who asks for it is refused as ever.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _INDEX, _MASKED_SELECT, _NONZERO = aten.index.Tensor, aten.masked_select.default
 _EMPTY, _TO_COPY = aten.empty_strided.default, aten._to_copy.default
 _SHAPED = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
 _FILLED: dict[Any, int] = {  # operator: what it fills with, or the place of that among its arguments, negative
-    aten.zeros.default: 0, aten.zeros_like.default: 0, aten.new_zeros.default: 0, aten.ones.default: 1, aten.ones_like.default: 1,
-    aten.new_ones.default: 1, aten.full.default: -1, aten.full_like.default: -1, aten.new_full.default: -2,
+    aten.zeros.default: 0, aten.zeros_like.default: 0, aten.new_zeros.default: 0, aten.ones.default: 1,
+    aten.ones_like.default: 1, aten.new_ones.default: 1, aten.full.default: -1, aten.full_like.default: -1,
+    aten.new_full.default: -2,
 }  # fmt: skip
 _RANGES = frozenset({aten.arange.default, aten.arange.start, aten.arange.start_step})
 
@@ -121,19 +122,21 @@ class Values:
         func, types, args, kwargs = call
         self._read(masks)
         source = args[0]
+
+        def empty(number: int, dtype: torch.dtype) -> Any:
+            return self.answer(_EMPTY, (), ((number,), (1,)), {"dtype": dtype, "device": source.device})
+
         if func is _MASKED_SELECT:
-            mask = _real(masks[0])
-            with _disable_current_modes():
-                number = int(mask.expand(torch.broadcast_shapes(mask.shape, source.shape)).count_nonzero())
-            return self.answer(_EMPTY, (), ((number,), (1,)), {"dtype": source.dtype, "device": source.device})
+            shape: torch.Size = torch.broadcast_shapes(masks[0].shape, source.shape)  # type: ignore[no-untyped-call]
+            times = shape.numel() // max(1, masks[0].numel())
+            return empty(_ones(masks[0]) * times, source.dtype)
         indices: list[Any] = []
         for index in args[1]:
-            if not any(index is mask for mask in masks):
+            if any(index is mask for mask in masks):
+                # IndexingUtils.h:expandTensors: a mask stands for the places where it is not zero, an index for each dimension
+                indices += [empty(_ones(index), torch.int64) for _ in range(index.ndim)]
+            else:
                 indices.append(index)
-                continue
-            told = {"dtype": torch.int64, "device": source.device}
-            number = ones_of(index)
-            indices += [self.answer(_EMPTY, (), ((number,), (1,)), told) for _ in range(index.ndim)]
         return self.answer(func, types, (source, indices), kwargs)
 
     def _read(self, tensors: list[torch.Tensor]) -> None:
@@ -168,6 +171,12 @@ class Values:
                 real = make(result.shape, dtype=result.dtype)
                 real = real if value in (0, 1) else real.fill_(value)
             keep(result, Known(real, Memory(), frozenset()))
+
+
+def _ones(mask: torch.Tensor) -> int:
+    number = ones_of(mask)
+    assert number is not None
+    return number
 
 
 def _routers(told: list[Known]) -> frozenset[Router]:

@@ -1,8 +1,8 @@
 """Backward formulas that work in place on CUDA, and out of place where they meet tensor subclasses or a dispatch mode.
 
 C++ asks ``areAnyTensorSubclassLike`` (pytorch ATen/TensorSubclassLikeUtils.h), to which fake tensors are subclasses like any
-other, and takes a road with one temporary more for each step. Here such a step is put back in place: on the tensor that the same
-formula has just made.
+other, and takes a road with one temporary more for each step. Here such a step is put back in place: on the tensor that the
+same formula has just made.
 """
 
 from __future__ import annotations
