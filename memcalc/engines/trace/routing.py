@@ -49,16 +49,18 @@ def fullest(rows: int, chosen: int, experts: int, imbalance: float = 1.0) -> int
     return min(rows, math.ceil(round(imbalance * rows * chosen / experts, 9)))
 
 
+LISTS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList, torch.nn.ParameterDict)
+"""Where a module keeps parts that are alike."""
+
+
 def experts_of(module: torch.nn.Module) -> set[int]:
     """Numbers of experts a module may have: how long its lists are, and how many matrices its stacked weights are."""
     found: set[int] = set()
     for owner in module.modules():
-        kinds = [type(child) for child in owner.children()]
-        found |= {kinds.count(kind) for kind in set(kinds)}
+        if isinstance(owner, LISTS):
+            found.add(len(owner))
         if not isinstance(owner, torch.nn.modules.conv._ConvNd):
             found |= {param.shape[0] for param in owner.parameters(recurse=False) if param.ndim == 3}
-        if isinstance(owner, torch.nn.ParameterList | torch.nn.ParameterDict):
-            found.add(len(owner))
     return {number for number in found if number > 1}
 
 
