@@ -74,6 +74,7 @@ def estimate(
     engine: o.Engine = None,
     inputs: o.Inputs = None,
     loss: o.LossName = None,
+    step: o.StepName = None,
     routing_imbalance: o.Routing = None,
     lora: o.Lora = None,
     allocator: o.Allocator = None,
@@ -97,7 +98,7 @@ def estimate(
         gpu=gpu, memory=memory, headroom=headroom, scope=scope,
     )  # fmt: skip
     asked = {
-        "--input": inputs, "--loss": loss, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
+        "--input": inputs, "--loss": loss, "--step": step, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
         "--snapshot": snapshot, "--top": top, "--by": by,
     }  # fmt: skip
     footprint: Footprint
@@ -106,7 +107,7 @@ def estimate(
 
         footprint = traced(
             mapping, Wanted(timeline, snapshot, top, by), form.value, exact=exact, explain=explain, app_dir=app_dir,
-            inputs=tuple(inputs or ()), loss=loss, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
+            inputs=tuple(inputs or ()), loss=loss, step=step, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
         )  # fmt: skip
     else:
         for flag, value in asked.items():

@@ -78,6 +78,9 @@ Inputs = Annotated[
     list[str] | None, _option("--input", group=TRACE, text="An input: x=float32[8,3,224,224].", metavar="NAME=DTYPE[SHAPE]")
 ]
 LossName = Annotated[str | None, _option("--loss", group=TRACE, text="mean, sum, mse, cross_entropy, py:….", metavar="NAME")]
+StepName = Annotated[
+    str | None, _option("--step", group=TRACE, text="A step of your own, f(model, batch, optimizer): py:….", metavar="NAME")
+]
 Routing = Annotated[
     float | None,
     _option("--routing-imbalance", group=TRACE, text="The fullest expert's share over an even one (default 1).", metavar="X"),

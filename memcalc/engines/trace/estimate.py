@@ -42,6 +42,7 @@ from memcalc.runtime.build import Built, build, with_lora
 from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
 from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
+from memcalc.runtime.target import load_function
 from memcalc.tape.events import Event
 
 Progress = Callable[[str, int], None]
@@ -72,7 +73,7 @@ class Feed:
     Attributes:
         inputs: in place of the family's own, as ``--input`` takes them.
         loss: as ``--loss`` takes it, or a function of the output.
-        step: a person's own step, ``step(model, batch, optimizer)``.
+        step: a person's own step, ``step(model, batch, optimizer)``, or ``py:package.module:function``.
         allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
         lora: options of peft's LoRA.
         app_dir: the folder put on the import path for ``py:``.
@@ -82,7 +83,7 @@ class Feed:
 
     inputs: Sequence[str] = ()
     loss: str | Callable[[Any], torch.Tensor] | None = None
-    step: CustomStep | None = None
+    step: str | CustomStep | None = None
     allocator: str = ""
     lora: Mapping[str, Any] | None = None
     app_dir: Path | None = None
@@ -157,10 +158,13 @@ def _routed(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine
 
 def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool, valued: bool) -> Traced:
     training = job.training
-    loss = feed.loss if callable(feed.loss) else make_loss(feed.loss)[1]
+    loss = feed.loss if callable(feed.loss) else make_loss(feed.loss, feed.app_dir)[1]
+    step = feed.step
+    if isinstance(step, str):
+        step = load_function(step, feed.app_dir, path="--step", named="takes model, batch and optimizer")
     asked = Asked(
         plan=plan, arguments=training.optimizer_args, accumulation=training.gradient_accumulation_steps,
-        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step,
+        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=step,
         set_to_none=training.set_to_none, real=real,
     )  # fmt: skip
     sites = Sites()

@@ -1,7 +1,7 @@
 """A person's own training loop, traced: whatever runs inside the context runs on tensors without data.
 
 Phases are told by what happens: forward until autograd runs backward, then the optimizer's step. What the optimizer is given
-are the parameters; the iteration after its first step is the steady one.
+are the parameters. An iteration ends once every optimizer has stepped, and the second one is the steady one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class Session:
         self._params: dict[int, tuple[str, torch.Tensor]] = {}
         self._optimizers: dict[str, None] = {}
         self._iteration = 1
+        self._steps: list[int] = []
+        self._numbered = False
+        self._in_backward = 0
         self._traced: Traced | None = None
 
     def watch(self, module: torch.nn.Module) -> None:
@@ -66,7 +69,8 @@ class Session:
 
     def mark(self, phase: Phase, iteration: int | None = None) -> None:
         """A phase begins, where the loop does something that is not seen by itself."""
-        self._iteration = self._iteration if iteration is None else iteration
+        if iteration is not None:
+            self._iteration, self._numbered = iteration, True
         self.tracker.mark(phase, self._iteration)
 
     @property
@@ -105,10 +109,12 @@ class Session:
             if life is not None and life.role is None:
                 owner = "" if found.owner is None else f"{self._params[id(params[found.owner])][0]} "
                 life.role, life.name = "optimizer_state", f"{owner}{found.path.rpartition('.')[2] or '?'}"
+        self._steps.append(id(optimizer))
         self._iteration += 1
         gc.collect()  # what only a cycle keeps dies here, not whenever Python looks for it
-        self.tracker.sites.forget()
-        self.tracker.mark("forward", self._iteration)
+        if not self._in_backward:  # else there are nodes left to run
+            self.tracker.sites.forget()
+        self.tracker.mark("backward" if self._in_backward else "forward", self._iteration)
 
     @contextlib.contextmanager
     def _following(self) -> Iterator[None]:
@@ -118,7 +124,11 @@ class Session:
         def backward(*args: Any, **kwargs: Any) -> Any:
             before = self.tracker.now
             self.tracker.mark("backward", self._iteration)
-            engine(*args, **kwargs)
+            self._in_backward += 1
+            try:
+                engine(*args, **kwargs)
+            finally:
+                self._in_backward -= 1
             self.tracker.mark(before[0], self._iteration)
 
         handles = [
@@ -134,10 +144,11 @@ class Session:
                 handle.remove()
 
     def _end(self, allocator: str) -> None:
-        steps = self._iteration - 1
-        if not steps:
+        if not self._steps:
             return
         self.tracker.close()
+        # a loop that says its iterations itself has said them
+        steps = self._iteration - 1 if self._numbered else renumbered(self.tracker.events, self._steps)
         params = [param for _, param in self._params.values()]
         counted = sum(param.numel() for param in params)
         trainable = sum(param.numel() for param in params if param.requires_grad)
@@ -161,6 +172,35 @@ class Session:
             steady,
         )  # fmt: skip
         self._traced = Traced(footprint, tape, played, {str(func): count for func, count in self.tracker.operators.items()})
+
+
+def renumbered(events: list[tuple[str, Any]], steps: list[int]) -> int:
+    """Give each stretch between two steps the number of its iteration; how many iterations there are.
+
+    Args:
+        events: as the tracker has them; until now each step began an iteration.
+        steps: who took each step. An iteration ends once all of them have taken one, as in adversaries' loops, or where each
+            parameter has an optimizer of its own.
+    """
+    numbers, iteration, waiting = {0: 0}, 1, set(steps)
+    for stretch, optimizer in enumerate(steps, 1):
+        numbers[stretch] = iteration
+        waiting.discard(optimizer)
+        if not waiting:
+            iteration, waiting = iteration + 1, set(steps)
+    numbers[len(steps) + 1] = iteration
+    known: dict[int, tuple[Phase, int]] = {}
+
+    def now(moment: tuple[Phase, int]) -> tuple[Phase, int]:
+        # the same moment stays one object: a phase that is come back to is another
+        return known.setdefault(id(moment), (moment[0], numbers[moment[1]]))
+
+    for index, (kind, what) in enumerate(events):
+        if kind == "=":
+            events[index] = (kind, now(what))
+        elif kind == "+":
+            what.born, what.died = now(what.born), what.died and now(what.died)
+    return iteration - 1
 
 
 @contextlib.contextmanager
