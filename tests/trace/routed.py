@@ -116,6 +116,35 @@ class ByOneHot(Mixture):
         return out
 
 
+class ByName(Mixture):
+    """Experts by name, which is made of the number as a tensor shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleDict({f"expert_{number}": expert for number, expert in enumerate(self.experts)})
+
+    def forward(self, x):
+        weights, index = self.choose(x)
+        out = torch.zeros_like(x)
+        for number in index.unique():
+            token, place = torch.where(index == number)
+            out.index_add_(0, token, self.experts[f"expert_{number}"](x[token]) * weights[token, place, None])
+        return out
+
+
+class ByTwoGreatest(Mixture):
+    """The greatest score, and the greatest of the rest."""
+
+    def forward(self, x):
+        scores = self.gate(x)
+        first = functional.one_hot(scores.argmax(-1), self.count).bool()
+        second = functional.one_hot(scores.detach().masked_fill(first, -torch.inf).argmax(-1), self.count).bool()
+        out = torch.zeros_like(x)
+        for hit, expert in zip((first | second).t(), self.experts, strict=True):
+            out[hit] += expert(x[hit])
+        return out
+
+
 class ByValue(Mixture):
     """Leaves out tokens by what they hold, which no router's choice tells."""
 
@@ -150,7 +179,7 @@ class EveryWay(nn.Module):
 
     def __init__(self):
         super().__init__()
-        kinds = (ByWhere, ByMask, ByCounts, ByUnique, ByGates, ByNumpy, ByOneHot, Stacked)
+        kinds = (ByWhere, ByMask, ByCounts, ByUnique, ByGates, ByNumpy, ByOneHot, ByName, ByTwoGreatest, Stacked)
         for kind in kinds:
             self.add_module(kind.__name__, kind())
 

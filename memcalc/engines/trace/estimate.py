@@ -16,6 +16,7 @@ from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.failures import (
+    FailedError,
     UnrunnableError,
     ValueNeededError,
     kernel_warnings,
@@ -27,12 +28,13 @@ from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
+from memcalc.engines.trace.refusals import require_one_rank, require_own_step
 from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.engines.trace.values import Values
-from memcalc.errors import InputError, NotModelledError
+from memcalc.errors import InputError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
@@ -124,9 +126,9 @@ def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Any = No
 def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     """By the optimizer's own class; by the registry's word where that class cannot run without data."""
     plan = make_plan(job)
-    _require_one_rank(plan)
+    require_one_rank(plan)
     if feed.step is not None:
-        _require_own_step(job)
+        require_own_step(job)
     machine = machine_of(job)
     try:
         require_runnable(plan.optimizer)
@@ -146,7 +148,7 @@ def _routed(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine
     """
     try:
         found = _run(job, plan, feed, make, machine, real=real, valued=False)
-    except ValueNeededError as needed:
+    except (ValueNeededError, FailedError) as needed:
         if not needed.chosen:
             raise
         return _run(job, plan, feed, make, machine, real=real, valued=True)
@@ -182,7 +184,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
                 built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
         if valued:
-            mode.values = Values(experts_of(built.module), imbalance, sites.path, mode.without_values)
+            mode.values = Values(experts_of(built.module), imbalance, sites, mode.without_values)
         loop = Loop(asked, tracker, mode)
         with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
@@ -219,14 +221,6 @@ def _of_the_model(built: Built, operators: Mapping[Any, int]) -> Iterator[str]:
         yield "Mamba's own kernels are not installed here: its slow path in PyTorch is what was traced"
 
 
-def _require_own_step(job: Job) -> None:
-    """Refuse what a person's own step would have to do by itself."""
-    usual, training = type(job.training)(), job.training
-    for key in ("gradient_accumulation_steps", "max_grad_norm", "set_to_none"):
-        if (value := getattr(training, key)) != getattr(usual, key):
-            raise InputError(f"training.{key}", value, "is for a step of one's own to do", "do it there, and leave it out")
-
-
 def _summary(built: Built, module: Any) -> ModelSummary:
     params = list(module.parameters())
     return ModelSummary(
@@ -238,13 +232,3 @@ def _summary(built: Built, module: Any) -> ModelSummary:
 
 def _sizes(built: Built, job: Job) -> dict[str, int]:
     return {key: value for key, value in built.sizes.items() if getattr(job.training, key) is None}
-
-
-def _require_one_rank(plan: Plan) -> None:
-    if int(plan.shards * plan.replicas) > 1 or plan.stage:
-        ranks = int(plan.shards * plan.replicas)
-        raise NotModelledError(
-            "parallelism.dp", ranks, "asks for several ranks, which are not traced yet", "use engine analytic"
-        )
-    if plan.backend != "torch":
-        raise NotModelledError("training.precision", plan.scheme.name, "is another engine's layout", "use engine analytic")

@@ -31,14 +31,22 @@ class UnrunnableError(Exception):
     """The optimizer's class failed on tensors without data, or is not here."""
 
 
-class ValueNeededError(NotModelledError):
-    """The model decides by a tensor's values.
+class _AfterChoiceError(MemcalcError):
+    """What may have gone wrong for want of a router's choice.
 
     Attributes:
-        chosen: whether something was chosen before, as a router chooses among experts.
+        chosen: whether anything was chosen before, as a router chooses among experts.
     """
 
     chosen = False
+
+
+class ValueNeededError(NotModelledError, _AfterChoiceError):
+    """The model decides by a tensor's values."""
+
+
+class FailedError(InputError, _AfterChoiceError):
+    """The model fails."""
 
 
 COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
@@ -76,13 +84,13 @@ def take(loop: Loop, built: Built) -> None:
     except Exception as error:
         if loop.in_optimizer and loop.asked.real:
             raise UnrunnableError(_in_optimizer(error)) from None
-        refusal = refused(error, built.name, loop.tracker)
-        if refusal is not None:
-            raise refusal from None
-        phase, _ = loop.tracker.now
-        raise InputError(
-            "model", built.name, f"fails in {phase} at {_where(error)} ({_said(error)})", "mend it, or its --input"
-        ) from error
+        refusal: MemcalcError | None = refused(error, built.name, loop.tracker)
+        if refusal is None:
+            rule = f"fails in {loop.tracker.now[0]} at {_where(error)} ({_said(error)})"
+            refusal = FailedError("model", built.name, rule, "mend it, or its --input")
+        if isinstance(refusal, _AfterChoiceError):
+            refusal.chosen = not DIMENSIONS.keys().isdisjoint(loop.tracker.operators)
+        raise refusal from error
 
 
 def refused(error: Exception, name: str, tracker: Tracker) -> NotModelledError | None:
@@ -94,9 +102,7 @@ def refused(error: Exception, name: str, tracker: Tracker) -> NotModelledError |
         operator = str(error.func).removeprefix("aten.")
         rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
         way_out = "decide by shapes there, give --input that avoids it, or measure instead"
-        needed = ValueNeededError("model", name, rule, way_out)
-        needed.chosen = not DIMENSIONS.keys().isdisjoint(tracker.operators)
-        return needed
+        return ValueNeededError("model", name, rule, way_out)
     if isinstance(error, UnsupportedOperatorException):
         rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
         return NotModelledError("model", name, rule, "register a fake kernel for it (torch.library.register_fake)")

@@ -48,7 +48,7 @@ class Session:
         self.job, self.tracker, self.mode = job, tracker, mode
         # a loop of one's own runs once: whether it will ask what a router chose is not known before
         imbalance = job.training.routing_imbalance or 1.0
-        self.values = mode.values = Values(set(), imbalance, tracker.sites.path, mode.without_values)
+        self.values = mode.values = Values(set(), imbalance, tracker.sites, mode.without_values)
         self._params: dict[int, tuple[str, torch.Tensor]] = {}
         self._optimizers: dict[str, None] = {}
         self._iteration = 1

@@ -8,6 +8,7 @@ calls, and whatever asks for a value or makes a shape of one is answered: ``nonz
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.known import Known, Memory, Router, followed, keep, known, ones_of
 from memcalc.engines.trace.routing import choices, chosen_of
+from memcalc.engines.trace.sites import Sites
 
 aten = torch.ops.aten
 Answer = Callable[[Any, Sequence[type], Sequence[Any], Mapping[str, Any]], Any]
@@ -39,16 +41,17 @@ class Values:
     Args:
         experts: numbers of experts to choose among that are a router's.
         imbalance: of the routing.
-        module: the path of the module under way.
+        sites: the module under way.
         answer: what an operator gives on fake tensors.
 
     Attributes:
         read: routers whose choice decided something.
     """
 
-    def __init__(self, experts: set[int], imbalance: float, module: Callable[[], str], answer: Answer) -> None:
-        self.experts, self.imbalance, self.module, self.answer = experts, imbalance, module, answer
+    def __init__(self, experts: set[int], imbalance: float, sites: Sites, answer: Answer) -> None:
+        self.experts, self.imbalance, self.sites, self.answer = experts, imbalance, sites, answer
         self.read: set[Router] = set()
+        self._chosen: dict[tuple[int, int, int], list[weakref.ref[torch.Tensor]]] = {}
         self._inside = False
 
     def run(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -147,13 +150,23 @@ class Values:
         experts, parts = source.shape[dim], list(_tensors(result))
         rest = [size for at, size in enumerate(source.shape) if at != dim]
         rows = source.numel() // experts
-        router = Router(self.module() or "the module", rows, chosen, experts, "choice")
+        router = Router(self.sites.path() or "the module", rows, chosen, experts, "choice")
+        before = self._before(source, rows, experts) if chosen == 1 else 0
         with _disable_current_modes():
-            picked = choices(rows, chosen, experts, self.imbalance).reshape(*rest, chosen).movedim(-1, dim)
-            keep(parts[-1], Known(picked.reshape(parts[-1].shape).contiguous(), Memory(), frozenset({router})))
+            picked = (choices(rows, chosen, experts, self.imbalance) + before) % experts
+            picked = picked.reshape(*rest, chosen).movedim(-1, dim).reshape(parts[-1].shape)
+            keep(parts[-1], Known(picked.contiguous(), Memory(), frozenset({router})))
             if len(parts) > 1:
                 weights = torch.full(parts[0].shape, 1 / chosen, dtype=parts[0].dtype)
                 keep(parts[0], Known(weights, Memory(), frozenset({router._replace(what="weights")})))
+
+    def _before(self, source: torch.Tensor, rows: int, experts: int) -> int:
+        """Choices of one expert that a forward made before: a second one, by other scores, is of another expert."""
+        made = self._chosen.setdefault((self.sites.run(), rows, experts), [])
+        known_as = [place for place, scores in enumerate(made) if scores() is source]
+        if not known_as:
+            made.append(weakref.ref(source))
+        return known_as[0] if known_as else len(made) - 1
 
     def _fill(self, func: Any, args: Sequence[Any], result: Any) -> None:
         """Plain numbers: whole ones, and zeros; as large ones of no value cost nothing (calloc's pages are never touched)."""
