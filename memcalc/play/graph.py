@@ -203,7 +203,7 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     value, grads[0] = grads[0], None
     if value is None:
         return
-    if leaf.gradient is not None:
+    if leaf.gradient is not None or machine.policy.gradients_kept:
         return  # variable_grad += new_grad
     # references: this function's and the count's own; it must lie in memory as the parameter does
     if sys.getrefcount(value) <= 2 and value.contiguous:

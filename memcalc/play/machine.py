@@ -381,6 +381,7 @@ class Policy:
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         behaviour: the software and GPU.
     """
 
@@ -394,9 +395,10 @@ class Policy:
         attention: str = "auto",
         checkpointing: str = "none",
         cache: bool = False,
+        gradients_kept: bool = False,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
+        self.checkpointing, self.cache, self.gradients_kept = checkpointing, cache, gradients_kept
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

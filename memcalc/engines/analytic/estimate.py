@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, state_holdings
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, keeps_gradients, state_holdings
 from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
@@ -132,12 +132,13 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
     """Every buffer of a layout, so that each component can be added up by hand."""
     layout = account.layout
     kept = "backward to " + ("the step" if layout.early else "zero_grad")
+    gradients, always = gradients_held(plan, layout), keeps_gradients(plan)
     lives = {
-        "always": layout.resident,
+        "always": (*layout.resident, *(gradients if always else ())),
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
-        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: gradients_held(plan, layout),
+        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: () if always else gradients,
         "start of the step": layout.cast,
         "the step": () if own_masters(plan) else layout.step,
         "the step, at its highest": tuple(Holding(buffer, times) for buffer, times in step_needs(plan, layout, model)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.static import Account
+from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
@@ -72,7 +72,7 @@ def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None
     """What stands around the played part: what the layout keeps, clipping, and the optimizer's step."""
     layout = account.layout
     return Around(
-        resident=layout.resident,
+        resident=(*layout.resident, *(gradients_held(plan, layout) if keeps_gradients(plan) else ())),
         states=[holding for _, holding in account.states],
         clip=clip_events(plan, layout, model, max_norm, chip=chip),
         update=step_events(plan, layout, model, clipped=max_norm is not None, chip=chip),

@@ -158,14 +158,15 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Itera
     """One step of a run that is under way: what is kept is there from the start."""
     gradients = gradients_held(plan, layout)
     step = () if own_masters(plan) else layout.step  # memcalc's own step says itself what it casts
+    kept = keeps_gradients(plan)
     yield Mark("init")
-    yield from _all(allocs, (*layout.resident, *states))
+    yield from _all(allocs, (*layout.resident, *states, *(gradients if kept else ())))
     yield Mark("forward")
     yield from _all(allocs, layout.forward)
     yield Mark("backward")
     yield from _all(frees, layout.forward)
     yield from within(_pairs(layout.backward))
-    yield from _all(allocs, gradients)
+    yield from _all(allocs, () if kept else gradients)
     # Later micro-batches run with the gradients of the first already there.
     again = tuple(within(_pairs(layout.forward)))
     if again:
@@ -173,13 +174,18 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Itera
     yield Mark("optimizer_step")
     yield from _all(allocs, (*layout.cast, *step))
     yield from _all(frees, layout.cast)
-    if layout.early:
+    if layout.early and not kept:
         yield from _all(frees, gradients)
     yield Repeat(1, tuple(update))  # of one role, which is folded the fast way
     yield from _all(frees, step)
     yield Mark("zero_grad")
-    if not layout.early:
+    if not layout.early and not kept:
         yield from _all(frees, gradients)
+
+
+def keeps_gradients(plan: Plan) -> bool:
+    """Whether gradients are there from the start of a steady step, as ``zero_grad`` has but filled them with zeros."""
+    return plan.keeps_gradients and not plan.optimizer.frees_gradients
 
 
 def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.inputs import Reading, read_inputs
+from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.kernels.behaviour import Behaviour
@@ -50,6 +51,7 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     return Policy(
         dtype, keeps=plan.scheme.keeps, trains=(lambda name: name not in frozen) if frozen else (lambda name: True),
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        gradients_kept=keeps_gradients(plan),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.shapes import Rules
+from memcalc.engines.trace.values import Values
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
@@ -49,6 +50,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         super().__init__(allow_non_fake_inputs=True)
         self.assumed: dict[str, None] = {}
         self.rules = Rules(self, super().dispatch)
+        self.values: Values | None = None
+        """What follows the values of a router's choices; nobody, unless they are asked for."""
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -56,6 +59,14 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE and not self.in_kernel_invocation:
             return device_in_cpp(args[0])
+        if self.values is not None and not self.answering and not self.in_kernel_invocation:
+            return self.values.run(func, types, args, kwargs or {})
+        return self.without_values(func, types, args, kwargs)
+
+    def without_values(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, whatever values its tensors are known to have."""
         if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
             return args[0].constant.item()
         if func is FOUND_INF:
