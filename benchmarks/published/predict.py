@@ -63,7 +63,6 @@ def predict(record: Record, clone: Path | None = None, engine: str = "trace") ->
 def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footprint:
     """By the engine the rule names; litgpt's by litgpt's own code."""
     from memcalc import api
-    from memcalc.adapters import with_adapters
     from memcalc.job import read_job
 
     if asked.job["engine"] == "trace":
@@ -77,6 +76,15 @@ def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footpri
             raise MissingPackageError("model", "timm", "is not installed with torchvision", "pip install timm torchvision")
         told = {"lora": asked.lora, "loss": asked.loss, "inputs": asked.inputs}
         return api.trace_read(read_job(asked.job), **told).footprint
+    return estimated(asked)
+
+
+def estimated(asked: Question) -> Footprint:
+    """By the analytic engine, adapters and their dtype included."""
+    from memcalc import api
+    from memcalc.adapters import with_adapters
+    from memcalc.job import read_job
+
     job = read_job(asked.job)
     model = api.model_of(job)
     if asked.lora is None:

@@ -114,7 +114,7 @@ def _counts(records: list[Record]) -> str:
     counts = Counter(reason.feature for record in out for reason in why_not(record, ENGINE))
     return "\n".join([
         f"Of {len(records)} records, {len(graded)} are of grade A or B, and {len(graded) - len(out)} of these are in scope. "
-        "What keeps the others out (a record may have several reasons; `needs.md` beside the cases has what would let them in):",
+        "What keeps the others out (a record may have several reasons; `needs.md` beside the cases says what lets them in):",
         "", "| reason | records |", "|---|--:|", *(f"| {feature} | {count} |" for feature, count in counts.most_common()),
     ])  # fmt: skip
 
