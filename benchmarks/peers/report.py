@@ -94,10 +94,16 @@ def row(tool: str, runs: list[Record], said: Mapping[str, int], traced: Mapping[
 def _times(kept: Mapping[str, Any]) -> str:
     lines = ["| tool | cold process, s | of it processor, s | in process, ms | case |", "|---|--:|--:|--:|---|"]
     for name, one in kept["tools"].items():
-        inside = "–" if one["seconds"] is None else f"{1000 * one['seconds']:.3g}"
+        inside = "–" if one["seconds"] is None else _milliseconds(one["seconds"])
         lines.append(f"| {name} | {one['cold_seconds']:.2f} | {one['cold_cpu_seconds']:.2f} | {inside} | {one['timed']} |")
     machine = kept["machine"]
     return "\n".join([*lines, "", f"{machine['system']}, {machine['cores']} cores, Python {machine['python']}."])
+
+
+def _milliseconds(seconds: float) -> str:
+    """To three digits, as 3,870 or 0.00645."""
+    told = 1000 * seconds
+    return f"{told:,.0f}" if told >= 100 else f"{told:.3g}"
 
 
 def _tools(kept: Mapping[str, Any]) -> str:

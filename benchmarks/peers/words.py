@@ -11,20 +11,21 @@ The same published runs (`benchmarks/published/cases.yaml`) put to memcalc and t
 run of grade A and B that is stated whole and needs nothing that none of them has a word for (compiled code, offloading, an
 update within backward). An error is what a tool says less what was measured, in percent of what was measured; *median* and
 *worst* are without sign, *bias* is the mean with it. A tool is counted over the runs it has an answer for, *n*, and the last
-columns say how memcalc's trace does on just those; a run that a tool has no word for counts for nothing, and the reasons stand
-below.
+columns say how memcalc's trace does on just those; a run that a tool has no word for counts for nothing, and the reasons
+stand below.
 
 Each is asked as well as its interface allows: the dtypes, optimizer, adapters and parallelism of the run, where it has a word
 for them. A figure with an allowance for allocator and context is held against what was reserved or what nvidia-smi showed,
-the same without the allowance against what was allocated. Where a tool reads a model from the Hub, the same function is given the
-run's config instead. memcalc's trace runs the very code of a run where it has it (litgpt's, at the commit of the run); no other
-tool here does, and none has a word for whose layers a run has. In *by nvidia-smi* the trace gives what is reserved, without
-the CUDA context, so that its errors there are of that too.
+the same without the allowance against what was allocated. Where a tool reads a model from the Hub, the same function is given
+the run's config instead. memcalc's trace runs the very code of a run where it has it (litgpt's, at the commit of the run); no
+other tool here does, and none has a word for whose layers a run has. In *by nvidia-smi* the trace gives what is reserved,
+without the CUDA context, so that its errors there are of that too.
 """
-TIMES = """A cold process is an interpreter that starts, imports the tool, answers one case and ends; the tools take turns,
-and the median of five rounds counts. In process is the fastest of three answers of one process. The case is a Llama of 1.1 billion
-parameters in BF16 with AdamW on one GPU, or a BERT's weights for what knows weights alone; memcalc is asked for it as
-transformers has it. An adapter's own reading of its case is in the times."""
+TIMES = """A cold process is an interpreter that starts, imports the tool, answers one case and ends; the tools of one run
+take turns, and the median of five rounds counts. In process is the fastest of three answers of one process. The
+case is a Llama of 1.1 billion parameters in BF16 with AdamW on one GPU, or a BERT's weights for what knows
+weights alone; memcalc is asked for it as transformers has it. An adapter's own reading of its case is in the
+times."""
 TOLD: dict[str, tuple[str, str, str]] = {
     "memcalc trace": (
         "a step's peak, allocated and reserved", "the run's own model code, on tensors without data",
@@ -35,11 +36,11 @@ TOLD: dict[str, tuple[str, str, str]] = {
         "a step's peak, until its `peak.allocated` is no longer null",
     ),
     "hf-mem": (
-        "weights, and a KV cache, for inference", "`parse_safetensors_metadata` of the model's header", "training",
+        "weights, and a KV cache, for inference", "`parse_safetensors_metadata` of the model's header", "training; adapters",
     ),
     "accelerate": (
         "weights by dtype; training with Adam at a batch of 1", "what `accelerate estimate-memory` calls, with a config given",
-        "activations, batch and sequence, adapters, recomputation, other optimizers, several GPUs",
+        "activations, batch and sequence, the LM head (below), adapters, recomputation, other optimizers, several GPUs",
     ),
     "EleutherAI's formulas": (
         "model + optimizer + gradients + activations, with ZeRO, tensor and pipeline parallelism",

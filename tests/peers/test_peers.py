@@ -1,8 +1,9 @@
-"""The comparison with peers: how a run becomes a case, how an adapter answers, that the page is what was kept; no peer needed."""
+"""The comparison with peers: how a run becomes a case, how an adapter answers, that the page is not stale; no peer needed."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -76,10 +77,7 @@ def test_a_case_has_everything_of_the_run():
     assert found["lora"]["modules"] == ["q_proj", "gate_proj", "up_proj", "down_proj"]
     # embeddings and head 2 * 512 * 64; a layer q, o 64 * 64, k, v 64 * 32, three of 64 * 128, two norms; the last norm
     assert found["parameters"] == 2 * 512 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
-    assert (
-        sum(count * (shape[0] * (shape[1] if len(shape) > 1 else 1)) for _, shape, count in found["tensors"])
-        == found["parameters"]
-    )
+    assert sum(count * math.prod(shape) for _, shape, count in found["tensors"]) == found["parameters"]
     assert found["job"]["job"]["training"]["sequence_length"] == 64
     assert told(source={"repo": "Lightning-AI/litgpt"})["job"] is None
     assert json.loads(json.dumps(found))["id"] == "small"

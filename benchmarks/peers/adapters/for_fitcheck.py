@@ -30,7 +30,8 @@ def estimate(case):
         double_quant=case["quantized"] == "nf4-dq", optimizer=optimizer(case, OPTIMIZERS),
         optimizer_dtype="bf16" if not lora and dtypes["parameters"] == "bf16" and not dtypes["master"] else "fp32",
         batch_size=case["micro_batch_size"], seq_len=case["sequence_length"], lora_rank=lora["rank"] if lora else None,
-        lora_targets=lora["pieces"] if lora else [], grad_checkpoint=recomputation(case) == "full", flash_attn=not case["eager"],
+        lora_targets=lora["pieces"] if lora else [], grad_checkpoint=recomputation(case) == "full",
+        flash_attn=not case["eager"],
     )  # fmt: skip
     report = fitcheck.estimate(model(case), training, GPU_DB["a100-80"])
     return answer((report.total_mib - report.overhead_mib) * MIB, report.total_mib * MIB)

@@ -63,28 +63,30 @@ def recomputation(case, known=("none", "full")):
     return case["checkpointing"]
 
 
+def attempt(estimate, case):
+    """An answer, or the reason why there is none."""
+    try:
+        return estimate(case)
+    except NotCovered as reason:
+        return {"reason": f"not covered: {reason}"}
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return {"reason": f"{type(error).__name__}: {lines[0][:200]}"}
+
+
 def serve(package, estimate):
-    """Answer every case of stdin: ``{"cases": [...], "repeat": n}``; the fastest of n is its time."""
+    """Answer every case of stdin: ``{"cases": [...], "repeat": n}``; the fastest of n is its time, answered or not."""
     began = time.perf_counter()
     asked = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr  # tools print
     told = []
     for case in asked["cases"]:
-        one, seconds = {"id": case["id"]}, []
-        try:
-            for _ in range(asked.get("repeat", 1)):
-                start = time.perf_counter()
-                one.update(estimate(case))
-                seconds.append(time.perf_counter() - start)
-        except NotCovered as reason:
+        seconds = []
+        for _ in range(asked.get("repeat", 1)):
+            start = time.perf_counter()
+            said = attempt(estimate, case)
             seconds.append(time.perf_counter() - start)
-            one["reason"] = f"not covered: {reason}"
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            one["reason"] = f"{type(error).__name__}: {lines[0][:200]}"
-        if seconds:
-            one["seconds"] = min(seconds)
-        told.append(one)
+        told.append({"id": case["id"], **said, "seconds": min(seconds)})
     try:
         number = version(package) if package else None
     except PackageNotFoundError:
