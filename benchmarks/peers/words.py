@@ -25,7 +25,7 @@ TIMES = """A cold process is an interpreter that starts, imports the tool, answe
 take turns, and the median of five rounds counts. In process is the fastest of three answers of one process. The
 case is a Llama of 1.1 billion parameters in BF16 with AdamW on one GPU, or a BERT's weights for what knows
 weights alone; memcalc is asked for it as transformers has it. An adapter's own reading of its case is in the
-times."""
+times. The machine was shared: the processor's seconds (of all its cores) say more than the wall's."""
 TOLD: dict[str, tuple[str, str, str]] = {
     "memcalc trace": (
         "a step's peak, allocated and reserved", "the run's own model code, on tensors without data",
