@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memcalc.api import estimate_mapping
+from memcalc.baseline import Growth
 from memcalc.errors import EXIT_NO, EXIT_UNJUDGED, EXIT_YES, NO_VALUE, InputError, MemcalcError
 from memcalc.footprint import Footprint
 from memcalc.job import grouped
@@ -25,10 +26,14 @@ class Finding:
         file: where it was read from.
         line: the line that the finding is about, from 1.
         name: what the job is called.
-        verdict: ``fits``, ``tight``, ``does_not_fit``, ``unknown``, or ``error`` for one that could not be read.
+        verdict: ``fits``, ``tight``, ``does_not_fit``, ``unknown``, or ``error`` for one that could not be read; of a job held
+            against a baseline also ``grew``, ``within``, ``new``, ``not_comparable``, and ``gone`` for one that only it has;
+            ``no_hardware`` where a baseline is written of a job that names none.
         outcome: ``passed``, ``failed`` or ``unjudged``.
         reason: why, in one line.
         footprint: the figures; None for an error.
+        growth: how it compares with its baseline, where there is one.
+        warned: passed, and yet something should be looked at.
     """
 
     file: Path
@@ -38,6 +43,8 @@ class Finding:
     outcome: str
     reason: str
     footprint: Footprint | None = None
+    growth: Growth | None = None
+    warned: bool = False
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

@@ -50,7 +50,11 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The highest instant of the step. ``low`` and ``high`` bound the allocated peak."""
+    """The highest instant of the step.
+
+    ``low`` and ``high`` bound the allocated peak. ``device`` is what the process takes of its GPU, where that is one number;
+    ``device_low`` and ``device_high`` are the range it lies in, with ``reserved`` as predicted.
+    """
 
     requested: int | None = None
     rounded: int | None = None
@@ -62,6 +66,25 @@ class Peak:
     phase: str | None = None
     instant: str | None = None
     iteration: int | None = None
+    device_low: int | None = None
+    device_high: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Memory of a process that the allocator does not hold: the CUDA context, libraries, NCCL.
+
+    Attributes:
+        name: what it is.
+        low: bytes it takes at least.
+        high: at most; None where no end is known.
+        source: what that rests on.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +160,7 @@ class Footprint:
         warnings: settings that were ignored, and the like.
         buffers: what the states are made of, buffer by buffer; the explanation of each component. Not part of the JSON
             unless asked for.
+        outside: what the device holds beside what the allocator reserves, line by line.
     """
 
     model: ModelSummary
@@ -156,6 +180,7 @@ class Footprint:
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     buffers: tuple[Held, ...] = ()
+    outside: tuple[Outside, ...] = ()
     bytes_per_parameter: dict[str, float | None] = field(default_factory=dict)
 
     def to_dict(self, *, explain: bool = False) -> dict[str, Any]:
@@ -172,6 +197,7 @@ class Footprint:
             "peak": asdict(self.peak),
             "states": asdict(self.states),
             "phases": self.phases,
+            "outside": [asdict(line) for line in self.outside],
             "host": self.host,
             "unattributed": self.unattributed,
             "ranks": [asdict(rank) for rank in self.ranks],

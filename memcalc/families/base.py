@@ -90,6 +90,8 @@ class Family:
         source: where the shapes were read.
         inputs: the settings of a job that size what it reads.
         attends: whether it has attention at all.
+        play: runs a training forward on shapes: (machine, architecture's name, config, root, batch) -> (loss, what the output
+            holds besides); None where only the tensors are known.
     """
 
     model_type: str
@@ -100,6 +102,7 @@ class Family:
     source: str
     inputs: frozenset[str] = TEXT
     attends: bool = True
+    play: Callable[..., tuple[Any, Any]] | None = None
 
 
 @cache

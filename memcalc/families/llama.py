@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import headed_forward, pre_norm
+from memcalc.families._forward import Batch
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Size
 from memcalc.layers.basic import RotaryTable, rms_norm
 from memcalc.layers.transformer import Attention, Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class LlamaConfig(FamilyConfig):
@@ -53,6 +59,12 @@ def build(config: LlamaConfig, architecture: str) -> Architecture:
     )
 
 
+def play(machine: Machine, architecture: str, config: LlamaConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    *_, head_dim = attention_sizes(config)
+    return headed_forward(machine, architecture, config, root, batch, Names(), pre_norm, width=head_dim)
+
+
 FAMILY = Family(
     model_type="llama",
     config=LlamaConfig,
@@ -66,4 +78,5 @@ FAMILY = Family(
     usual="LlamaForCausalLM",
     build=build,
     source="transformers 5.23.0 models/llama/modeling_llama.py",
+    play=play,
 )

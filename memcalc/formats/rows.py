@@ -34,6 +34,8 @@ def row(footprint: Footprint) -> dict[str, Any]:
         "states_bound": footprint.states.bound,
         "peak_low": footprint.peak.low,
         "peak_high": footprint.peak.high,
+        "device_low": footprint.peak.device_low,
+        "device_high": footprint.peak.device_high,
         "verdict": fits.verdict if fits else None,
         "headroom": fits.headroom if fits else None,
     }

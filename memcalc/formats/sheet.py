@@ -93,7 +93,8 @@ def _lines(footprint: Footprint) -> list[Line]:
     if brief := footprint.states.at_peak.get("temporaries"):
         lines.append(Line("of it temporaries", brief, brief / count, level=1))
     lines += _step(footprint)
-    unknown = [LABELS[name] for name in ("inputs", "activations", "workspace", "context") if components[name] is None]
+    named = ("inputs", "activations", "workspace", *(() if footprint.outside else ("context",)))
+    unknown = [LABELS[name] for name in named if components[name] is None]
     if unknown:
         lines.append(Line(", ".join(unknown), None))
     for name, size in footprint.host.items():
@@ -112,7 +113,11 @@ def _step(footprint: Footprint) -> list[Line]:
     top = peak.requested if peak.rounded is None else peak.rounded
     lines.append(Line(f"peak of the step, in {(peak.phase or '').replace('_', ' ')}", top, top / max(count, 1), strong=True))
     others = (("as the allocator counts it", peak.allocated), ("reserved from the driver", peak.reserved))
-    return [*lines, *(Line(label, size, level=1) for label, size in others if size is not None)]
+    lines += [Line(label, size, level=1) for label, size in others if size is not None]
+    if peak.device_low is not None:
+        end = "to no known end" if peak.device_high is None else f"to {format_gib(peak.device_high)}"
+        lines.append(Line("on the device, context and libraries too, from", peak.device_low, None, end, level=1))
+    return lines
 
 
 def _textbook(footprint: Footprint) -> str:

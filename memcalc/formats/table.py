@@ -60,6 +60,8 @@ def render(footprint: Footprint, *, exact: bool = False, explain: bool = False) 
         parts.append(Text(shown.verdict, style=STYLES[footprint.fits.verdict]))
     if explain:
         parts.append(explanation(footprint.buffers, exact=exact))
+        if footprint.outside:
+            parts.append(outside(footprint, exact=exact))
     parts += [Padding(Text(f"· {remark}", style="dim"), (0, 0)) for remark in shown.remarks]
     return Group(*parts)
 
@@ -106,6 +108,23 @@ def explanation(buffers: Iterable[Held], *, exact: bool) -> Table:
         for one in group:
             each = (f"{one.requested:,}", f"{one.times:,}", unit.text(one.requested * one.times))
             table.add_row(Padding(one.name, (0, 0, 0, 2)), one.lives, *each)
+    return table
+
+
+def outside(footprint: Footprint, *, exact: bool) -> Table:
+    """What the process holds beside the allocator's segments, each line with what it rests on, and the sum of all."""
+    peak, lines = footprint.peak, footprint.outside
+    unit = scale([peak.device_high or peak.device_low or 0], exact=exact)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("on the device", overflow="fold")
+    for name in (f"from {unit.unit}", "to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("source", style="dim", overflow="fold")
+    rows = [("reserved from the driver", peak.reserved, peak.reserved, "the allocator's replay of the step")]
+    rows += [(line.name, line.low, line.high, line.source) for line in lines]
+    rows.append(("together", peak.device_low, peak.device_high, ""))
+    for name, low, high, source in rows:
+        table.add_row(name, unit.text(low), "no known end" if high is None else unit.text(high), source)
     return table
 
 

@@ -29,7 +29,8 @@ def _text(findings: Sequence[Finding]) -> None:
 
     out = console()
     for finding in findings:
-        head = Text(f"{WORDS[finding.outcome]}  ", style=f"bold {STYLES[finding.outcome]}")
+        word, style = ("WARN", "yellow") if _warns(finding) else (WORDS[finding.outcome], STYLES[finding.outcome])
+        head = Text(f"{word}  ", style=f"bold {style}")
         out.print(head.append(f"{finding.name}", style="bold").append(f"  {said(finding)}", style="not bold"), soft_wrap=True)
 
 
@@ -42,18 +43,32 @@ def said(finding: Finding) -> str:
     return f"{finding.verdict.replace('_', ' ')}: {finding.reason}"
 
 
+def _warns(finding: Finding) -> bool:
+    return finding.warned and finding.outcome == PASSED
+
+
 def rows(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """One flat row a finding."""
-    return [
+    """One flat row a finding; with columns of its growth where any was held against a baseline."""
+    listed: list[dict[str, object]] = [
         {"file": str(f.file), "line": f.line, "name": f.name, "verdict": f.verdict, "outcome": f.outcome, "reason": f.reason}
         for f in findings
     ]
+    if any(f.growth is not None or f.warned for f in findings):
+        for row, f in zip(listed, findings, strict=True):
+            grown = f.growth
+            row |= {"warned": f.warned, "growth": grown.verdict if grown else None, "figure": grown.figure if grown else None}
+            row |= {"before": grown.before if grown else None, "now": grown.now if grown else None}
+    return listed
 
 
 def as_json(findings: Sequence[Finding]) -> str:
     """One object: the exit code and, for each job, its verdict and footprint."""
     jobs = [
-        {**row, "footprint": finding.footprint.to_dict() if finding.footprint else None}
+        {
+            **row,
+            **({"differs": list(finding.growth.differs)} if finding.growth else {}),
+            "footprint": finding.footprint.to_dict() if finding.footprint else None,
+        }
         for row, finding in zip(rows(findings), findings, strict=True)
     ]
     return json.dumps({"schema_version": 1, "exit_code": exit_code(findings), "jobs": jobs}, indent=2, ensure_ascii=False)
@@ -74,7 +89,7 @@ def as_github(findings: Sequence[Finding]) -> str:
     """
     levels = {PASSED: "notice", FAILED: "error", UNJUDGED: "warning"}
     return "\n".join(
-        f"::{levels[f.outcome]} file={_property(str(f.file))},line={f.line},"
+        f"::{'warning' if _warns(f) else levels[f.outcome]} file={_property(str(f.file))},line={f.line},"
         f"title={_property(f'memcalc: {f.name}')}::{_data(said(f))}"
         for f in findings
     )

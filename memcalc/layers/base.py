@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from memcalc.arrays import Condition, Count, as_count
 from memcalc.records import dataclass
@@ -33,6 +33,21 @@ class Module:
 
     parts: Sequence[tuple[str, Layer]]
     registered: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Any:
+        """The part of that name; the first where several share it.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for each, layer in self.parts:
+            if each == name:
+                return layer
+        raise KeyError(name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a part of that name."""
+        return any(each == name for each, _ in self.parts)
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors, under its name."""

@@ -6,6 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.play import matmul as products
+from memcalc.play import normalised, pointwise
+from memcalc.play import norms as kernels
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Kind, Tensor
 
@@ -30,6 +35,13 @@ class Linear:
         if self.bias:
             yield Tensor("bias", (self.out_features,), kind="linear")
 
+    def play(self, machine: Machine, value: Value) -> Value:
+        """``(..., in)`` to ``(..., out)``."""
+        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        weight = machine.parameter("weight", shape, "linear")
+        bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias else None
+        return products.linear(machine, value, weight, bias, transposed=self.transposed)
+
 
 @dataclass(frozen=True, slots=True)
 class TiedLinear:
@@ -44,6 +56,12 @@ class TiedLinear:
         if self.bias:
             yield Tensor("bias", (self.out_features,), kind="linear")
 
+    def play(self, machine: Machine, value: Value) -> Value:
+        """``(..., in)`` to ``(..., out)``, by the weight it shares."""
+        weight = machine.parameter("weight", (self.out_features, self.in_features), "linear")
+        bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias else None
+        return products.linear(machine, value, weight, bias)
+
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
@@ -54,6 +72,10 @@ class Dropout:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value, with a mask kept where any of it may drop."""
+        return pointwise.dropout(machine, value, self.probability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +89,10 @@ class Embedding:
         """The table."""
         yield Tensor("weight", (self.rows, self.width), kind="embedding")
 
+    def play(self, machine: Machine, indices: Value) -> Value:
+        """``(...)`` to ``(..., width)``."""
+        return kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
+
 
 @dataclass(frozen=True, slots=True)
 class TiedEmbedding:
@@ -78,6 +104,10 @@ class TiedEmbedding:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+    def play(self, machine: Machine, indices: Value) -> Value:
+        """``(...)`` to ``(..., width)``."""
+        return kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +153,12 @@ class Norm:
             yield Tensor("weight", (self.width,), kind="norm")
         if self.bias:
             yield Tensor("bias", (self.width,), kind="norm")
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value, normalised over its last dimension."""
+        weight = machine.parameter("weight", (self.width,), "norm") if self.weight else None
+        bias = machine.parameter("bias", (self.width,), "norm") if self.bias else None
+        return normalised.NORMS[self.function](machine, value, weight, bias)
 
 
 def rms_norm(width: Count, *, function: NormFunction = "rms") -> Norm:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 from memcalc.arrays import Count
+from memcalc.layers import attending
+from memcalc.layers.attending import Context
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Norm, Parameter
+from memcalc.play.activations import activated
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import dropout, mul
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -49,15 +55,20 @@ class Attention:
     cross: bool = False
     added_bias: bool = False
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
+    def matrices(self) -> dict[str, Linear]:
+        """The four projections."""
         key_bias = self.bias if self.key_bias is None else self.key_bias
-        matrices = {
+        matrices: dict[str, Linear] = {
             "q": Linear(self.hidden, self.heads * self.head_dim, self.bias),
             "k": Linear(self.hidden, self.kv_heads * self.head_dim, key_bias),
             "v": Linear(self.hidden, self.kv_heads * self.head_dim, self.bias),
             "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias),
         }
+        return matrices
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Projections, then norms, then whatever a family adds (attention sinks, relative biases)."""
+        matrices = self.matrices()
         parts: list[tuple[str, Layer]] = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
         for key, norm in (("q_norm", self.query_norm), ("k_norm", self.key_norm)):
             if norm is not None:
@@ -65,6 +76,15 @@ class Attention:
         # torch walks a module's own parameters before those of the modules inside it
         own = tuple(name for name, layer in self.extra if isinstance(layer, Parameter))
         yield from Module([*parts, *self.extra], registered=own).tensors()
+
+    def norm_of(self, key: str) -> Any:
+        """The normalisation of queries or keys; None for none."""
+        norm = self.query_norm if key == "q" else self.key_norm
+        return norm if norm is None or isinstance(norm, Layer) else Norm(norm)
+
+    def play(self, machine: Machine, hidden: Value, context: Context) -> Value:
+        """``(batch, length, hidden)`` to the same."""
+        return attending.separate(machine, self, hidden, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +143,15 @@ class MLP:
             ]
         ).tensors()
 
+    def play(self, machine: Machine, hidden: Value) -> Value:
+        """``(..., hidden)`` to the same."""
+        up, down = self.names
+        hidden = machine.call(up, Linear(self.hidden, self.intermediate, self.bias, self.transposed).play, machine, hidden)
+        hidden = activated(machine, self.activation, hidden)
+        hidden = dropout(machine, hidden, self.dropout)
+        last = Linear(self.intermediate, self.hidden, self.bias, self.transposed)
+        return machine.call(down, last.play, machine, hidden)  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True, slots=True)
 class GatedMLP:
@@ -146,6 +175,21 @@ class GatedMLP:
         )
         yield from Module([*first, (down, Linear(self.intermediate, self.hidden, self.bias))]).tensors()
 
+    def play(self, machine: Machine, hidden: Value) -> Value:
+        """``(..., hidden)`` to the same (transformers 5.23.0 models/llama/modeling_llama.py:LlamaMLP.forward)."""
+        gate, up, down = self.names
+        wide = Linear(self.hidden, self.intermediate, self.bias)
+        return machine.call(  # type: ignore[no-any-return]
+            down,
+            Linear(self.intermediate, self.hidden, self.bias).play,
+            machine,
+            mul(
+                machine,
+                activated(machine, self.activation, machine.call(gate, wide.play, machine, hidden)),
+                machine.call(up, wide.play, machine, hidden),
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -161,6 +205,14 @@ class Block:
     parallel: bool = False
     norms: Literal["pre", "output", "both", "post"] = "pre"
     registered: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Any:
+        """The part of that name."""
+        return Module(self.parts).part(name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a part of that name."""
+        return Module(self.parts).has(name)
 
     def tensors(self) -> Iterator[Tensor]:
         """Each part's tensors under its name."""

@@ -47,6 +47,7 @@ def test_json_is_one_object_and_keeps_the_contract(memcalc):
     assert set(shown["bytes_per_parameter"]) == set(shown["components"])
     assert set(shown["peak"]) == {
         "requested", "rounded", "allocated", "reserved", "device", "low", "high", "phase", "instant", "iteration",
+        "device_low", "device_high",
     }  # fmt: skip
     assert set(shown["job"]["behaviour"]) == {"torch", "cuda", "cudnn", "gpu"}
     assert (shown["engine"], shown["fits"], shown["unattributed"], shown["at_peak"]) == ("analytic", None, None, None)

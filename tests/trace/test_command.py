@@ -278,3 +278,19 @@ def test_an_interrupt_ends_it_quietly(here):
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr
     assert not (here / "never.html").exists()
+
+
+def test_a_traced_step_gets_its_bounds_its_device_total_and_a_verdict(here, answer):
+    """What the allocator reserves, the context and libraries are lines that add up, and the bound gives the verdict."""
+    code, out, _ = answer(*TINY, "--gpu", "h100-80gb", "--format", "json")
+    told = json.loads(out)
+    jsonschema.validate(told, schema("footprint"))
+    peak, outside = told["peak"], told["outside"]
+    assert (code, told["fits"]["verdict"]) == (0, "fits")
+    assert peak["low"] <= peak["allocated"] < peak["high"]
+    assert peak["device_low"] == peak["reserved"] + sum(line["low"] for line in outside)
+    assert peak["device_high"] == peak["reserved"] + sum(line["high"] for line in outside)
+    assert (peak["device"], told["components"]["context"]) == (None, None)
+    code, out, _ = answer(*TINY, "--memory", "16MiB", "--explain")
+    assert (code, "does not fit: the step and its context take at least" in out) == (1, True)
+    assert "CUDA context, kernels and libraries" in out

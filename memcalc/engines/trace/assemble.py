@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memcalc.allocator.played import Replay
+from memcalc.bounds import bounded
 from memcalc.engines.trace.names import SCALER
 from memcalc.engines.trace.tracker import Life, Tracker
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
@@ -172,7 +173,7 @@ class Told:
 
 
 def footprint_of(tape: list[Event], played: Replay, told: Told, steady: int) -> Footprint:
-    """The footprint of the steady step."""
+    """The footprint of the steady step, with its bounds."""
     reading = read(tape, steady)
     at_peak = {COMPONENTS[role]: reading.at_peak[role] for role in ROLES if reading.at_peak.get(role)}
     top = played.peak("allocated", iteration=steady)
@@ -182,7 +183,7 @@ def footprint_of(tape: list[Event], played: Replay, told: Told, steady: int) -> 
     rounded = played.peak("rounded", iteration=steady)
     assert rounded.bytes == sum(at_peak.values()), (rounded, at_peak)
     count = told.model.num_parameters
-    return Footprint(
+    footprint = Footprint(
         model=told.model, job=told.job, engine="trace", components=Components(**components),
         optimizer_states=dict(told.parts),
         peak=Peak(
@@ -213,3 +214,4 @@ def footprint_of(tape: list[Event], played: Replay, told: Told, steady: int) -> 
             name: None if size is None or not count else round(size / count, 6) for name, size in components.items()
         },
     )  # fmt: skip
+    return bounded(footprint)

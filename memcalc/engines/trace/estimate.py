@@ -20,6 +20,7 @@ from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
+from memcalc.engines.trace.presence import as_real_tensors
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
@@ -147,6 +148,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
             if feed.lora is not None:
                 built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
+        stack.enter_context(as_real_tensors())
         loop = Loop(asked, tracker, mode)
         with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
@@ -164,7 +166,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (
-                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *_of_the_model(built, tracker.operators),
+                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed,
+                *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ LIFT_FRESH = torch.ops.aten.lift_fresh.default
 PRIM_DEVICE = torch.ops.prim.device.default
 RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.default, torch.ops.aten.arange.start,
                     torch.ops.aten.arange.start_step})  # fmt: skip
+MASKS = ("masking_utils.py", "modeling_attn_mask_utils.py")
+"""Where transformers asks whether a batch is packed or padded, to leave out a mask that would change nothing (transformers
+5.23.0 masking_utils.py: find_packed_sequence_indices, _ignore_causal_mask_sdpa, fast_all)."""
+WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
 CONSTANTS = 1024
 """Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
 
@@ -36,6 +41,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self.assumed: dict[str, None] = {}
         self.rules = Rules(self, super().dispatch)
 
     def dispatch(
@@ -48,6 +54,9 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return args[0].constant.item()
         if func is ITEM and self.answering and args[0].constant is None:
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
+        if func is ITEM and args[0].constant is None and args[0].dtype == torch.bool and _asked_by_a_mask():
+            self.assumed[WHOLE_SEQUENCES] = None
+            return True
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
             return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
@@ -78,6 +87,18 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         if made.device.type != "cpu" or not self.may_turn_const(made):
             return None
         return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
+
+
+def _asked_by_a_mask(depth: int = 24) -> bool:
+    """Whether the value is asked for by the code that builds attention masks."""
+    frame = sys._getframe(1)
+    for _ in range(depth):
+        if frame.f_code.co_filename.endswith(MASKS):
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def device_in_cpp(tensor: Any) -> torch.device:

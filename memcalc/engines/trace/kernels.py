@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.checked import CHECKED
 from memcalc.engines.trace.cuda.results import FIXES, INSTEAD, corrected, host_results, instead
 from memcalc.engines.trace.cuda.schema import bound
 from memcalc.engines.trace.cuda.scratch import Entry, Scratch, load
-from memcalc.engines.trace.cuda.workspaces import CUBLAS, Workspaces, goes_to_lt
+from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.workspaces import CUBLAS, Workspaces, goes_to_lt
 
 
 class Kernels:

@@ -176,6 +176,19 @@ def _foreach_lists() -> Iterator[list[type]]:
 
 
 @contextlib.contextmanager
+def as_real_tensors() -> Iterator[None]:
+    """transformers, which keeps masks on fake tensors that it leaves out on real ones, takes them for real.
+
+    Entered once the model's code is imported (transformers 5.23.0 utils/import_utils.py:is_tracing asks is_fake_tensor).
+    """
+    module = sys.modules.get("transformers.utils.import_utils")
+    with contextlib.ExitStack() as stack:
+        if module is not None and hasattr(module, "is_fake_tensor"):
+            stack.enter_context(_attribute(module, "is_fake_tensor", lambda tensor: False))
+        yield
+
+
+@contextlib.contextmanager
 def _asked_anew() -> Iterator[None]:
     """What transformers once found out about GPUs is forgotten on the way in and out: it caches each answer."""
 

@@ -22,6 +22,7 @@ from memcalc.engines.trace.failures import kernel_warnings
 from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
+from memcalc.engines.trace.presence import as_real_tensors
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
@@ -147,7 +148,8 @@ class Session:
         footprint = footprint_of(
             tape, played,
             Told(
-                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0, machine.assumptions,
+                ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0,
+                (*machine.assumptions, *self.mode.assumed),
                 (*warnings, *kernel_warnings(self.tracker.kernels)),
             ),
             steady,
@@ -162,7 +164,7 @@ def session(job: Job, allocator: str = "") -> Iterator[Session]:
     sites = Sites()
     kernels = Kernels(machine.behaviour)
     tracker = Tracker(sites, kernels)
-    with cuda_is_here(machine) as mode:
+    with cuda_is_here(machine) as mode, as_real_tensors():
         opened = Session(job, tracker, mode)
         with own_garbage(), sites.watching(), opened._following(), tracker:
             tracker.mark("forward", 1)

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.bridge import cuda_is_here
-from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.kernels.behaviour import Behaviour
 from memcalc.engines.trace.cuda.modes import cuda_composites
 from memcalc.engines.trace.machine import machine_of
 from memcalc.job import read_job

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.cuda.attention import attention
-from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.kernels.behaviour import Behaviour
 from memcalc.engines.trace.registry_step import _buffers
 from memcalc.optimizers.base import State
 

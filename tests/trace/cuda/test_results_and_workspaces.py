@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch")
 
 from torch._subclasses import FakeTensorMode  # noqa: E402
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.results import corrected, host_results, instead  # noqa: E402
-from memcalc.engines.trace.cuda.workspaces import Workspaces, cublas_workspace, cublaslt_workspace, goes_to_lt  # noqa: E402
+from memcalc.kernels.workspaces import Workspaces, cublas_workspace, cublaslt_workspace, goes_to_lt  # noqa: E402
 
 aten = torch.ops.aten
 BF16, FP32 = torch.bfloat16, torch.float32

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from memcalc.engines.trace.cuda import scratch as module  # noqa: E402
-from memcalc.engines.trace.cuda.behaviour import Behaviour, multiprocessors_of  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour, multiprocessors_of  # noqa: E402
 from memcalc.engines.trace.cuda.checked import CHECKED  # noqa: E402
 from memcalc.engines.trace.cuda.scratch import Scratch, load, scratch_of  # noqa: E402
 from memcalc.engines.trace.cuda.scratch_attention import flash_splits  # noqa: E402

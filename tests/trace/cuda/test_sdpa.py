@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from memcalc.engines.trace.cuda.attention import attention, switched_on  # noqa: E402
-from memcalc.engines.trace.cuda.behaviour import Behaviour  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.sdpa import choose  # noqa: E402
 from tests.trace.cuda.seen import Seen, on_cpu_too, saved_by  # noqa: E402
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.sdpa import BACKENDS, CUDNN_FIRST, HALF, choose, prefers_cudnn
+from memcalc.kernels.behaviour import Behaviour
 
 aten = torch.ops.aten
 MATH_WIDE = (2, 5)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.cuda.autocast_lists import FP32_APPEND_DTYPE, lists
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.overrides import operator, override
+from memcalc.kernels.behaviour import Behaviour
 
 Kernel = Callable[..., Any]
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from memcalc.engines.trace.cuda.attention import attention
-from memcalc.engines.trace.cuda.behaviour import Behaviour
-from memcalc.engines.trace.cuda.overrides import composite, override
+from memcalc.engines.trace.cuda.overrides import composite, operator, override
 from memcalc.engines.trace.cuda.rnn import KERNELS
+from memcalc.kernels.behaviour import Behaviour
 
 aten = torch.ops.aten
 CUDNN_BATCH_NORM = 1  # _batch_norm_impl_index's reserve says which road was taken: 0 native, 1 cuDNN (Normalization.cpp)
@@ -31,6 +31,8 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
+    "silu_backward": "native_functions.yaml: a CUDA kernel, and a composite one where the build has none",
+    "mish_backward": "native_functions.yaml: likewise",
     "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
     "gru.input": "RNN.cpp:gru: likewise",
     "rnn_tanh.input": "RNN.cpp:rnn_tanh: likewise",
@@ -92,6 +94,8 @@ def kernels(behaviour: Behaviour) -> dict[str, Callable[..., Any]]:
         "group_norm": group_norm,
         "linear": linear,
         "one_hot": one_hot,
+        "silu_backward": _one_kernel("silu_backward"),
+        "mish_backward": _one_kernel("mish_backward"),
         **KERNELS,
     }
     if behaviour.torch >= (2, 9):  # where CUDA's kernel came in
@@ -118,6 +122,21 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
         out: Tensor = aten.native_dropout(input, p, train)[0]
         return out
     return composite("dropout", input, p, train)  # type: ignore[no-any-return]
+
+
+def _one_kernel(name: str) -> Callable[..., Tensor]:
+    """CUDA's own kernel, for an operator that is composite where a build has none.
+
+    source: pytorch aten/src/ATen/native/native_functions.yaml: silu_backward and mish_backward have both ``CUDA`` and
+    ``CompositeImplicitAutograd`` kernels, and a CPU wheel's dispatcher knows only of the second for CUDA's keys
+    """
+
+    def run(grad_output: Tensor, self: Tensor) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = operator(name)(grad_output, self)
+        return result
+
+    return run
 
 
 def _softmax_like(fused: Any, name: str) -> Callable[..., Tensor]:

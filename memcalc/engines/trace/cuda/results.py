@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.schema import bound
+from memcalc.kernels.behaviour import Behaviour
 
 Fix = Callable[[dict[str, Any], Any, Behaviour], Any]
 FIXES: dict[str, Fix] = {}

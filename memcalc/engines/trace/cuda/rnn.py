@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.overrides import operator
 from memcalc.engines.trace.cuda.results import INSTEAD
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, nbytes, scratch
+from memcalc.kernels.behaviour import Behaviour
 
 MODES = {"rnn_relu.input": 0, "rnn_tanh.input": 1, "lstm.input": 2, "gru.input": 3}  # cudnn.h:cudnnRNNMode_t
 GATES = {0: 1, 1: 1, 2: 4, 3: 3}

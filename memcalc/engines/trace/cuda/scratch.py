@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.checked import CHECKED
 from memcalc.engines.trace.cuda.schema import bound as bind
+from memcalc.kernels.behaviour import Behaviour
 
 
 @dataclass(frozen=True)

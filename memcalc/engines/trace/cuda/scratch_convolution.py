@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
 from memcalc.engines.trace.cuda.scratch_norm import bias_gradient, copy_in_format
+from memcalc.kernels.behaviour import Behaviour
 
 
 def is_channels_last(*tensors: Any) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, cub_scan, cub_sort, nbytes, scratch
+from memcalc.kernels.behaviour import Behaviour
 
 ROWS_PER_THREAD = 10  # EmbeddingBackwardKernel.cu:NROWS_PER_THREAD
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, nbytes, scratch
+from memcalc.kernels.behaviour import Behaviour
 
 NONE = 0  # Reduction.h:Reduction::None
 

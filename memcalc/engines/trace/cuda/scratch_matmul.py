@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
+from memcalc.kernels.behaviour import Behaviour
 
 
 def readable(shape: Any, stride: Any) -> bool:

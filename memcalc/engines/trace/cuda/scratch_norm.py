@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, nbytes, scratch
 from memcalc.engines.trace.cuda.scratch_reduce import global_reduce, layout
+from memcalc.kernels.behaviour import Behaviour
 
 LAYER_NORM = "native/cuda/layer_norm_kernel.cu:LayerNormBackwardKernelImplInternal, LaunchGammaBetaBackwardCUDAKernel"
 

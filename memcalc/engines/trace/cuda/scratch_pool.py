@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, scratch
 from memcalc.engines.trace.cuda.scratch_convolution import is_channels_last
 from memcalc.engines.trace.cuda.scratch_norm import copy_in_format
+from memcalc.kernels.behaviour import Behaviour
 
 
 @scratch(

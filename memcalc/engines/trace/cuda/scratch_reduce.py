@@ -2,116 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
-
-MAX_THREADS = 512  # Reduce.cuh:mnt_wrapper::MAX_NUM_THREADS
-WARP = 32
-MIN_VALUES, MAX_VALUES = 16, 256  # Reduce.cuh:setReduceConfig, min_values_per_thread and max_values_per_thread
-THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
-"""``maxThreadsPerMultiProcessor`` where it is not 2048 (CUDA C programming guide, technical specifications)."""
-Dims = list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A reduction as TensorIterator sees it: (size, stride in elements), fastest first, neighbours merged where they can be."""
-
-    reduced: Dims
-    kept: Dims
-
-    @property
-    def outputs(self) -> int:
-        """Elements of the result."""
-        return math.prod(size for size, _ in self.kept)
-
-    @property
-    def inputs(self) -> int:
-        """Elements that go into each."""
-        return math.prod(size for size, _ in self.reduced)
-
-
-def layout(shape: Sequence[int], strides: Sequence[int], dims: Sequence[int] | None) -> Layout:
-    """The reduction of ``dims`` (None or empty: all).
-
-    >>> layout((4, 8, 16), (128, 16, 1), [0, 1])
-    Layout(reduced=[(32, 16)], kept=[(16, 1)])
-    """
-    chosen = {d % len(shape) for d in dims} if dims else set(range(len(shape)))
-    sides: tuple[Dims, Dims] = ([], [])
-    for place in sorted(range(len(shape)), key=lambda d: strides[d]):
-        if shape[place] != 1:
-            side = sides[0 if place in chosen else 1]
-            if side and side[-1][0] * side[-1][1] == strides[place]:  # TensorIterator.cpp:coalesce_dimensions
-                side[-1] = (side[-1][0] * shape[place], side[-1][1])
-            else:
-                side.append((shape[place], strides[place]))
-    return Layout(*sides)
+from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.reduction import Layout
+from memcalc.kernels.reduction import global_reduce as split_reduction
+from memcalc.kernels.reduction import layout as layout
 
 
 def global_reduce(form: Layout, item: int, accumulator: int, behaviour: Behaviour, vec: int = 4) -> list[Scratch]:
-    """The buffers of one reduction: nothing unless it is split over blocks (setReduceConfig, global_memory_size).
-
-    Args:
-        form: the reduction.
-        item: bytes of an input element.
-        accumulator: bytes of a partial result.
-        behaviour: the number of multiprocessors and the compute capability.
-        vec: elements a thread loads at once (vt0 and input_vec_size of the kernel).
-    """
+    """The buffers of one reduction."""
     del item  # strides are in elements here
-    if not form.reduced or not form.outputs or not form.inputs:
-        return []
-    fastest = not form.kept or form.reduced[0][1] < form.kept[0][1]
-    dim0, dim1 = (form.inputs, form.outputs) if fastest else (form.outputs, form.inputs)
-    out_vec = 1
-    if fastest and form.reduced[0][1] == 1 and dim0 >= 128 and len(form.reduced) == 1:
-        dim0 //= vec
-    elif not fastest and form.kept[0][1] == 1:
-        out_vec = _output_vector(form)
-        dim0 //= out_vec
-    width, height = _block(dim0, dim1, MAX_THREADS // out_vec)
-    step_in, step_out = (width, 1) if fastest else (1, width)
-    if -(-form.inputs // step_in) < min(height * 16, MAX_VALUES):
-        return []  # no split across warps, so none across blocks
-    step_in *= height
-    values = -(-form.inputs // step_in)
-    grid = -(-(form.outputs // out_vec) // step_out)
-    threads = THREADS_PER_SM.get(behaviour.capability, 2048)
-    target = behaviour.multiprocessors * (threads // (width * height))
-    if values < MAX_VALUES or grid > target:
-        return []
-    blocks = max(min(-(-target // grid), -(-values // MIN_VALUES)), -(-values // MAX_VALUES))
-    if blocks <= 1:
-        return []
-    # global_memory_size: element_size_bytes * num_outputs * ctas_per_output, times the block's width where x is not reduced
-    size = accumulator * form.outputs * blocks * (1 if fastest else width * out_vec)
-    return [Scratch("partial results", size), Scratch("semaphores", 4 * grid)]  # semaphore_size: sizeof(int) * grid.x
-
-
-def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:
-    """set_block_dimension: width and height of a block."""
-    low0, low1 = (1 << (d.bit_length() - 1) if 0 < d < most else (most if d else 1) for d in (dim0, dim1))
-    width = min(low0, WARP)
-    height = min(low1, most // width)
-    return min(low0, most // height), height
-
-
-def _output_vector(form: Layout) -> int:
-    """get_output_vec_size: 4, 2 or 1 outputs a thread, by alignment."""
-    others = [stride for _, stride in form.reduced] + [stride for _, stride in form.kept[1:]]
-    size = 4
-    for number in (form.kept[0][0], *others):
-        while number % size:
-            size //= 2
-    return size
+    partial, semaphores = split_reduction(form, accumulator, behaviour, vec)
+    return [Scratch("partial results", partial), Scratch("semaphores", semaphores)] if partial else []
 
 
 def accumulator_size(dtype: torch.dtype) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.kernels.behaviour import Behaviour
 
 Backend = Literal["flash", "efficient", "cudnn", "math"]
 BACKENDS: tuple[Backend, ...] = ("flash", "efficient", "math", "cudnn")

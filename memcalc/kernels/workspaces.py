@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from memcalc.engines.trace.cuda.behaviour import Behaviour
+from memcalc.kernels.behaviour import Behaviour
 
 KIB = 1024
 HOPPER = 4096 * 8 * KIB  # parseChosenWorkspaceSize: 32 MiB, cuBLAS's own advice for Hopper

@@ -1,0 +1,45 @@
+"""Small models of every family, and the settings they are played under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WORDS = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
+          "num_key_value_heads": 2, **WORDS}  # fmt: skip
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {**ROTARY},
+}
+"""By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
+
+SIZES: dict[str, tuple[dict[str, int], ...]] = {
+    "text": (
+        {"micro_batch_size": 1, "sequence_length": 64},
+        {"micro_batch_size": 3, "sequence_length": 96},
+        {"micro_batch_size": 2, "sequence_length": 257},
+    ),
+}
+"""Three shapes of a batch, by what a family reads."""
+
+PRECISIONS = ("bf16", "amp-fp16", "fp16")
+ATTENTIONS = ("flash", "eager")
+CHECKPOINTING = ("none", "full")
+
+
+def jobs(family: str) -> list[dict[str, Any]]:
+    """Every job of a family's grid."""
+    from memcalc.families.base import load_family
+
+    model = {"model_type": family, **MODELS[family]}
+    reads = load_family(family)
+    sizes = SIZES["+".join(sorted(reads.inputs))] if "+".join(sorted(reads.inputs)) in SIZES else SIZES["text"]
+    kernels = ATTENTIONS if reads.attends else ("auto",)
+    return [
+        {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
+         "activation_checkpointing": checkpointing, **size}
+        for checkpointing in CHECKPOINTING
+        for attention in kernels
+        for precision in PRECISIONS
+        for size in sizes
+    ]  # fmt: skip

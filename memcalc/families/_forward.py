@@ -1,0 +1,151 @@
+"""What transformers' models do around their layers: embeddings, positions, masks, rotary tables, lists of layers, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from memcalc.arrays import Count
+from memcalc.layers.attending import Context
+from memcalc.layers.base import Stack
+from memcalc.play import losses
+from memcalc.play.checkpoint import checkpointed
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import compare, scaled, shifted, sub, to
+from memcalc.play.reshape import cat, contiguous, merge_dims, narrow, unsqueeze
+from memcalc.play.values import Value
+from memcalc.records import dataclass
+
+WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
+
+
+@dataclass
+class Batch:
+    """What a model reads.
+
+    Attributes:
+        rows: samples.
+        tokens: of each.
+        values: the tensors that are there, by name.
+    """
+
+    rows: Count
+    tokens: Count
+    values: dict[str, Value]
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+
+LayerPlay = Callable[[Machine, Any, Value, Context], Value]
+
+
+def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Context) -> Value:
+    """A list of equal layers, each fed with what the one before it gave.
+
+    The first and the last are played as they are, those between them once for all.
+    """
+    box, prefix = [hidden], f"{name}.{stack.prefix}"
+    del hidden
+
+    def step(index: object) -> None:
+        box[0] = machine.call(f"{prefix}{index}", checkpointed, machine, play, machine, stack.layer, box[0], context)
+
+    count = stack.count
+    if machine.unrolled or machine.decide(count <= 3):
+        place = 0
+        while machine.decide(place < count):
+            step(place if stack.indices is None else stack.indices[place])
+            place += 1
+        return box.pop()
+    step(0)
+    machine.repeated(count - 2, lambda: step("*"), box)
+    step("last")
+    return box.pop()
+
+
+def positions(machine: Machine, tokens: Count) -> Value:
+    """``arange(tokens) + past``, ``(1, tokens)``."""
+    counted = machine.new((tokens,), "int64", "arange")
+    return unsqueeze(machine, shifted(machine, counted), 0)
+
+
+def causal_mask(machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool) -> Value | None:
+    """What ``create_causal_mask`` makes without a padding mask: for a kernel nothing, once it has seen that nothing is packed.
+
+    source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
+    """
+    find_packed(machine, place, batch)
+    return eager_mask(machine, batch, dtype) if eager else None
+
+
+def eager_mask(machine: Machine, batch: Batch, dtype: str, keys: Count | None = None) -> Value:
+    """An additive mask ``(batch, 1, length, length)`` (masking_utils.py: eager_mask, sdpa_mask)."""
+    rows, tokens = batch.rows, batch.tokens
+    keys = tokens if keys is None else keys
+    samples = machine.new((rows,), "int64", "arange")
+    heads = machine.new((1,), "int64", "arange")
+    queries = _counted(machine, tokens)
+    reached = _counted(machine, keys)
+    allowed = machine.new((1, 1, tokens, keys), "bool", "le.Tensor")
+    del samples, heads, queries, reached
+    zero, least = machine.new((), dtype, "zeros"), machine.new((), dtype, "scalar_tensor")
+    mask = machine.new((rows, 1, tokens, keys), dtype, "where.self")
+    del zero, least, allowed
+    return mask
+
+
+def _counted(machine: Machine, tokens: Count) -> Value:
+    return shifted(machine, machine.new((tokens,), "int64", "arange"))
+
+
+def find_packed(machine: Machine, place: Value, batch: Batch) -> None:
+    """Whether positions start anew within a row (masking_utils.py:find_packed_sequence_indices)."""
+    first = machine.new((batch.rows, 1), "int64", "sub.Tensor")
+    ahead = machine.new((batch.rows, batch.tokens + 1), "int64", "cat")
+    steps = machine.new((batch.rows, batch.tokens), "int64", "sub.Tensor")
+    del ahead
+    packed = machine.new((batch.rows, batch.tokens), "bool", "ne.Scalar")
+    packed = machine.new((batch.rows, batch.tokens), "int64", "cumsum")
+    zero = machine.new((batch.rows,), "bool", "eq.Scalar")
+    every = machine.new((), "bool", "all")
+    del zero, every
+    del first, steps, packed
+    machine.assumed[WHOLE_SEQUENCES] = None
+
+
+def rotary(machine: Machine, hidden: Value, place: Value, width: Count, context: Context) -> None:
+    """Cosines and sines of every position, in FP32, cast to the hidden states' dtype.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaRotaryEmbedding.forward
+    """
+    before, machine.recording = machine.recording, False
+    cast, machine.autocast = machine.autocast, None
+    context.cos, context.sin = machine.call("rotary_emb", _rotary, machine, hidden.dtype, place, width)
+    machine.recording, machine.autocast = before, cast
+
+
+def _rotary(machine: Machine, dtype: str, place: Value, width: Count) -> tuple[Value, Value]:
+    tokens = place.shape[1]
+    wide = machine.new((1, tokens, 1), "float32", "_to_copy")
+    angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
+    del wide
+    both = machine.new((1, tokens, width), "float32", "cat")
+    cos = scaled(machine, machine.like(both, "cos"))
+    sin = scaled(machine, machine.like(both, "sin"))
+    del angles
+    return to(machine, cos, dtype), to(machine, sin, dtype)
+
+
+def causal_loss(machine: Machine, logits: Value, labels: Value) -> Value:
+    """Cross-entropy of each token's successor (transformers 5.23.0 loss/loss_utils.py:ForCausalLMLoss)."""
+    logits = to(machine, logits, "float32")
+    rows, tokens = labels.shape
+    labels = machine.new((rows, tokens + 1), "int64", "constant_pad_nd")
+    shifted_labels = machine.new((rows, tokens), "int64", "clone")
+    logits = merge_dims(machine, logits, 0, 1)
+    shifted_labels = merge_dims(machine, shifted_labels, 0, 1)
+    return losses.cross_entropy(machine, logits, shifted_labels)
+
+
+__all__ = ["Batch", "Context", "cat", "compare", "contiguous", "narrow", "sub"]

@@ -1,0 +1,37 @@
+"""Losses, as the models' heads compute them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memcalc.play.graph import Gradients, Node
+from memcalc.play.norms import log_softmax
+from memcalc.play.values import Value
+
+if TYPE_CHECKING:
+    from memcalc.play.machine import Machine
+
+
+def cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
+    """The mean cross-entropy of rows of scores ``(n, classes)`` (pytorch LossNLL.cpp:cross_entropy_loss)."""
+    logs = log_softmax(machine, scores, scores.dtype)
+    loss = machine.new((), logs.dtype, "nll_loss_forward")
+    total = machine.new((), logs.dtype, "nll_loss_forward")
+    return machine.record(loss, (logs,), (logs, target, total), _nll_backward)
+
+
+def _nll_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    return (machine.like(saved[0], "nll_loss_backward"),)
+
+
+def mse(machine: Machine, scores: Value, target: Value) -> Value:
+    """The mean squared error, in FP32 under autocast."""
+    target = machine.wide(target)
+    scores = machine.wide(scores)
+    loss = machine.new((), scores.dtype, "mse_loss")
+    machine.scratches([("the iterator's output", scores.nbytes), ("loss", scores.nbytes)])
+    return machine.record(loss, (scores,), (scores, target), _mse_backward)
+
+
+def _mse_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    return (machine.like(saved[0], "mse_loss_backward"),)

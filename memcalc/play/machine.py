@@ -1,0 +1,400 @@
+"""The machine that plays a step on shapes: its tape, its parameters, autocast, checkpointing and what is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from memcalc.arrays import Condition, Count, is_array
+from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.workspaces import Workspaces
+from memcalc.play.choose import Call, kernel_of
+from memcalc.play.graph import Backward, Leaf, Node
+from memcalc.play.values import Life, Order, Shape, Storage, Value
+from memcalc.tape.events import Phase, Role
+from memcalc.tensors import ITEMSIZE, Kind
+
+AUTOCAST_WEIGHTS = "parameter_copy"
+
+
+class SplitError(Exception):
+    """A decision that differs from job to job, of jobs evaluated together: ``condition`` tells them apart."""
+
+    def __init__(self, condition: Any) -> None:
+        super().__init__("jobs of different structure")
+        self.condition = condition
+
+
+class Machine:
+    """Plays operators; each is a function of ``memcalc.play`` that takes the machine first.
+
+    Attributes:
+        tape: what happened: (+1 or -1, life), or (a phase, None), or a list that is repeated.
+        path: dotted path of the module at work.
+        recording: whether a graph is made (``torch.is_grad_enabled``).
+        training: whether dropout drops.
+        autocast: the dtype autocast casts to; None where it is off.
+        attention: ``auto`` or the kernel asked for.
+        behaviour: the software and GPU that are assumed.
+        leaves: every parameter met so far, by name.
+        assumed: what was assumed on the way.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.tape: list[Any] = []
+        self.path = ""
+        self.recording, self.training, self.in_backward = True, True, False
+        self.autocast: str | None = None
+        self.leaves: dict[str, Leaf] = {}
+        self.parameters: dict[str, Value] = {}
+        self.tied: dict[str, str] = {}
+        self.assumed: dict[str, None] = {}
+        self.frame: Any = None
+        self.frames: list[Any] = []
+        self.sections: list[Section] = []
+        self.unrolled = self.again = False
+        self.casts: dict[str, Value] = {}
+        self._sequence = 0
+        self._section: Section | None = None
+        self._outer: list[Any] | None = None
+
+    # -- memory -----------------------------------------------------------------------------------------------------------
+
+    def new(
+        self, shape: Shape, dtype: str, operator: str, order: Order | None = None, *, role: Role | None = None, name: str = ""
+    ) -> Value:
+        """A fresh value, born on the tape."""
+        size: Count = ITEMSIZE[dtype]
+        for extent in shape:
+            size = size * extent
+        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
+        self.tape.append((1, life))
+        return Value(Storage(life, self), shape, dtype, order)
+
+    def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
+        """A fresh value of the same shape and order in memory."""
+        return self.new(value.shape, dtype or value.dtype, operator, value.order if value.dense else None)
+
+    def scratch(self, nbytes: Count, name: str) -> None:
+        """Bytes that a kernel holds for a moment."""
+        self.scratches([(name, nbytes)])
+
+    def scratches(self, sizes: Sequence[tuple[str, Count]]) -> None:
+        """Buffers that a kernel holds together for a moment."""
+        lives = [Life(size, name, self.path, "temporary", name) for name, size in sizes if is_array(size) or size]
+        self.tape += [(1, life) for life in lives]
+        self.tape += [(-1, life) for life in reversed(lives)]
+
+    def workspace(self, name: str, nbytes: Count) -> None:
+        """Memory a library takes at its first use and keeps, before whatever is repeated."""
+        tape = self.tape if self._outer is None else self._outer
+        tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
+
+    def kept(self, shape: Shape, dtype: str, operator: str) -> Value:
+        """A fresh value that selective checkpointing keeps: found again where it is recomputed."""
+        if self.frame is not None:
+            return self.frame.kept(self, shape, dtype, operator)  # type: ignore[no-any-return]
+        return self.new(shape, dtype, operator)
+
+    def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
+        """The same, of another value's order in memory."""
+        out = self.kept(shape or value.shape, value.dtype, operator)
+        out.order = value.order
+        return out
+
+    def blas(self, operator: str, *, lt: bool = False) -> None:
+        """CuBLAS works: at its first use in a thread it takes a workspace, and keeps it."""
+        thread = "autograd" if self.in_backward else "forward"
+        for name, size in self.policy.workspaces.first_use(operator, thread=thread, lt=lt):
+            self.workspace(f"{name} workspace of the {thread} thread", size)
+        for name, size in self.policy.workspaces.transient(operator, lt=lt):
+            self.scratch(size, f"{name} workspace")
+
+    def mark(self, phase: Phase) -> None:
+        """A phase begins."""
+        self.tape.append((phase, None))
+
+    # -- decisions --------------------------------------------------------------------------------------------------------
+
+    def decide(self, condition: Condition) -> bool:
+        """A condition on numbers that changes what is done, which must be one for all jobs played together.
+
+        Raises:
+            SplitError: it is not.
+        """
+        if not is_array(condition):
+            return bool(condition)
+        if condition.all():  # type: ignore[union-attr]
+            return True
+        if condition.any():  # type: ignore[union-attr]
+            raise SplitError(condition)
+        return False
+
+    def each(self, function: Callable[..., int], *counts: Count) -> Count:
+        """A function of whole numbers, element by element where they are arrays."""
+        if not any(is_array(count) for count in counts):
+            return function(*counts)
+        import numpy
+
+        return numpy.vectorize(function, otypes=["int64"])(*counts)  # type: ignore[no-any-return]
+
+    def same(self, first: Count, second: Count) -> bool:
+        """Whether two extents are equal."""
+        return first is second or self.decide(first == second)
+
+    # -- graph ------------------------------------------------------------------------------------------------------------
+
+    def record(
+        self, out: Value, inputs: Sequence[Value | None], saved: Sequence[Any], backward: Backward, meta: Any = None
+    ) -> Value:
+        """Make ``out`` the result of a node over ``inputs``, if any of them has a gradient."""
+        if not self.recording:
+            return out
+        edges = tuple([(v.node, v.index) if v is not None and v.node is not None else None for v in inputs])
+        if any(edges):
+            self.attach([out], inputs, edges, saved, backward, meta)
+        return out
+
+    def attach(
+        self,
+        outs: Sequence[Value],
+        inputs: Sequence[Value | None],
+        edges: Any,
+        saved: Sequence[Any],
+        backward: Backward,
+        meta: Any = None,
+    ) -> None:
+        """A node of several results."""
+        self._sequence += 1
+        due = tuple([(v.shape, v.dtype) if v is not None else ((), "") for v in inputs])
+        node = Node(backward, edges, due, self._packed(saved), self._sequence, self.path, meta, len(outs))
+        node.packed = self.frame is not None
+        for index, out in enumerate(outs):
+            out.node, out.index = node, index
+
+    def wants(self, *values: Value | None) -> bool:
+        """Whether a graph is made over these."""
+        return self.recording and any(v is not None and v.node is not None for v in values)
+
+    def foresee(self, *values: Any) -> None:
+        """Operands about to be saved by an operator that has not run yet (autograd packs them first)."""
+        if self.frame is not None and self.again:
+            self.frame.foresee([value for value in values if value is not None])
+
+    def _packed(self, saved: Sequence[Any]) -> list[Any]:
+        if self.frame is not None:
+            return [self.frame.pack(v) if isinstance(v, Value) else v for v in saved]
+        kept = []
+        for value in saved:
+            if isinstance(value, Value):
+                value.storage.life.saved = True
+                kept.append(value.detached())
+            else:
+                kept.append(value)
+        return kept
+
+    def unpacked(self, saved: list[Any]) -> list[Any]:
+        """What a node saved, recomputed where it was dropped."""
+        return [v.unpack(self) if hasattr(v, "unpack") else v for v in saved]
+
+    def as_due(self, value: Value, shape: Shape, dtype: str) -> Value:
+        """A gradient in the shape and dtype of what it belongs to (engine.cpp:validate_outputs)."""
+        from memcalc.play.pointwise import to
+        from memcalc.play.reduce import sum_to
+
+        value = sum_to(self, value, shape)
+        return value if value.dtype == dtype else to(self, value, dtype)
+
+    # -- modules ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[None]:
+        """Inside the part of that name."""
+        before = self.path
+        self.path = f"{before}.{name}" if before and name else before or name
+        try:
+            yield
+        finally:
+            self.path = before
+
+    def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A function, inside the part of that name."""
+        before = self.path
+        if name:
+            self.path = f"{before}.{name}" if before else name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.path = before
+
+    def parameter(self, name: str, shape: Shape, kind: Kind, *, trainable: bool = True) -> Value:
+        """The parameter of that name in the module at work; it was there before the step."""
+        full = f"{self.path}.{name}" if self.path and name else name or self.path
+        full = self.tied.get(full, full)
+        found = self.parameters.get(full)
+        if found is not None:
+            return found
+        dtype = self.policy.dtype_of(kind)
+        value = Value(Storage(Life(0, "parameter", self.path, "parameter", full), None), shape, dtype)
+        if trainable and self.policy.trains(full):
+            leaf = self.leaves[full] = Leaf(full, shape, dtype)
+            value.node = leaf
+        self.parameters[full] = value
+        return value
+
+    def constant(self, shape: Shape, dtype: str) -> Value:
+        """A buffer of the module's, there before the step."""
+        return Value(Storage(Life(0, "buffer", self.path, "buffer"), None), shape, dtype)
+
+    def stored(self, leaf: Leaf) -> None:
+        """A parameter has its gradient."""
+        if self.policy.on_gradient is not None:
+            self.policy.on_gradient(self, leaf)
+
+    # -- autocast ---------------------------------------------------------------------------------------------------------
+
+    def low(self, value: Value) -> Value:
+        """A value as an operator of autocast's lower-precision list takes it (ATen autocast_mode.cpp:cached_cast)."""
+        dtype = self.autocast
+        if dtype is None or value.dtype == dtype or "float" not in value.dtype:
+            return value
+        return self._cast(value, dtype)
+
+    def wide(self, value: Value) -> Value:
+        """A value as an operator of autocast's FP32 list takes it."""
+        if self.autocast is None or value.dtype == "float32" or "float" not in value.dtype:
+            return value
+        return self._cast(value, "float32")
+
+    def _cast(self, value: Value, dtype: str) -> Value:
+        from memcalc.play.pointwise import to
+
+        leaf = value.node
+        if not (isinstance(leaf, Leaf) and value.dtype == "float32" and dtype == self.autocast and not value.view):
+            return to(self, value, dtype)
+        found = self.casts.get(leaf.name)
+        if found is None:
+            found = self.casts[leaf.name] = to(self, value, dtype)
+            found.storage.life.role, found.storage.life.name = AUTOCAST_WEIGHTS, f"{leaf.name} ({dtype})"  # type: ignore[assignment]
+        return found
+
+    def leave_autocast(self) -> None:
+        """The outermost context ends, and with it the cache of weights."""
+        self.autocast = None
+        self.casts.clear()
+
+    # -- what is repeated -------------------------------------------------------------------------------------------------
+
+    def repeated(self, times: Count, body: Callable[[], None], box: list[Value]) -> None:
+        """A stretch of forward that stands for ``times`` alike: it takes what is in the box and leaves there what it gives.
+
+        Its nodes are run backward once, and stand for as many.
+        """
+        outer, self.tape = self.tape, []
+        self._outer = outer
+        section = Section(self._sequence + 1, times)
+        given = box[0].storage.life
+        body()
+        section.last = self._sequence
+        outer.append((Stretch(times, self.tape, ((given, box[0].storage.life),)), None))
+        self.tape, self._outer = outer, None
+        self.sections.append(section)
+
+    def reached(self, node: Node | None, grads: Sequence[Value | None] = ()) -> None:
+        """Backward comes to a node: where it enters or leaves a section that stands for many, the tape is told."""
+        section = self._section
+        if section is not None and (node is None or node.sequence < section.first):
+            self._close(section, grads)
+        if self._section is None and node is not None and self.sections and node.sequence <= self.sections[-1].last:
+            self._section = section = self.sections.pop()
+            section.outer, self.tape = self.tape, []
+            self._outer = section.outer
+            section.given = _life_of(grads)
+
+    def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
+        gives = _life_of(grads)
+        carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        section.outer.append((Stretch(section.times, self.tape, carried), None))
+        self.tape, self._section, self._outer = section.outer, None, None
+
+
+def _life_of(grads: Sequence[Value | None]) -> Life | None:
+    return next((value.storage.life for value in grads if value is not None), None)
+
+
+class Section:
+    """Nodes that stand for ``times`` as many: those made from ``first`` to ``last``."""
+
+    def __init__(self, first: int, times: Count) -> None:
+        self.first, self.last, self.times = first, first, times
+        self.outer: list[Any] = []
+        self.given: Life | None = None
+
+
+class Stretch:
+    """A part of a tape that is repeated.
+
+    Attributes:
+        times: how often.
+        body: the part.
+        carried: (life that the first turn is given, life that each turn gives to the next).
+    """
+
+    __slots__ = ("body", "carried", "times")
+
+    def __init__(self, times: Count, body: list[Any], carried: tuple[tuple[Life, Life], ...]) -> None:
+        self.times, self.body, self.carried = times, body, carried
+
+
+class Policy:
+    """How parameters are held, and what is assumed of software and GPU.
+
+    Attributes:
+        dtype: the parameters' dtype.
+        keeps: kinds of parameters that stay in FP32.
+        trains: whether a parameter receives a gradient, by name.
+        on_gradient: told of every gradient as it is stored.
+        attention: the kernel asked for, or ``auto``.
+        checkpointing: ``none``, ``selective`` or ``full``.
+        cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        behaviour: the software and GPU.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        *,
+        keeps: frozenset[str] = frozenset(),
+        trains: Callable[[str], bool] = lambda name: True,
+        on_gradient: Callable[[Machine, Leaf], None] | None = None,
+        attention: str = "auto",
+        checkpointing: str = "none",
+        cache: bool = False,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self.checkpointing, self.cache = checkpointing, cache
+        self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
+        self.attention, self.behaviour = attention, behaviour or Behaviour()
+        self.workspaces = Workspaces(self.behaviour)
+
+    def dtype_of(self, kind: Kind) -> str:
+        """A parameter's dtype by the operator that reads it."""
+        return "float32" if kind in self.keeps else self.dtype
+
+    def kernel(
+        self,
+        machine: Machine,
+        query: Value,
+        key: Value,
+        value: Value,
+        mask: Value | None,
+        probability: float,
+        causal: bool,
+        grouped: bool,
+    ) -> str:
+        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
+        trains = machine.wants(query, key, value)
+        call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
+        return kernel_of(machine, self.attention, call)
