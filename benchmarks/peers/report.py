@@ -92,7 +92,10 @@ def row(tool: str, runs: list[Record], said: Mapping[str, int], traced: Mapping[
 
 
 def _times(kept: Mapping[str, Any]) -> str:
-    lines = ["| tool | cold process: processor, s | cold process: wall, s | in process: processor, ms | case |", "|---|--:|--:|--:|---|"]
+    lines = [
+        "| tool | cold process: processor, s | cold process: wall, s | in process: processor, ms | case |",
+        "|---|--:|--:|--:|---|",
+    ]
     for name, one in kept["tools"].items():
         inside = "–" if one["seconds"] is None else _milliseconds(one["seconds"])
         lines.append(f"| {name} | {one['cold_cpu_seconds']:.2f} | {one['cold_seconds']:.2f} | {inside} | {one['timed']} |")

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results.json"
 PAGE = ROOT / "docs" / "comparison.md"
-REPEAT, COLD = 3, 5
+REPEAT, COLD = 3, 3
 """Times a case is answered in process, the fastest counting, and cold processes that are timed, their median counting."""
 TIMED = "litgpt-hub-tiny-llama-full"
 """The case whose cold process is timed: a Llama of 1.1 billion parameters, trained whole on one GPU, which every estimator of

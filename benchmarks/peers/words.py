@@ -22,7 +22,7 @@ other tool here does, and none has a word for whose layers a run has. In *by nvi
 without the CUDA context, so that its errors there are of that too.
 """
 TIMES = """A cold process is an interpreter that starts, imports the tool, answers one case and ends; the tools of one run
-take turns, and the median of five rounds counts. In process is the fastest of three answers of one process. The
+take turns, and the median of three rounds counts. In process is the fastest of three answers of one process. The
 case is a Llama of 1.1 billion parameters in BF16 with AdamW on one GPU, or a BERT's weights for what knows
 weights alone; memcalc is asked for it as transformers has it. An adapter's own reading of its case is in the
 times. The machine was shared: the processor's seconds (of all its cores) say more than the wall's."""
@@ -32,8 +32,10 @@ TOLD: dict[str, tuple[str, str, str]] = {
         "several ranks, quantised bases; the CUDA context",
     ),
     "memcalc analytic": (
-        "what is held between steps, and of a model alone", "`memcalc.estimate` with the job of the run",
-        "a step's peak, until its `peak.allocated` is no longer null",
+        "a step's peak, allocated, reserved and the device's range; what is held between steps, and of a model alone",
+        "`memcalc.estimate` with the job of the run",
+        "what `scope.py` lists as not modelled: the layers of other implementations, several ranks, quantised bases; and the "
+        "families whose activations are not modelled yet",
     ),
     "hf-mem": (
         "weights, and a KV cache, for inference", "`parse_safetensors_metadata` of the model's header", "training; adapters",

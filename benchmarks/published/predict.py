@@ -50,7 +50,8 @@ def predict(record: Record, clone: Path | None = None, engine: str = "trace") ->
         "id": record.id, "engine": footprint.engine, "predicted": answer(footprint, asked.reading), "of": list(asked.reading),
     }  # fmt: skip
     if footprint.engine == "analytic" and record.kind == "train_step":
-        told |= {"allocated": footprint.peak.allocated, "reserved": footprint.peak.reserved, "device": footprint.peak.device}
+        peak = footprint.peak
+        told |= {"allocated": peak.allocated, "reserved": peak.reserved, "device": [peak.device_low, peak.device_high]}
     if footprint.engine == "trace":
         told |= {
             "allocated": footprint.peak.allocated, "reserved": footprint.peak.reserved, "phase": footprint.peak.phase,
@@ -99,11 +100,17 @@ def estimated(asked: Question) -> Footprint:
 
 
 def answer(footprint: Footprint, reading: Iterable[str]) -> int | None:
-    """The bytes that are compared with what was measured; None where a peak is not modelled."""
+    """The bytes that are compared with what was measured; None where a peak is not modelled.
+
+    Of a device's total that is known as a range, its middle.
+    """
     total = 0
     for name in reading:
         head, _, leaf = name.partition(".")
         value = getattr(footprint.peak, leaf) if head == "peak" else getattr(footprint.components, name) or 0
+        low, high = footprint.peak.device_low, footprint.peak.device_high
+        if name == "peak.device" and value is None and low is not None and high is not None:
+            value = (low + high) // 2
         if value is None:
             return None
         total += int(value)

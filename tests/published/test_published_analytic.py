@@ -102,10 +102,11 @@ def test_null_is_not_zero():
     """A peak that the engine leaves null is no prediction, and one that it gives is."""
 
     class Footprint:
-        peak = Peak(allocated=None, reserved=7)
+        peak = Peak(allocated=None, reserved=7, device_low=8, device_high=12)
 
     assert answer(Footprint, ("peak.allocated",)) is None
     assert answer(Footprint, ("peak.reserved",)) == 7
+    assert answer(Footprint, ("peak.device",)) == 10
 
 
 def test_what_is_kept_is_what_the_engine_says():

@@ -24,7 +24,7 @@ def estimate(case):
     peak = footprint.peak
     if peak.allocated is None or peak.reserved is None:
         raise NotCovered("not modelled yet: peak.allocated is null")
-    return answer(peak.allocated, peak.device if case["metric"] == "device" and peak.device else peak.reserved)
+    return answer(peak.allocated, peak.reserved)
 
 
 def traced(told):
