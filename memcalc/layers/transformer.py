@@ -14,6 +14,7 @@ from memcalc.layers.basic import Linear, Norm, Parameter
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import dropout, mul
+from memcalc.play.reshape import pieces
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
@@ -32,6 +33,10 @@ class Attention:
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
     may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a tensor of biases
     is (t5), ``cross`` that keys and values come from another sequence.
+
+    ``normed`` says where queries and keys are normalised: each ``head`` behind its projection (qwen3), the ``width`` of the
+    projection (olmo2), all projections' heads in view (cohere) or behind their transposition (``moved``: gemma3, phi);
+    ``turn`` how they are rotated (:mod:`memcalc.layers.rotations`).
     """
 
     hidden: Count
@@ -54,6 +59,8 @@ class Attention:
     clip: float | None = None
     cross: bool = False
     added_bias: bool = False
+    normed: Literal["head", "width", "view", "moved"] = "head"
+    turn: Literal["halves", "wide", "pairs", "part"] = "halves"
 
     def matrices(self) -> dict[str, Linear]:
         """The four projections."""
@@ -110,13 +117,17 @@ class FusedAttention:
     rotary: Count | None = None
     causal: bool = True
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The fused projection and the output projection, then whatever a family adds."""
+    def matrices(self) -> dict[str, Linear]:
+        """The fused projection and that of the output."""
         fused = (self.heads + 2 * self.kv_heads) * self.head_dim
-        matrices = {
+        return {
             "qkv": Linear(self.hidden, fused, self.bias, self.transposed),
             "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed),
         }
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The fused projection and the output projection, then whatever a family adds."""
+        matrices = self.matrices()
         parts = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
         yield from Module([*parts, *self.extra]).tensors()
 
@@ -178,6 +189,8 @@ class GatedMLP:
     def play(self, machine: Machine, hidden: Value) -> Value:
         """``(..., hidden)`` to the same (transformers 5.23.0 models/llama/modeling_llama.py:LlamaMLP.forward)."""
         gate, up, down = self.names
+        if self.fused:
+            return self._play_fused(machine, hidden)
         wide = Linear(self.hidden, self.intermediate, self.bias)
         return machine.call(  # type: ignore[no-any-return]
             down,
@@ -189,6 +202,15 @@ class GatedMLP:
                 machine.call(up, wide.play, machine, hidden),
             ),
         )
+
+    def _play_fused(self, machine: Machine, hidden: Value) -> Value:
+        """source: transformers 5.23.0 models/phi3/modeling_phi3.py:Phi3MLP.forward"""
+        both = Linear(self.hidden, 2 * self.intermediate, self.bias)
+        up = machine.call(self.fused, both.play, machine, hidden)
+        gate, up = pieces(machine, up, -1, (self.intermediate, self.intermediate))
+        up = mul(machine, up, activated(machine, self.activation, gate))
+        down = Linear(self.intermediate, self.hidden, self.bias)
+        return machine.call(self.names[2], down.play, machine, up)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from memcalc.arrays import Count, ceil_div, maximum, round_up, where
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.matmul import matmul
 from memcalc.play.norms import softmax
-from memcalc.play.pointwise import add, dropout, scaled, to
+from memcalc.play.pointwise import add, dropout, scaled, tanh, to
 from memcalc.play.pointwise import where as select_by
 from memcalc.play.reshape import clone, expand, merge_dims, narrow, transpose, unsqueeze
 from memcalc.play.values import Value
@@ -286,12 +286,17 @@ def eager(
     *,
     probability: float = 0.0,
     upcast: bool = True,
+    softcap: float | None = None,
 ) -> Value:
     """Attention written out: scores, their softmax in FP32, dropout, values; heads of the result moved back, contiguous.
 
     source: transformers 5.23.0 models/llama/modeling_llama.py:eager_attention_forward
     """
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
+    if softcap is not None:  # models/gemma2/modeling_gemma2.py:eager_attention_forward
+        scores = scaled(machine, scores, "div.Tensor")
+        scores = tanh(machine, scores)
+        scores = scaled(machine, scores)
     if mask is not None:
         scores = add(machine, scores, mask)
     dtype = query.dtype

@@ -165,6 +165,13 @@ def narrow(machine: Machine, value: Value, dim: int, length: Count) -> Value:
     return machine.record(_sliced(value, dim, shape), (value,), (), _slice_backward, value.shape)
 
 
+def strided(machine: Machine, value: Value, length: Count) -> Value:
+    """Every so many-th index of the last dimension, of which ``length`` are left."""
+    last = len(value.shape) - 1
+    out = _sliced(value, last, (*value.shape[:-1], length))
+    return machine.record(out, (value,), (), _slice_backward, value.shape)
+
+
 def _sliced(value: Value, dim: int, shape: Shape) -> Value:
     return Value(value.storage, shape, value.dtype, value.order, True, tuple(sorted({*value.gaps, dim})))
 
