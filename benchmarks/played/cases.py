@@ -8,8 +8,11 @@ WORDS = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
           "num_key_value_heads": 2, **WORDS}  # fmt: skip
 
+CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
+    "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from memcalc.families._classic_forward import learned_body, one_after_another
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
+from memcalc.layers.fused import attended, merged, plain, projected, thirds
 from memcalc.layers.transformer import MLP, Block, FusedAttention
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 NAMES = Names("transformer", "wte", "h", "ln_f", token_head="classifier")
 
@@ -97,6 +103,28 @@ def choice_head(config: GPT2Config) -> Layer:
     return Module(parts)
 
 
+def attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value | None]:
+    """source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2Attention.forward"""
+    layer = block.part("attn")
+    query, key, value = thirds(machine, layer, projected(machine, layer, "qkv", hidden))
+    out, weights = attended(machine, layer, query, key, value, context, plain)
+    out = merged(machine, out)
+    out = projected(machine, layer, "o", out)
+    out = machine.call("resid_dropout", block.part("attn.resid_dropout").play, machine, out)
+    return out, weights
+
+
+def play(machine: Machine, architecture: str, config: GPT2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    eager = machine.policy.attention == "eager"
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        layer = one_after_another(attention)
+        return learned_body(machine, root, batch, NAMES, layer, eager=eager, mask_first=False)
+
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
+
+
 FAMILY = Family(
     model_type="gpt2",
     config=GPT2Config,
@@ -111,4 +139,5 @@ FAMILY = Family(
     usual="GPT2LMHeadModel",
     build=build,
     source="transformers 5.23.0 models/gpt2/modeling_gpt2.py",
+    play=play,
 )

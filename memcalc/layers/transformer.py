@@ -110,13 +110,17 @@ class FusedAttention:
     rotary: Count | None = None
     causal: bool = True
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The fused projection and the output projection, then whatever a family adds."""
+    def matrices(self) -> dict[str, Linear]:
+        """The fused projection and that of the output."""
         fused = (self.heads + 2 * self.kv_heads) * self.head_dim
-        matrices = {
+        return {
             "qkv": Linear(self.hidden, fused, self.bias, self.transposed),
             "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed),
         }
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The fused projection and the output projection, then whatever a family adds."""
+        matrices = self.matrices()
         parts = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
         yield from Module([*parts, *self.extra]).tensors()
 
