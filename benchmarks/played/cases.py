@@ -12,6 +12,7 @@ CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
+    "gpt_bigcode": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memcalc.layers.attending import Context, core
+from memcalc.layers.attending import Context, core, repeated
 from memcalc.play.matmul import matmul
 from memcalc.play.machine import Machine
 from memcalc.play.norms import softmax
-from memcalc.play.pointwise import add, dropout, scaled, to
+from memcalc.play.pointwise import add, dropout, scaled, to, where
 from memcalc.play.reshape import contiguous, merge_dims, pieces, select, split_dim, transpose, unsqueeze
 from memcalc.play.values import Value
 
@@ -108,16 +108,20 @@ def plain(
 def upcast(
     machine: Machine, query: Value, key: Value, value: Value, mask: Value | None, probability: float
 ) -> tuple[Value, Value]:
-    """Attention written out, its softmax in FP32.
+    """Attention written out, its softmax in FP32; keys and values are repeated where queries share them.
 
-    source: transformers 5.23.0 models/gpt_neox/modeling_gpt_neox.py:eager_attention_forward
+    source: transformers 5.23.0 models/gpt_bigcode/modeling_gpt_bigcode.py:eager_attention_forward
     """
-    weights = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
+    heads = query.shape[1]
+    shared = not machine.same(heads, key.shape[1])
+    keys = repeated(machine, key, heads) if shared else key
+    values = repeated(machine, value, heads) if shared else value
+    weights = scaled(machine, matmul(machine, query, transpose(machine, keys, 2, 3)))
     if mask is not None:
         weights = add(machine, weights, mask)
     weights = to(machine, softmax(machine, weights, "float32"), query.dtype)
     weights = dropout(machine, weights, probability)
-    out = matmul(machine, weights, value)
+    out = matmul(machine, weights, values)
     out = contiguous(machine, transpose(machine, out, 1, 2))
     return out, weights
 
@@ -125,8 +129,39 @@ def upcast(
 def in_float(
     machine: Machine, query: Value, key: Value, value: Value, mask: Value | None, probability: float
 ) -> tuple[Value, Value]:
-    """Attention written out on FP32 copies of queries and keys, divided where a family has not scaled its queries.
+    """Attention written out on FP32 copies of queries and keys, and divided.
 
     source: transformers 5.23.0 models/gptj/modeling_gptj.py:GPTJAttention._attn
     """
-    raise NotImplementedError
+    query = to(machine, query, "float32")
+    key = to(machine, key, "float32")
+    weights = matmul(machine, query, transpose(machine, key, 2, 3))
+    weights = scaled(machine, weights, "div.Tensor")
+    return _weighed(machine, weights, value, mask, probability)
+
+
+def windowed(
+    machine: Machine, query: Value, key: Value, value: Value, mask: Value | None, probability: float
+) -> tuple[Value, Value]:
+    """The same without a division, under the layer's own mask, which tells windows.
+
+    source: transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py:GPTNeoSelfAttention._attn
+    """
+    query = to(machine, query, "float32")
+    key = to(machine, key, "float32")
+    weights = matmul(machine, query, transpose(machine, key, 2, 3))
+    reach = machine.constant((1, 1, query.shape[2], key.shape[2]), "bool")
+    least = machine.new((), weights.dtype, "tensor")
+    weights = where(machine, reach, weights, least)
+    return _weighed(machine, weights, value, mask, probability)
+
+
+def _weighed(
+    machine: Machine, weights: Value, value: Value, mask: Value | None, probability: float
+) -> tuple[Value, Value]:
+    if mask is not None:
+        weights = add(machine, weights, mask)
+    weights = softmax(machine, weights)
+    weights = to(machine, weights, value.dtype)
+    weights = dropout(machine, weights, probability)
+    return matmul(machine, weights, value), weights

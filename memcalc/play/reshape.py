@@ -103,7 +103,8 @@ def _merge(value: Value, first: int, last: int) -> Value:
             if moved(d) not in seen:
                 seen.append(moved(d))
         order = tuple(seen)
-    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps if not first < d <= last})))
+    # a gap inside is one beside extents of 1 alone, which the whole then has
+    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps})))
 
 
 def permute(machine: Machine, value: Value, dims: Sequence[int]) -> Value:
