@@ -13,6 +13,12 @@ CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
     "gpt_bigcode": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
+    "gpt_neo": {**CLASSIC, "hidden_size": 96, "num_layers": 2, "num_heads": 6, "max_position_embeddings": 300,
+                "attention_types": [[["global", "local"], 1]], "window_size": 32, "embed_dropout": 0.1, "resid_dropout": 0.1,
+                "attention_dropout": 0.1},
+    "gpt_neox": {**CLASSIC, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 344,
+                 "max_position_embeddings": 300, "rotary_pct": 0.25},
+    "gptj": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300, "rotary_dim": 8},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
@@ -28,6 +34,8 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
 
 PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
+WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt")
+"""Families whose attention transformers only has written out: a kernel cannot be asked for."""
 CHECKPOINTING = ("none", "full")
 
 
@@ -38,7 +46,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     model = {"model_type": family, **MODELS[family]}
     reads = load_family(family)
     sizes = SIZES["+".join(sorted(reads.inputs))] if "+".join(sorted(reads.inputs)) in SIZES else SIZES["text"]
-    kernels = ATTENTIONS if reads.attends else ("auto",)
+    kernels = ("auto",) if not reads.attends else ("eager",) if family in WRITTEN_OUT else ATTENTIONS
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}

@@ -13,7 +13,7 @@ from memcalc.play.reshape import contiguous, merge_dims, pieces, select, split_d
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
-    from memcalc.layers.transformer import FusedAttention
+    from memcalc.layers.transformer import Attention, FusedAttention
 
 Heads = tuple[Value, Value, Value]
 """Queries, keys and values, (batch, heads, length, head dimension)."""
@@ -36,7 +36,7 @@ def thirds(machine: Machine, layer: FusedAttention, fused: Value) -> Heads:
     return _apart(machine, layer, query), _apart(machine, layer, key), _apart(machine, layer, value)
 
 
-def _apart(machine: Machine, layer: FusedAttention, value: Value) -> Value:
+def _apart(machine: Machine, layer: FusedAttention | Attention, value: Value) -> Value:
     return transpose(machine, split_dim(machine, value, 2, (layer.heads, layer.head_dim)), 1, 2)
 
 
@@ -70,6 +70,16 @@ def one_key(machine: Machine, layer: FusedAttention, fused: Value) -> Heads:
     query, key, value = pieces(machine, unsqueeze(machine, fused, 1), 3, (width, dim, dim))
     query = split_dim(machine, merge_dims(machine, query, 0, 1), 2, (layer.heads, dim))
     return transpose(machine, query, 1, 2), key, value
+
+
+def own_heads(machine: Machine, layer: Attention, hidden: Value) -> Heads:
+    """Queries, keys and values of matrices of their own.
+
+    source: transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py:GPTNeoSelfAttention.forward
+    """
+    matrices = layer.matrices()
+    query, key, value = (machine.call(layer.names[each], matrices[each].play, machine, hidden) for each in "qkv")
+    return _apart(machine, layer, query), _apart(machine, layer, key), _apart(machine, layer, value)
 
 
 def merged(machine: Machine, out: Value) -> Value:

@@ -295,10 +295,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = box[0].storage.life
+        given = [value.storage.life for value in box]
         body()
         section.last = self._sequence
-        outer.append((Stretch(times, self.tape, ((given, box[0].storage.life),)), None))
+        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True))
+        outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
 
