@@ -28,6 +28,7 @@ class Context:
         eager: whether attention is written out.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
+        bias: what is added to the scores for how far apart two positions are.
     """
 
     mask: Value | None = None
@@ -37,6 +38,7 @@ class Context:
     eager: bool = False
     encoder: Value | None = None
     place: Value | None = None
+    bias: Value | None = None
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
