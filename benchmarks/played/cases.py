@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "opt": {**WORDS, "hidden_size": 96, "ffn_dim": 344, "num_hidden_layers": 2, "num_attention_heads": 6,
             "max_position_embeddings": 300, "word_embed_proj_dim": 64},
     "bloom": {**WORDS, "hidden_size": 96, "n_layer": 2, "n_head": 6, "hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "mpt": {**WORDS, "d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 300, "attn_config": {"clip_qkv": 6.0}},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""

@@ -163,6 +163,7 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
     ones, place = _positions(machine, batch)
     context = Context(eager=machine.policy.attention == "eager", cache=None)
     context.mask = eager_mask(machine, batch, embeds.dtype) if context.eager else None
+    context.place = place
     places = machine.call("embed_positions", _placed, machine, root.part("embed_positions"), place)
     narrow = machine.decide(embedding_width(config) != config.hidden_size)
     if narrow:

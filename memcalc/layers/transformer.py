@@ -92,7 +92,7 @@ class FusedAttention:
     """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features.
 
     The order of ``names`` is that in which the module registers its matrices; ``rotary`` is how many of a head's dimensions are
-    rotated (None: none).
+    rotated (None: none), ``clip`` the bound of queries, keys and values.
     """
 
     hidden: Count
@@ -109,6 +109,7 @@ class FusedAttention:
     alibi: bool = False
     rotary: Count | None = None
     causal: bool = True
+    clip: float | None = None
 
     def matrices(self) -> dict[str, Linear]:
         """The fused projection and that of the output."""
