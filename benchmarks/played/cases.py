@@ -8,8 +8,12 @@ WORDS = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
           "num_key_value_heads": 2, **WORDS}  # fmt: skip
 
+BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 300, "type_vocab_size": 3, **WORDS}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
+    "bert": {**BERT},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 

@@ -90,7 +90,8 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
     if context.eager:
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
-        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout)
+        upcast = getattr(layer, "upcast", True)
+        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast)
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     if shared and not grouped:
