@@ -28,6 +28,7 @@ class Context:
         eager: whether attention is written out.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
+        weights: where written-out attention leaves its weights, for a layer that holds them to its end; None where none does.
     """
 
     mask: Value | None = None
@@ -37,6 +38,7 @@ class Context:
     eager: bool = False
     encoder: Value | None = None
     place: Value | None = None
+    weights: list[Value] | None = None
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
@@ -91,7 +93,9 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
         upcast = getattr(layer, "upcast", True)
-        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast)
+        return kernels.eager(
+            machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, held=context.weights
+        )
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     if shared and not grouped:

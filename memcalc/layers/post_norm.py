@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from memcalc.layers.attending import Context, _projected, core
@@ -57,6 +58,7 @@ def bert_layer(machine: Machine, block: Block, hidden: Value, context: Context) 
 
     source: transformers 5.23.0 models/bert/modeling_bert.py:BertLayer.forward
     """
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     attention_output = attended(machine, block, "attention", hidden, context)
     return feed_forward(machine, block, attention_output)
 

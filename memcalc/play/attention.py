@@ -286,10 +286,12 @@ def eager(
     *,
     probability: float = 0.0,
     upcast: bool = True,
+    held: list[Value] | None = None,
 ) -> Value:
     """Attention written out: scores, their softmax in FP32, dropout, values; heads of the result moved back, contiguous.
 
-    Without ``upcast`` the softmax has the dtype the scores have, and is not cast back where autocast makes it FP32.
+    Without ``upcast`` the softmax has the dtype the scores have, and is not cast back where autocast makes it FP32. ``held`` is
+    handed the weights, for a caller that keeps them a while.
 
     source: transformers 5.23.0 models/llama/modeling_llama.py, models/bert/modeling_bert.py: eager_attention_forward
     """
@@ -301,6 +303,8 @@ def eager(
     if upcast:
         scores = to(machine, scores, dtype)
     scores = dropout(machine, scores, probability)
+    if held is not None:
+        held.append(scores)
     out = matmul(machine, scores, value)
     return _moved(machine, out)
 
