@@ -31,6 +31,8 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
+    "silu_backward": "native_functions.yaml: a CUDA kernel, and a composite one where the build has none",
+    "mish_backward": "native_functions.yaml: likewise",
     "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
     "gru.input": "RNN.cpp:gru: likewise",
     "rnn_tanh.input": "RNN.cpp:rnn_tanh: likewise",
