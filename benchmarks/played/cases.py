@@ -14,6 +14,10 @@ BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "nu
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
     "bert": {**BERT},
+    "roberta": {**BERT},
+    "xlm-roberta": {**BERT},
+    "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
+    "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
