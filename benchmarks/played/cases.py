@@ -10,6 +10,9 @@ ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, 
 
 CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 
+BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 300, "type_vocab_size": 3, **WORDS}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
     "gpt_bigcode": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
@@ -25,6 +28,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "bloom": {**WORDS, "hidden_size": 96, "n_layer": 2, "n_head": 6, "hidden_dropout": 0.1, "attention_dropout": 0.1},
     "mpt": {**WORDS, "d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 300, "attn_config": {"clip_qkv": 6.0}},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
+    "bert": {**BERT},
+    "roberta": {**BERT},
+    "xlm-roberta": {**BERT},
+    "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
+    "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 

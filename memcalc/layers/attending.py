@@ -29,6 +29,7 @@ class Context:
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
         bias: what is added to the scores for how far apart two positions are.
+        weights: where written-out attention leaves its weights, for a layer that holds them to its end; None where none does.
     """
 
     mask: Value | None = None
@@ -39,6 +40,7 @@ class Context:
     encoder: Value | None = None
     place: Value | None = None
     bias: Value | None = None
+    weights: list[Value] | None = None
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
@@ -92,7 +94,10 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
     if context.eager:
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
-        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout)
+        upcast = getattr(layer, "upcast", True)
+        return kernels.eager(
+            machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, held=context.weights
+        )
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     if shared and not grouped:

@@ -31,7 +31,8 @@ class Attention:
     ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
     may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a tensor of biases
-    is (t5), ``cross`` that keys and values come from another sequence.
+    is (t5), ``cross`` that keys and values come from another sequence, ``upcast`` that written-out attention takes its softmax
+    in FP32.
     """
 
     hidden: Count
@@ -54,6 +55,7 @@ class Attention:
     clip: float | None = None
     cross: bool = False
     added_bias: bool = False
+    upcast: bool = True
 
     def matrices(self) -> dict[str, Linear]:
         """The four projections."""
@@ -138,23 +140,23 @@ class MLP:
     activation: str = "gelu"
     dropout: float = 0.0
 
+    def matrices(self) -> tuple[Linear, Linear]:
+        """Up and down."""
+        return (
+            Linear(self.hidden, self.intermediate, self.bias, self.transposed),
+            Linear(self.intermediate, self.hidden, self.bias, self.transposed),
+        )
+
     def tensors(self) -> Iterator[Tensor]:
         """Up, then down."""
-        up, down = self.names
-        yield from Module(
-            [
-                (up, Linear(self.hidden, self.intermediate, self.bias, self.transposed)),
-                (down, Linear(self.intermediate, self.hidden, self.bias, self.transposed)),
-            ]
-        ).tensors()
+        yield from Module(list(zip(self.names, self.matrices(), strict=True))).tensors()
 
     def play(self, machine: Machine, hidden: Value) -> Value:
         """``(..., hidden)`` to the same."""
-        up, down = self.names
-        hidden = machine.call(up, Linear(self.hidden, self.intermediate, self.bias, self.transposed).play, machine, hidden)
+        (up, down), (first, last) = self.names, self.matrices()
+        hidden = machine.call(up, first.play, machine, hidden)
         hidden = activated(machine, self.activation, hidden)
         hidden = dropout(machine, hidden, self.dropout)
-        last = Linear(self.intermediate, self.hidden, self.bias, self.transposed)
         return machine.call(down, last.play, machine, hidden)  # type: ignore[no-any-return]
 
 

@@ -286,18 +286,25 @@ def eager(
     *,
     probability: float = 0.0,
     upcast: bool = True,
+    held: list[Value] | None = None,
 ) -> Value:
     """Attention written out: scores, their softmax in FP32, dropout, values; heads of the result moved back, contiguous.
 
-    source: transformers 5.23.0 models/llama/modeling_llama.py:eager_attention_forward
+    Without ``upcast`` the softmax has the dtype the scores have, and is not cast back where autocast makes it FP32. ``held`` is
+    handed the weights, for a caller that keeps them a while.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py, models/bert/modeling_bert.py: eager_attention_forward
     """
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
     if mask is not None:
         scores = add(machine, scores, mask)
     dtype = query.dtype
     scores = softmax(machine, scores, "float32" if upcast else None)
-    scores = to(machine, scores, dtype)
+    if upcast:
+        scores = to(machine, scores, dtype)
     scores = dropout(machine, scores, probability)
+    if held is not None:
+        held.append(scores)
     out = matmul(machine, scores, value)
     return _moved(machine, out)
 
