@@ -27,6 +27,8 @@ MODELS: dict[str, dict[str, Any]] = {
             "max_position_embeddings": 300, "word_embed_proj_dim": 64},
     "bloom": {**WORDS, "hidden_size": 96, "n_layer": 2, "n_head": 6, "hidden_dropout": 0.1, "attention_dropout": 0.1},
     "mpt": {**WORDS, "d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 300, "attn_config": {"clip_qkv": 6.0}},
+    "falcon": {**WORDS, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "num_kv_heads": 2,
+               "new_decoder_architecture": True, "hidden_dropout": 0.1, "attention_dropout": 0.1},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
     "bert": {**BERT},
     "roberta": {**BERT},
@@ -49,6 +51,8 @@ PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
 WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt")
 """Families whose attention transformers only has written out: a kernel cannot be asked for."""
+KERNELS = {**dict.fromkeys(WRITTEN_OUT, ("eager",)), "falcon": ("efficient", "eager")}
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""
 CHECKPOINTING = ("none", "full")
 
 
@@ -59,7 +63,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     model = {"model_type": family, **MODELS[family]}
     reads = load_family(family)
     sizes = SIZES["+".join(sorted(reads.inputs))] if "+".join(sorted(reads.inputs)) in SIZES else SIZES["text"]
-    kernels = ("auto",) if not reads.attends else ("eager",) if family in WRITTEN_OUT else ATTENTIONS
+    kernels = KERNELS.get(family, ATTENTIONS) if reads.attends else ("auto",)
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}

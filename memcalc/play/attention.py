@@ -158,11 +158,11 @@ def _efficient(
     del made
     needs = machine.wants(query, key, value)
     lse = machine.new((batch, heads, round_up(length, 32) if needs else 0), "float32", operator)
-    seed, offset = machine.new((), "int64", operator), machine.new((), "int64", operator)
+    # seed and offset are on the host where no graph is captured (attention.cu, Note [Seed and Offset Device])
     if query.itemsize < 4:
         machine.scratch(where(value.shape[3] > 128, out.numel * 4, 0), "output_accum")
     return machine.record(
-        out, (query, key, value, bias), (query, key, value, bias, out, lse, seed, offset), _efficient_backward
+        out, (query, key, value, bias), (query, key, value, bias, out, lse), _efficient_backward
     )
 
 
