@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcalc.engines.analytic.estimate import estimate_job
+from memcalc.engines.analytic.estimate import estimate_whole
 from memcalc.errors import InputError, MissingPackageError
 from memcalc.footprint import Footprint
 from memcalc.job import Job, read_job
@@ -60,7 +60,8 @@ def estimate_mapping(mapping: Mapping[str, Any], *, app_dir: str | None = None, 
 
 def estimate_read(job: Job, model: Model) -> Footprint:
     """The footprint of a job whose model has been read, judged against its hardware."""
-    return judged(estimate_job(job, model), job)
+    answered = estimate_whole(job, model)
+    return judged(answered.footprint, job, answered.tape)
 
 
 def model_of(job: Job, *, app_dir: str | None = None, base_dir: Path | None = None, allow_code: bool = True) -> Model:

@@ -140,7 +140,7 @@ class Replay:
                 if self.sizes[number]:  # else memory ran out here
                     pairs.add(leaf.buffer, number)
             else:
-                pairs.take(leaf.buffer, number)
+                pairs.take_below(leaf.buffer, number, leaf.below)
         live = [Live(buffer, born, -(-as_int(buffer.requested) // BLOCK) * BLOCK, self.sizes[born]) for buffer, born in pairs]
         live.sort(key=lambda one: (-one.allocated, one.born))
         roles: dict[Role, int] = {}

@@ -73,6 +73,13 @@ def _play(events: list[Leaf], allocator: CachingAllocator) -> Replay:
                     given[key] = buffer, block, given.get(key)  # Pairs.add, without the call
                     size = block.size
             else:
+                if event.below:  # type: ignore[union-attr]
+                    block = live.take_below(buffer, number, event.below)  # type: ignore[union-attr]
+                    needs.append(-need)
+                    sizes.append(-block.size)
+                    free(block)
+                    inactive.append(allocator.inactive)
+                    continue
                 entry = given.pop(key, None)
                 block = live.take(buffer, number, entry) if entry is None or entry[2] is not None else entry[1]
                 need, size = -need, -block.size

@@ -13,7 +13,7 @@ from memcalc.families._decoder import Names
 from memcalc.families._forward import Batch
 from memcalc.layers.base import Module
 from memcalc.play import losses
-from memcalc.play.indexing import picked
+from memcalc.play.picking import picked
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, scaled, to
 from memcalc.play.reshape import contiguous, merge_dims, pieces
@@ -33,7 +33,7 @@ def sequence_classifier(machine: Machine, config: Any, root: Module, batch: Batc
     unpadded = machine.new((rows, tokens), "int32", "_to_copy")
     counted = machine.new((tokens,), "int32", "arange")
     last = _last(machine, rows, tokens)
-    pooled = picked(machine, logits, machine.new((rows,), "int64", "arange"), last)
+    pooled = picked(machine, logits, 0, machine.new((rows,), "int64", "arange"), last)
     loss = classified(machine, pooled, batch, config.num_labels)
     del unpadded, counted
     return loss, (pooled, cache)

@@ -28,6 +28,8 @@ class Context:
         eager: whether attention is written out.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
+        bias: what is added to the scores for how far apart two positions are.
+        weights: where written-out attention leaves its weights, for a layer that holds them to its end; None where none does.
     """
 
     mask: Value | None = None
@@ -37,6 +39,8 @@ class Context:
     eager: bool = False
     encoder: Value | None = None
     place: Value | None = None
+    bias: Value | None = None
+    weights: list[Value] | None = None
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
@@ -160,8 +164,11 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
     if context.eager:
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
-        cap = getattr(layer, "softcap", None)
-        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout, softcap=cap)
+        upcast, cap = getattr(layer, "upcast", True), getattr(layer, "softcap", None)
+        return kernels.eager(
+            machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, softcap=cap,
+            held=context.weights,
+        )  # fmt: skip
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     if shared and not grouped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memcalc.arrays import Count
+from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, tanh
 from memcalc.play.values import Value
@@ -64,3 +65,7 @@ class Activation:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value under the nonlinearity."""
+        return activated(machine, self.function, value)

@@ -32,7 +32,8 @@ class Attention:
     ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
     may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a tensor of biases
-    is (t5), ``cross`` that keys and values come from another sequence.
+    is (t5), ``cross`` that keys and values come from another sequence, ``upcast`` that written-out attention takes its softmax
+    in FP32.
 
     ``normed`` says where queries and keys are normalised: each ``head`` behind its projection (qwen3), the ``width`` of the
     projection (olmo2), all projections' heads in view (cohere) or behind their transposition (``moved``: gemma3, phi);
@@ -61,6 +62,7 @@ class Attention:
     added_bias: bool = False
     normed: Literal["head", "width", "view", "moved"] = "head"
     turn: Literal["halves", "wide", "pairs", "part"] = "halves"
+    upcast: bool = True
 
     def matrices(self) -> dict[str, Linear]:
         """The four projections."""
@@ -99,7 +101,7 @@ class FusedAttention:
     """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features.
 
     The order of ``names`` is that in which the module registers its matrices; ``rotary`` is how many of a head's dimensions are
-    rotated (None: none).
+    rotated (None: none), ``clip`` the bound of queries, keys and values.
     """
 
     hidden: Count
@@ -116,6 +118,7 @@ class FusedAttention:
     alibi: bool = False
     rotary: Count | None = None
     causal: bool = True
+    clip: float | None = None
 
     def matrices(self) -> dict[str, Linear]:
         """The fused projection and that of the output."""
@@ -144,23 +147,23 @@ class MLP:
     activation: str = "gelu"
     dropout: float = 0.0
 
+    def matrices(self) -> tuple[Linear, Linear]:
+        """Up and down."""
+        return (
+            Linear(self.hidden, self.intermediate, self.bias, self.transposed),
+            Linear(self.intermediate, self.hidden, self.bias, self.transposed),
+        )
+
     def tensors(self) -> Iterator[Tensor]:
         """Up, then down."""
-        up, down = self.names
-        yield from Module(
-            [
-                (up, Linear(self.hidden, self.intermediate, self.bias, self.transposed)),
-                (down, Linear(self.intermediate, self.hidden, self.bias, self.transposed)),
-            ]
-        ).tensors()
+        yield from Module(list(zip(self.names, self.matrices(), strict=True))).tensors()
 
     def play(self, machine: Machine, hidden: Value) -> Value:
         """``(..., hidden)`` to the same."""
-        up, down = self.names
-        hidden = machine.call(up, Linear(self.hidden, self.intermediate, self.bias, self.transposed).play, machine, hidden)
+        (up, down), (first, last) = self.names, self.matrices()
+        hidden = machine.call(up, first.play, machine, hidden)
         hidden = activated(machine, self.activation, hidden)
         hidden = dropout(machine, hidden, self.dropout)
-        last = Linear(self.intermediate, self.hidden, self.bias, self.transposed)
         return machine.call(down, last.play, machine, hidden)  # type: ignore[no-any-return]
 
 
@@ -219,13 +222,15 @@ class Block:
 
     ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
     decides what backward keeps. So do ``norms``: of what goes into attention and MLP (``pre``), of what comes out before it
-    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert).
+    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert). ``residual`` is what
+    a norm read, or what it gave (bloom).
     ``registered`` names the parts a module registers before the others, where that is not the order they run in (albert).
     """
 
     parts: tuple[tuple[str, Layer], ...]
     parallel: bool = False
     norms: Literal["pre", "output", "both", "post"] = "pre"
+    residual: Literal["input", "output"] = "input"
     registered: tuple[str, ...] = ()
 
     def part(self, name: str) -> Any:

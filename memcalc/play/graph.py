@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
-from memcalc.play.values import Shape, Storage, Value
+from memcalc.play.values import Shape, Storage, Value, alike
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
@@ -167,7 +167,7 @@ class Engine:
         for position, value in enumerate(outputs):
             if value is not None:
                 shape, dtype = node.inputs[position]
-                if value.shape != shape or value.dtype != dtype:
+                if value.dtype != dtype or not alike(value.shape, shape):
                     outputs[position] = machine.as_due(value, shape, dtype)
                 del value
         return outputs

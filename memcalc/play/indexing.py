@@ -1,4 +1,4 @@
-"""Rows picked by index, and what puts their gradients back."""
+"""Values picked by indices, and the zeros their gradients are scattered into."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from memcalc.play.machine import Machine
 
 
-def picked(machine: Machine, value: Value, *indices: Value) -> Value:
-    """``value[i, j]`` by whole-number tensors of one shape over the first dimensions."""
-    shape = (*indices[0].shape, *value.shape[len(indices) :])
-    out = machine.new(shape, value.dtype, "index.Tensor")
-    return machine.record(out, (value,), indices, _picked_backward, value.shape)
+def gather(machine: Machine, value: Value, index: Value) -> Value:
+    """``torch.gather``: as many elements as there are indices."""
+    out = machine.new(index.shape, value.dtype, "gather")
+    return machine.record(out, (value,), (index,), _gather_backward, value.shape)
 
 
-def _picked_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+def _gather_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # FunctionsManual.cpp:gather_backward: zeros of the source's shape, added to in place
     return (machine.new(node.meta, grad.dtype, "new_zeros"),)

@@ -69,9 +69,15 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """A buffer dies."""
+    """A buffer dies.
+
+    Attributes:
+        buffer: which.
+        below: of several alive that are this one object, how many younger ones stay: 0 for the youngest.
+    """
 
     buffer: Buffer
+    below: int = 0
 
 
 @dataclass(frozen=True, slots=True)

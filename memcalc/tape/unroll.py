@@ -61,6 +61,14 @@ class Pairs(Generic[_T]):
         key = id(buffer)
         self.given[key] = (buffer, given, self.given.get(key))
 
+    def take_below(self, buffer: Buffer, event: int, below: int) -> _T:
+        """What a buffer was given of which ``below`` younger ones stay."""
+        above = [self.take(buffer, event) for _ in range(below)]
+        found = self.take(buffer, event)
+        for given in reversed(above):
+            self.add(buffer, given)
+        return found
+
     def take(self, buffer: Buffer, event: int, entry: Any = None) -> _T:
         """What the youngest live buffer of that identity was given, or of an equal one where there is none.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, state_holdings
+from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
@@ -18,11 +19,15 @@ from memcalc.units import checked_bytes
 
 ONE_AT_A_TIME = "backward, one at a time"
 """How long a gradient lives that the optimizer uses and frees inside backward."""
-PEAK_NOT_MODELLED = "the peak of the whole step is not modelled yet: peak.low is what the states alone take"
 
 
 def estimate_job(job: Job, model: Model) -> Footprint:
-    """The footprint of one job.
+    """The footprint of one job; see :func:`estimate_whole`."""
+    return estimate_whole(job, model).footprint
+
+
+def estimate_whole(job: Job, model: Model) -> Whole:
+    """The footprint of one job, and the tape it was read from where the step was played.
 
     Raises:
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
@@ -37,7 +42,7 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     components = component_bytes(fullest)
     checked_bytes(number(fullest.by_bound.stretch.top), "states")
     parameters = number(model.num_parameters)
-    return Footprint(
+    footprint = Footprint(
         model=ModelSummary(
             name=model.name, family=model.family, architecture=model.architecture, num_parameters=parameters,
             num_trainable_parameters=number(model.num_trainable_parameters),
@@ -64,6 +69,11 @@ def estimate_job(job: Job, model: Model) -> Footprint:
             name: None if size is None else round(size / parameters, 6) for name, size in components.items()
         },
     )  # fmt: skip
+    if job.scope == "states":
+        return Whole(footprint)
+    from memcalc.engines.analytic.peak import whole_step
+
+    return whole_step(job, plan, model, fullest, list(step_needs(plan, fullest.layout, model).values()), footprint)
 
 
 def number(value: Count) -> int:
@@ -142,6 +152,4 @@ def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:
         said.append("what the step needs for its largest tensor is not in the states: a bare size has no tensors")
     if plan.optimizer.temporaries is None:
         said.append(f"what the step of {plan.optimizer.name} needs for a moment has not been measured; it is not in the states")
-    if job.scope == "step":
-        said.append(PEAK_NOT_MODELLED)
     return said

@@ -14,12 +14,12 @@ from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
-from memcalc.parallelism.base import Holding, Layout
+from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
 from memcalc.play.graph import Engine
-from memcalc.play.machine import Machine, Policy, Stretch
+from memcalc.play.machine import Machine, Policy
 from memcalc.play.pointwise import scaled
-from memcalc.play.values import Life, Value
+from memcalc.play.values import Life
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, allocs, frees
 
@@ -161,7 +161,9 @@ class _Converter:
     def _scan(self, tape: Sequence[Any], times: Count | None) -> None:
         for kind, life in tape:
             if life is None and isinstance(kind, str):
-                self.place += kind != "loss"
+                if kind == "loss":  # a part of forward, as far as what outlives it goes
+                    continue
+                self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
                 for first, later in kind.carried:
@@ -176,6 +178,7 @@ class _Converter:
 
     def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
         """The events of a tape, or of the body of a stretch."""
+        late = self._late(tape) if inside else ()
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 yield Mark(kind)  # type: ignore[arg-type]
@@ -188,7 +191,24 @@ class _Converter:
                 else:
                     yield Alloc(buffer)
             else:
-                yield Free(self.buffer(life))
+                buffer = self.buffer(life)
+                if not inside and life in self.times and life not in self.same.values():
+                    yield frees(buffer, self.times[life])  # one was left by every turn
+                else:
+                    yield Free(buffer, 1) if life in late else Free(buffer)
+
+    def _late(self, tape: Sequence[Any]) -> set[Life]:
+        """What a turn was given and lets go of after it has made what it gives: not the youngest of the two then."""
+        made: set[Life] = set()
+        late: set[Life] = set()
+        for kind, life in tape:
+            if life is None:
+                continue
+            if kind > 0:
+                made.add(life)
+            elif life in self.same and self.same[life] in made:
+                late.add(life)
+        return late
 
     def buffer(self, life: Life) -> Buffer:
         """The buffer of a life: what a stretch is given and what it gives are one."""
@@ -207,23 +227,46 @@ class _Converter:
         return "activation" if forward and life in self.left else "temporary"
 
 
-def step_tape(
-    plan: Plan, layout: Layout, states: Iterable[Holding], played: Played, update: Iterable[Event], clip: Iterable[Event] = ()
-) -> list[Event]:
+@dataclass
+class Around:
+    """What stands around forward and backward.
+
+    Attributes:
+        resident: what is kept from the start, for good.
+        states: what the optimizer keeps from its first step on.
+        clip: what clipping takes for a moment; empty where nothing is clipped.
+        update: what the optimizer's step takes for a moment.
+    """
+
+    resident: Sequence[Holding]
+    states: Sequence[Holding]
+    clip: Sequence[Event]
+    update: Sequence[Event]
+
+
+def steady_tape(around: Around, played: Played) -> list[Event]:
     """One steady step, everything in its place."""
     tape: list[Event] = [Mark("init")]
-    tape += [allocs(held.buffer, held.times) for held in (*layout.resident, *states)]
+    tape += [allocs(held.buffer, held.times) for held in (*around.resident, *around.states)]
     tape += played.before
     tape += [Alloc(buffer) for buffer in played.workspaces]
-    tape += played.events
-    clip = list(clip)
-    if clip:
-        tape += [Mark("clip"), *clip]
-    tape.append(Mark("optimizer_step"))
-    tape += update
-    tape.append(Mark("zero_grad"))
-    tape += [frees(buffer, times) for buffer, times in played.gradients]
-    return tape
+    return tape + _iteration(around, played, 2)
 
 
-__all__ = ["Played", "Stretch", "Value", "play_step", "step_tape"]
+def two_steps(around: Around, played: Played) -> list[Event]:
+    """The first step, in which states are born, and a steady one: what the allocator has to go through to be where it is."""
+    tape: list[Event] = [Mark("init", 1)]
+    tape += [allocs(held.buffer, held.times) for held in around.resident]
+    tape += played.before
+    tape += [Alloc(buffer) for buffer in played.workspaces]
+    tape += _iteration(around, played, 1, [allocs(held.buffer, held.times) for held in around.states])
+    return tape + _iteration(around, played, 2)
+
+
+def _iteration(around: Around, played: Played, number: int, born: Sequence[Event] = ()) -> list[Event]:
+    """One iteration's events; ``born`` are those of its update alone."""
+    tape = [Mark(event.phase, number) if isinstance(event, Mark) else event for event in played.events]
+    if around.clip:
+        tape += [Mark("clip", number), *around.clip]
+    tape += [Mark("optimizer_step", number), *born, *around.update, Mark("zero_grad", number)]
+    return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]

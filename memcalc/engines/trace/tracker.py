@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memcalc.engines.trace.accumulation import ADD, ADD_IN_PLACE, alone, is_in_place
+from memcalc.engines.trace.cuda.formulas import as_real
 from memcalc.engines.trace.cuda.scratch import Scratch
 from memcalc.engines.trace.fake import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.sites import Sites
 from memcalc.tape.events import Phase, Role
+
+INDEX = torch.ops.aten.index.Tensor
 
 
 class Life:
@@ -63,6 +67,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, sites: Sites, kernels: Kernels) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        alone()  # asked once, before there is anything to follow
         self.sites, self.kernels = sites, kernels
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
@@ -87,8 +92,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE:
             return device_in_cpp(args[0])
+        func = ADD_IN_PLACE if func is ADD and is_in_place(args) else as_real(func)
         told = kwargs or {}
         kernels = self.kernels
+        if func is INDEX:
+            self._listed(args[1])
         result = kernels.run(func, args, told)
         self.operators[func] = self.operators.get(func, 0) + 1
         self._count += 1
@@ -103,6 +111,12 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.lasting(name, nbytes, "workspace", func)
         self._moments(kernels.scratch(func, args, told, result), func)
         return result
+
+    def _listed(self, indices: Iterable[Any]) -> None:
+        """A list that indexes becomes a tensor beside the one it indexes (python_variable_indexing.cpp:sequenceToVariable)."""
+        for index in indices:
+            if type(index) is torch.Tensor and index.device.type == "meta":
+                self.see(index, INDEX)
 
     def _moments(self, scratch: Iterable[Scratch], func: Any) -> None:
         """The scratch of one kernel, all of it at once."""

@@ -31,6 +31,8 @@ WHERE_CUDA_DIFFERS: dict[str, str] = {
     "_fused_rms_norm": "native_functions.yaml: a kernel of its own on CUDA, composite on the CPU (2.9 on)",
     "linear": "Linear.cpp:linear: the bias added in place where no tensor is a subclass",
     "one_hot": "Onehot.cpp:one_hot: zeros and scatter_, without the checks of values that the CPU makes",
+    "silu_backward": "native_functions.yaml: a CUDA kernel, and a composite one where the build has none",
+    "mish_backward": "native_functions.yaml: likewise",
     "lstm.input": "RNN.cpp:lstm: one _cudnn_rnn where cuDNN takes the dtype (rnn.py)",
     "gru.input": "RNN.cpp:gru: likewise",
     "rnn_tanh.input": "RNN.cpp:rnn_tanh: likewise",
@@ -56,6 +58,10 @@ WHERE_CUDA_AGREES: dict[str, str] = {
 """Read and found alike, as far as allocations go."""
 
 DOUBTS: dict[str, str] = {
+    "prod_backward": "FunctionsManual.cpp: a quotient where no value is 0, which a trace cannot know: it takes the longer road",
+    "cumprod_backward": "ReduceOps.cpp: likewise",
+    "quantile": "Sorting.cpp:quantile_compute: lerp out of place, one result more",
+    "cross_entropy_loss_label_smoothing": "LossNLL.cpp: with class weights, a mask and an index for each target out of place",
     "_cudnn_rnn": "cudnn/RNN.cpp: the reserve is an estimate; packed sequences are not restated",
     "ctc_loss": "LossCTC.cpp: cuDNN's for int32 targets on the CPU; not restated",
     "embedding_bag": "EmbeddingBag.cpp: other auxiliary outputs on CUDA; not restated",
