@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memcalc.families._forward import Context
 from memcalc.layers.base import Module
 from memcalc.layers.rotations import sliced
@@ -23,6 +25,7 @@ def _attended(machine: Machine, block: Block, value: Value, context: Context) ->
 
 def output_norm(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
     """source: transformers 5.23.0 models/olmo2/modeling_olmo2.py:Olmo2DecoderLayer.forward"""
+    context = replace(context, weights=[])
     residual = hidden
     hidden = _attended(machine, block, hidden, context)
     hidden = _part(machine, block, "post_attention_layernorm", hidden)
@@ -35,6 +38,7 @@ def output_norm(machine: Machine, block: Block, hidden: Value, context: Context)
 
 def both_norms(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
     """source: transformers 5.23.0 models/gemma2/modeling_gemma2.py:Gemma2DecoderLayer.forward"""
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     hidden = _attended(machine, block, hidden, context)
@@ -49,6 +53,7 @@ def both_norms(machine: Machine, block: Block, hidden: Value, context: Context) 
 
 def dropped(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
     """source: transformers 5.23.0 models/phi3/modeling_phi3.py:Phi3DecoderLayer.forward"""
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     hidden = machine.call("self_attn", sliced, machine, block.part("self_attn"), hidden, context)
@@ -64,6 +69,7 @@ def stablelm(machine: Machine, block: Block, hidden: Value, context: Context) ->
 
     source: transformers 5.23.0 models/stablelm/modeling_stablelm.py:StableLmDecoderLayer.forward
     """
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     attended = _attended(machine, block, hidden, context)
@@ -79,6 +85,7 @@ def stablelm(machine: Machine, block: Block, hidden: Value, context: Context) ->
 
 def parallel(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
     """source: transformers 5.23.0 models/cohere/modeling_cohere.py:CohereDecoderLayer.forward"""
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     attended = _attended(machine, block, hidden, context)
@@ -88,6 +95,7 @@ def parallel(machine: Machine, block: Block, hidden: Value, context: Context) ->
 
 def parallel_dropped(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
     """source: transformers 5.23.0 models/phi/modeling_phi.py:PhiDecoderLayer.forward"""
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     attended = _attended(machine, block, hidden, context)
@@ -101,6 +109,7 @@ def ending_in_dropout(machine: Machine, block: Block, hidden: Value, context: Co
 
     source: transformers 5.23.0 models/starcoder2/modeling_starcoder2.py: Starcoder2DecoderLayer, Starcoder2MLP.forward
     """
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = _part(machine, block, "input_layernorm", hidden)
     hidden = machine.call("self_attn", _ended, machine, block.part("self_attn"), hidden, context)

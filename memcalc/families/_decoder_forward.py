@@ -8,7 +8,9 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.families._alternating import Order
+from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
+from memcalc.families._encoder_heads import bare, check_labels
 from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, run_layers
 from memcalc.families._kinds_forward import kinds_in, run_kinds
 from memcalc.families._masks import window_mask
@@ -53,6 +55,7 @@ def pre_norm(
 ) -> Value:
     """source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaDecoderLayer.forward"""
     before_attention, attention, before_mlp, mlp = names
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = machine.call(before_attention, block.part(before_attention).play, machine, hidden)
     hidden = machine.call(attention, block.part(attention).play, machine, hidden, context)
@@ -154,18 +157,40 @@ def headed_forward(
     *,
     width: Any = None,
 ) -> tuple[Value, Any]:
-    """A decoder under the head its architecture names; the bare body gives its output, which has no loss yet.
+    """A decoder under the head its architecture names; the loss of the bare body is its output's mean.
 
     ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated.
     """
-    from memcalc.families._decoder_heads import HEADS
-
     style = layer if isinstance(layer, Style) else Style(layer, None if width is None else Rotary(width))
     eager = machine.policy.attention == "eager"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return causal(machine, root, batch, names, style, eager=eager)
-    for ending, head in HEADS.items():
-        if architecture.endswith(ending):
-            run = lambda part, name: machine.call(name, body, machine, part, batch, names, style, eager=eager)  # noqa: E731
-            return head(machine, config, root, batch, names, run)
-    return body(machine, root, batch, names, style, eager=eager)
+
+    def run(machine: Machine, part: Module, batch: Batch) -> Value:
+        return body(machine, part, batch, names, style, eager=eager)[0]
+
+    return other_heads(machine, architecture, config, root, batch, names, run)
+
+
+def other_heads(
+    machine: Machine,
+    architecture: str,
+    config: Any,
+    root: Module,
+    batch: Batch,
+    names: Names,
+    run: Callable[[Machine, Module, Batch], Value],
+) -> tuple[Value, Any]:
+    """The heads any decoder may carry beside the language model's, or the bare body.
+
+    source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
+    """
+    if architecture.endswith("ForSequenceClassification"):
+        check_labels(machine, "ForSequenceClassification", config.num_labels)
+        return sequences(machine, root, batch, names, run)
+    if architecture.endswith("ForTokenClassification"):
+        check_labels(machine, "ForTokenClassification", config.num_labels)
+        return tokens(machine, root, batch, names, run, upcast=True)
+    if architecture.endswith("ForQuestionAnswering"):
+        return questions(machine, root, batch, names, run)
+    return bare(machine, run(machine, root, batch))
