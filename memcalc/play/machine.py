@@ -309,7 +309,7 @@ class Machine:
 
     # -- what is repeated -------------------------------------------------------------------------------------------------
 
-    def repeated(self, times: Count, body: Callable[[], None], box: list[Value]) -> None:
+    def repeated(self, times: Count, body: Callable[[], None], box: Sequence[Value | None]) -> None:
         """A stretch of forward that stands for ``times`` alike: it takes what is in the box and leaves there what it gives.
 
         Its nodes are run backward once, and stand for as many.
@@ -317,10 +317,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = box[0].storage.life
+        given = [value and value.storage.life for value in box]
         body()
         section.last = self._sequence
-        outer.append((Stretch(times, self.tape, ((given, box[0].storage.life),)), None))
+        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
 

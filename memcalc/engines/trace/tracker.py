@@ -23,6 +23,8 @@ from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.sites import Sites
 from memcalc.tape.events import Phase, Role
 
+INDEX = torch.ops.aten.index.Tensor
+
 
 class Life:
     """One storage, or one kernel's scratch.
@@ -96,6 +98,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         told = kwargs or {}
         kernels = self.kernels
         self.under_way = func
+        if func is INDEX:
+            self._listed(args[1])
         result = kernels.run(func, args, told)
         self.under_way = None
         self.operators[func] = self.operators.get(func, 0) + 1
@@ -111,6 +115,12 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.lasting(name, nbytes, "workspace", func)
         self._moments(kernels.scratch(func, args, told, result), func)
         return result
+
+    def _listed(self, indices: Iterable[Any]) -> None:
+        """A list that indexes becomes a tensor beside the one it indexes (python_variable_indexing.cpp:sequenceToVariable)."""
+        for index in indices:
+            if type(index) is torch.Tensor and index.device.type == "meta":
+                self.see(index, INDEX)
 
     def _moments(self, scratch: Iterable[Scratch], func: Any) -> None:
         """The scratch of one kernel, all of it at once."""
