@@ -212,6 +212,7 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage
     storage.life.role, storage.life.name = "gradient", f"{leaf.name}.grad"
     leaf.gradient = storage
+    del value, storage
     machine.stored(leaf)
 
 

@@ -46,12 +46,15 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     Raises:
         NotModelledError: they cannot be played.
     """
-    family = _playable(plan, model, int(plan.shards * plan.replicas) if ranks is None else ranks)
+    family = _playable(plan, model)
+    several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
     assumed = behaviour_of(job, read=False)
-    return play_step(job, plan, model, family, assumed.behaviour), assumed
+    # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
+    in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
 
 
-def _playable(plan: Plan, model: Model, ranks: int) -> Family:
+def _playable(plan: Plan, model: Model) -> Family:
     """The family whose step is played.
 
     Raises:
@@ -61,8 +64,8 @@ def _playable(plan: Plan, model: Model, ranks: int) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if ranks > 1 or plan.stage or plan.backend != "torch":
-        raise NotModelledError("parallelism", plan.backend, "has a step over several ranks that is not played yet")
+    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
     return load_family(model.family)
