@@ -139,7 +139,8 @@ def _summary(machine: Machine, head: Module, hidden: Value) -> Value:
             if not machine.decide(layer.condition):
                 continue
             layer = layer.layer
-        token = machine.call(name if name == "summary" else "", layer.play, machine, token)
+        play: Any = layer
+        token = machine.call(name if name == "summary" else "", play.play, machine, token)
     return token
 
 

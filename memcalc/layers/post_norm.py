@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memcalc.layers.attending import Context, _projected, core
+from memcalc.layers.attending import Context, by_head, core
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
@@ -19,10 +19,7 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 
     source: transformers 5.23.0 models/bert/modeling_bert.py:BertSelfAttention.forward
     """
-    matrices = layer.matrices()
-    query = _projected(machine, layer, "q", matrices, hidden, layer.heads)
-    key = _projected(machine, layer, "k", matrices, hidden, layer.kv_heads)
-    value = _projected(machine, layer, "v", matrices, hidden, layer.kv_heads)
+    query, key, value = by_head(machine, layer, hidden)
     if context.cache is not None:
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
@@ -49,8 +46,8 @@ def _output(
     name, matrix = dense
     hidden = machine.call(name, matrix.play, machine, hidden)
     hidden = dropout.play(machine, hidden)
-    hidden = machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))
-    return hidden
+    made: Value = machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))
+    return made
 
 
 def bert_layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
