@@ -1,4 +1,4 @@
-"""Attention whose queries, keys and values come from one matrix: how each family takes them apart, and attention written out."""
+"""Attention whose queries, keys and values come from one matrix: how families take them apart, and attention written out."""
 
 from __future__ import annotations
 
