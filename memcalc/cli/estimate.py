@@ -116,7 +116,7 @@ def estimate(
         from memcalc.api import estimate_mapping
         from memcalc.formats import show
 
-        footprint = estimate_mapping(mapping, app_dir=app_dir)
+        footprint = estimate_mapping(mapping, app_dir=app_dir, explained=explain)
         show.one(footprint, form.value, exact=exact, explain=explain)
     if footprint.fits is not None and footprint.fits.verdict in ("does_not_fit", "tight"):
         raise typer.Exit(1)

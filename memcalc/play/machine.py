@@ -68,7 +68,7 @@ class Machine:
     ) -> Value:
         """A fresh value, born on the tape."""
         size = self.bytes_of(shape, dtype)
-        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
+        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
         return Value(Storage(life, self), shape, dtype, order)
 

@@ -170,6 +170,7 @@ class _Converter:
         self.left: set[Life] = set()
         self.workspaces: list[Buffer] = []
         self.same: dict[Life, Life] = {}
+        self.later: set[Life] = set()
         self.place = 0
         self.phase: Phase = "init"
         self.phases: dict[int, Phase] = {}
@@ -186,8 +187,8 @@ class _Converter:
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
-                for first, later in kind.carried:
-                    self.same[first] = later
+                self.same |= dict(kind.carried)
+                self.later |= {later for _, later in kind.carried}
                 self._scan(kind.body, kind.times)
             elif kind > 0:
                 self.born[life] = self.place
@@ -212,7 +213,7 @@ class _Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                if not inside and life in self.times and life not in self.same.values():
+                if not inside and life in self.times and life not in self.later:
                     yield frees(buffer, self.times[life])  # one was left by every turn
                 else:
                     yield Free(buffer, 1) if life in late else Free(buffer)
@@ -236,7 +237,10 @@ class _Converter:
         found = self.buffers.get(life)
         if found is None:
             site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
-            found = Buffer(site, life.size, self._role(life), module=life.module, operator=life.operator)  # type: ignore[arg-type]
+            found = Buffer(
+                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
+                shape=life.shape,  # type: ignore[arg-type]
+            )  # fmt: skip
             self.buffers[life] = found
         return found
 
