@@ -101,4 +101,3 @@ def classic_forward(
         return questions(machine, root, batch, names, body)
     assert architecture.endswith("Model"), architecture
     return bare(machine, body(machine, root, batch))
-

@@ -78,8 +78,8 @@ def _normed(machine: Machine, block: Block, config: Any, hidden: Value) -> tuple
 
 
 def _norm(machine: Machine, block: Block, name: str, value: Value) -> Value:
-    found = block.part(name)
-    found = found.layer if isinstance(found, Maybe) else found
+    held = block.part(name)
+    found: Any = held.layer if isinstance(held, Maybe) else held
     return machine.call(name, found.play, machine, value)  # type: ignore[no-any-return]
 
 
@@ -102,9 +102,7 @@ def feed_forward(machine: Machine, mlp: MLP, hidden: Value) -> Value:
     )
 
 
-def attention(
-    machine: Machine, block: Block, config: Any, hidden: Value, context: Context
-) -> tuple[Value, Value | None]:
+def attention(machine: Machine, block: Block, config: Any, hidden: Value, context: Context) -> tuple[Value, Value | None]:
     """source: transformers 5.23.0 models/falcon/modeling_falcon.py:FalconAttention.forward"""
     layer = block.part("self_attention")
     fused = _dense(machine, layer, "qkv", hidden)
@@ -248,5 +246,3 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
         return hidden
 
     return classic_forward(machine, architecture, config, root, batch, NAMES, body)
-
-

@@ -85,9 +85,7 @@ def layer(machine: Machine, block: Block, hidden: Value, context: Context) -> tu
     return machine.call("mlp", feed_forward, machine, block, normed, residual), weights
 
 
-def attention(
-    machine: Machine, block: Block, hidden: Value, residual: Value, context: Context
-) -> tuple[Value, Value]:
+def attention(machine: Machine, block: Block, hidden: Value, residual: Value, context: Context) -> tuple[Value, Value]:
     """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomAttention.forward"""
     layer, rows = block.part("self_attention"), hidden.shape[0]
     fused = projected(machine, layer, "qkv", hidden)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from memcalc.families._classic_forward import learned_body, one_after_another
 from memcalc.families._classic_heads import classic_forward
-from memcalc.families._encoder_heads import scores_loss
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._encoder_heads import scores_loss
 from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module

@@ -147,7 +147,9 @@ def play(machine: Machine, architecture: str, config: GPTJConfig, root: Any, bat
     """
     only_written(machine)
     if not machine.decide(config.rotary_dim > 0):
-        raise InputError("model.rotary_dim", 0, "makes a table as wide as all heads, which forward cannot use", "set it above 0")
+        raise InputError(
+            "model.rotary_dim", 0, "makes a table as wide as all heads, which forward cannot use", "set it above 0"
+        )
     return classic_forward(machine, architecture, config, root, batch, NAMES, _body)
 
 

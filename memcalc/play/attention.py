@@ -161,9 +161,7 @@ def _efficient(
     # seed and offset are on the host where no graph is captured (attention.cu, Note [Seed and Offset Device])
     if query.itemsize < 4:
         machine.scratch(where(value.shape[3] > 128, out.numel * 4, 0), "output_accum")
-    return machine.record(
-        out, (query, key, value, bias), (query, key, value, bias, out, lse), _efficient_backward
-    )
+    return machine.record(out, (query, key, value, bias), (query, key, value, bias, out, lse), _efficient_backward)
 
 
 def transpose_of(value: Value) -> Value:

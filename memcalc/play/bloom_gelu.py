@@ -24,9 +24,7 @@ def bloom_gelu(machine: Machine, value: Value) -> Value:
 
 
 def _tanh(machine: Machine, value: Value) -> Value:
-    inner = p.mul(
-        machine, p.scaled(machine, value), p.shifted(machine, p.mul(machine, p.scaled(machine, value), value))
-    )
+    inner = p.mul(machine, p.scaled(machine, value), p.shifted(machine, p.mul(machine, p.scaled(machine, value), value)))
     return p.tanh(machine, inner)
 
 

@@ -74,8 +74,8 @@ class Machine:
         return Value(Storage(life, self), shape, dtype, order)
 
     def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
-        """A fresh value of the same shape and order in memory."""
-        return self.new(value.shape, dtype or value.dtype, operator, value.order if value.dense else None)
+        """A fresh value of the same shape and order in memory, that of a slice too (ATen ExpandUtils.h:infer_dense_strides)."""
+        return self.new(value.shape, dtype or value.dtype, operator, value.order)
 
     def scratch(self, nbytes: Count, name: str) -> None:
         """Bytes that a kernel holds for a moment."""
@@ -295,10 +295,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [value and value.storage.life for value in box]
+        given = [None if value is None else value.storage.life for value in box]
         body()
         section.last = self._sequence
-        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        pairs = zip(given, box, strict=True)
+        carried = tuple((first, value.storage.life) for first, value in pairs if first is not None and value is not None)
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
