@@ -30,12 +30,12 @@ Heads = tuple[Value, Value, Value]
 
 
 def linear(machine: Machine, layer: Linear, value: Value) -> Value:
-    """A product, and its bias added after.
+    """A product with a view of the weight, of which autocast keeps no copy, and its bias added after.
 
     source: transformers 5.23.0 models/falcon/modeling_falcon.py:FalconLinear.forward
     """
     weight = machine.parameter("weight", (layer.out_features, layer.in_features), "linear")
-    made = multiply(machine, value, weight)
+    made = multiply(machine, value, transpose(machine, weight, 0, 1), transposed=True)
     if not layer.bias:
         return made
     return add(machine, made, machine.parameter("bias", (layer.out_features,), "linear"))
