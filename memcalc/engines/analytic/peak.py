@@ -30,14 +30,23 @@ def whole_step(job: Job, plan: Plan, model: Model, account: Account, needs: Sequ
     ``needs`` are the moments of the optimizer's step.
     """
     try:
-        family = _playable(job, plan, model)
-        assumed = behaviour_of(job, read=False)
-        played = play_step(job, plan, model, family, assumed.behaviour)
+        played, assumed = played_of(job, plan, model)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     around = around_of(account, needs)
     return _read(job, footprint, around, played, assumed)
+
+
+def played_of(job: Job, plan: Plan, model: Model) -> tuple[Played, Assumed]:
+    """Forward and backward of the job, and what they were assumed to run on.
+
+    Raises:
+        NotModelledError: they cannot be played.
+    """
+    family = _playable(job, plan, model)
+    assumed = behaviour_of(job, read=False)
+    return play_step(job, plan, model, family, assumed.behaviour), assumed
 
 
 def _playable(job: Job, plan: Plan, model: Model) -> Family:

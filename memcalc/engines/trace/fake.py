@@ -22,6 +22,8 @@ RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.defau
 MASKS = ("masking_utils.py", "modeling_attn_mask_utils.py")
 """Where transformers asks whether a batch is packed or padded, to leave out a mask that would change nothing (transformers
 5.23.0 masking_utils.py: find_packed_sequence_indices, _ignore_causal_mask_sdpa, fast_all)."""
+WARNING = "warn_if_padding_and_no_attention_mask"
+"""Where it asks whether there is a token of padding, to warn of it (transformers 5.23.0 modeling_utils.py)."""
 WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
 CONSTANTS = 1024
 """Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
@@ -54,9 +56,14 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             return args[0].constant.item()
         if func is ITEM and self.answering and args[0].constant is None:
             return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
-        if func is ITEM and args[0].constant is None and args[0].dtype == torch.bool and _asked_by_a_mask():
+        if (
+            func is ITEM
+            and args[0].constant is None
+            and args[0].dtype == torch.bool
+            and (whole := _of_whole_sequences()) is not None
+        ):
             self.assumed[WHOLE_SEQUENCES] = None
-            return True
+            return whole
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
             return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
@@ -89,16 +96,18 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
 
 
-def _asked_by_a_mask(depth: int = 24) -> bool:
-    """Whether the value is asked for by the code that builds attention masks."""
+def _of_whole_sequences(depth: int = 24) -> bool | None:
+    """What transformers is answered where it asks for packing or padding; None where it asks for something else."""
     frame = sys._getframe(1)
     for _ in range(depth):
         if frame.f_code.co_filename.endswith(MASKS):
             return True
-        if frame.f_back is None:
+        if frame.f_code.co_name == WARNING:
             return False
+        if frame.f_back is None:
+            return None
         frame = frame.f_back
-    return False
+    return None
 
 
 def device_in_cpp(tensor: Any) -> torch.device:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memcalc.engines.trace.accumulation import ADD, ADD_IN_PLACE, alone, is_in_place
+from memcalc.engines.trace.cuda.formulas import as_real
 from memcalc.engines.trace.cuda.scratch import Scratch
 from memcalc.engines.trace.fake import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.kernels import Kernels
@@ -63,6 +65,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, sites: Sites, kernels: Kernels) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        alone()  # asked once, before there is anything to follow
         self.sites, self.kernels = sites, kernels
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
@@ -87,6 +90,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE:
             return device_in_cpp(args[0])
+        func = ADD_IN_PLACE if func is ADD and is_in_place(args) else as_real(func)
         told = kwargs or {}
         kernels = self.kernels
         result = kernels.run(func, args, told)
