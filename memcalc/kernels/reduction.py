@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memcalc.arrays import Count, ceil_div, maximum, minimum, where
 from memcalc.kernels.behaviour import Behaviour
 
 MAX_THREADS = 512  # Reduce.cuh:mnt_wrapper::MAX_NUM_THREADS
@@ -64,38 +65,71 @@ def global_reduce(form: Layout, accumulator: int, behaviour: Behaviour, vec: int
     if not form.reduced or not form.outputs or not form.inputs:
         return 0, 0
     fastest = not form.kept or form.reduced[0][1] < form.kept[0][1]
-    dim0, dim1 = (form.inputs, form.outputs) if fastest else (form.outputs, form.inputs)
-    out_vec = 1
+    dim0, out_vec = form.inputs if fastest else form.outputs, 1
     if fastest and form.reduced[0][1] == 1 and dim0 >= 128 and len(form.reduced) == 1:
         dim0 //= vec
     elif not fastest and form.kept[0][1] == 1:
         out_vec = _output_vector(form)
         dim0 //= out_vec
-    width, height = _block(dim0, dim1, MAX_THREADS // out_vec)
+    return _split(form.inputs, form.outputs, dim0, out_vec, accumulator, behaviour, fastest=fastest)  # type: ignore[return-value]
+
+
+def over_rows(rows: Count, columns: Count, accumulator: int, behaviour: Behaviour) -> tuple[Count, Count]:
+    """The same of a contiguous ``(rows, columns)`` summed over its rows, for one reduction or for many at once.
+
+    >>> over_rows(1028, 344, 4, Behaviour()) == global_reduce(layout((1028, 344), (344, 1), [0]), 4, Behaviour())
+    True
+    """
+    out_vec = where(columns % 4 == 0, 4, where(columns % 2 == 0, 2, 1))
+    there = (rows > 1) & (columns > 1)
+    sizes = _split(rows, columns, columns // out_vec, out_vec, accumulator, behaviour, fastest=False)
+    alone = over_columns(1, rows, accumulator, behaviour)  # one column is one row
+    return tuple(where(there, size, where(rows > 1, one, 0)) for size, one in zip(sizes, alone, strict=True))  # type: ignore[return-value]
+
+
+def over_columns(rows: Count, columns: Count, accumulator: int, behaviour: Behaviour) -> tuple[Count, Count]:
+    """The same summed over its columns; one row of them all is a sum over everything.
+
+    >>> over_columns(1, 65536, 4, Behaviour()) == global_reduce(layout((65536,), (1,), None), 4, Behaviour())
+    True
+    """
+    dim0 = where(columns >= 128, columns // 4, columns)
+    sizes = _split(columns, rows, dim0, 1, accumulator, behaviour, fastest=True)
+    return tuple(where(columns > 1, size, 0) for size in sizes)  # type: ignore[return-value]
+
+
+def _split(
+    inputs: Count, outputs: Count, dim0: Count, out_vec: Count, accumulator: int, behaviour: Behaviour, *, fastest: bool
+) -> tuple[Count, Count]:
+    """Partial results and semaphores of a reduction whose threads lie along ``dim0``, or nothing (setReduceConfig)."""
+    width, height = _block(dim0, outputs if fastest else inputs, MAX_THREADS // out_vec)
     step_in, step_out = (width, 1) if fastest else (1, width)
-    if -(-form.inputs // step_in) < min(height * 16, MAX_VALUES):
-        return 0, 0  # no split across warps, so none across blocks
-    step_in *= height
-    values = -(-form.inputs // step_in)
-    grid = -(-(form.outputs // out_vec) // step_out)
-    threads = THREADS_PER_SM.get(behaviour.capability, 2048)
-    target = behaviour.multiprocessors * (threads // (width * height))
-    if values < MAX_VALUES or grid > target:
-        return 0, 0
-    blocks = max(min(-(-target // grid), -(-values // MIN_VALUES)), -(-values // MAX_VALUES))
-    if blocks <= 1:
-        return 0, 0
+    warps = ceil_div(inputs, step_in) >= minimum(height * 16, MAX_VALUES)  # split across warps, else not across blocks either
+    values = ceil_div(inputs, step_in * height)
+    grid = ceil_div(outputs // out_vec, step_out)
+    target = behaviour.multiprocessors * (THREADS_PER_SM.get(behaviour.capability, 2048) // (width * height))
+    wanted = minimum(ceil_div(target, maximum(grid, 1)), ceil_div(values, MIN_VALUES))
+    blocks = maximum(wanted, ceil_div(values, MAX_VALUES))
+    split = warps & (values >= MAX_VALUES) & (grid <= target) & (blocks > 1)
     # global_memory_size: element_size_bytes * num_outputs * ctas_per_output, times the block's width where x is not reduced
-    size = accumulator * form.outputs * blocks * (1 if fastest else width * out_vec)
-    return size, 4 * grid  # semaphore_size: sizeof(int) * grid.x
+    size = accumulator * outputs * blocks * (1 if fastest else width * out_vec)
+    return where(split, size, 0), where(split, 4 * grid, 0)  # semaphore_size: sizeof(int) * grid.x
 
 
-def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:
+def _block(dim0: Count, dim1: Count, most: Count) -> tuple[Count, Count]:
     """set_block_dimension: width and height of a block."""
-    low0, low1 = (1 << (d.bit_length() - 1) if 0 < d < most else (most if d else 1) for d in (dim0, dim1))
-    width = min(low0, WARP)
-    height = min(low1, most // width)
-    return min(low0, most // height), height
+    low0, low1 = _power_below(dim0, most), _power_below(dim1, most)
+    width = minimum(low0, WARP)
+    height = minimum(low1, most // width)
+    return minimum(low0, most // height), height
+
+
+def _power_below(size: Count, most: Count) -> Count:
+    """The largest power of two that is neither above ``size`` nor above ``most``, itself one (last_pow2)."""
+    power: Count = 1
+    for exponent in range(1, 10):
+        power = where(size >= 1 << exponent, 1 << exponent, power)
+    return minimum(power, most)
 
 
 def _output_vector(form: Layout) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from memcalc.arrays import Count, product
+from memcalc.kernels.reduction import global_reduce, layout, over_columns, over_rows
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.pointwise import _is_one
 from memcalc.play.values import Shape, Value
@@ -22,12 +26,46 @@ def sum_to(machine: Machine, value: Value, shape: Shape) -> Value:
     if not extra and not stretched:
         return value
     out = machine.new((*(1,) * extra, *shape), value.dtype, "sum.dim_IntList")
+    split(machine, value, [d for d in range(len(have)) if d < extra or _is_one(shape[d - extra])])
     return Value(out.storage, shape, value.dtype, view=extra > 0)
+
+
+def split(machine: Machine, value: Value, dims: Sequence[int]) -> None:
+    """What a reduction over these dimensions takes for a moment where it is split over thread blocks (Reduce.cuh)."""
+    item = max(value.itemsize, 4) if "float" in value.dtype else 8
+    behaviour, shape = machine.policy.behaviour, value.shape
+    dims = list(dims)
+    sizes: tuple[Count, Count]
+    if not dims:
+        return
+    if not value.contiguous:
+        sizes = _odd(machine, value, dims, item)
+    elif dims[-1] == len(shape) - 1 and dims == list(range(dims[0], len(shape))):
+        sizes = over_columns(product(shape[: dims[0]]), product(shape[dims[0] :]), item, behaviour)
+    elif dims == list(range(len(dims))):
+        sizes = over_rows(product(shape[: len(dims)]), product(shape[len(dims) :]), item, behaviour)
+    else:
+        sizes = _odd(machine, value, dims, item)
+    machine.scratches([("partial results", sizes[0]), ("semaphores", sizes[1])])
+
+
+def _odd(machine: Machine, value: Value, dims: Sequence[int], item: int) -> tuple[Count, Count]:
+    """The same for dimensions of any order in memory, as densely as they can lie."""
+    order = value.order or tuple(range(len(value.shape)))
+
+    def sized(place: int, *shape: int) -> int:
+        strides, step = [1] * len(shape), 1
+        for d in reversed(order):
+            strides[d], step = step, step * shape[d]
+        return global_reduce(layout(shape, strides, dims), item, machine.policy.behaviour)[place]
+
+    return machine.each(partial(sized, 0), *value.shape), machine.each(partial(sized, 1), *value.shape)
 
 
 def mean_last(machine: Machine, value: Value) -> Value:
     """The mean over the last dimension, which is kept."""
     out = machine.new((*value.shape[:-1], 1), value.dtype, "mean.dim")
+    split(machine, value, [len(value.shape) - 1])
     return machine.record(out, (value,), (), _mean_backward, value.shape)
 
 
@@ -38,6 +76,7 @@ def _mean_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gra
 def mean_all(machine: Machine, value: Value) -> Value:
     """The mean over everything."""
     out = machine.new((), value.dtype, "mean")
+    split(machine, value, range(len(value.shape)))
     return machine.record(out, (value,), (), _mean_backward, value.shape)
 
 
@@ -52,6 +91,7 @@ def sum_over(machine: Machine, value: Value, dims: tuple[int, ...], *, keep: boo
         dtype = "float32" if machine.autocast is not None and "float" in value.dtype else value.dtype
     shape = tuple(1 if i in dims else s for i, s in enumerate(value.shape) if keep or i not in dims)
     out = machine.new(shape, dtype, "sum.dim_IntList")
+    split(machine, value, dims)
     return machine.record(out, (value,), (), _sum_backward, value.shape)
 
 
@@ -63,4 +103,5 @@ def sum_all(machine: Machine, value: Value) -> Value:
     """The sum over everything."""
     dtype = "float32" if machine.autocast is not None and "float" in value.dtype else value.dtype
     out = machine.new((), dtype, "sum")
+    split(machine, value, range(len(value.shape)))
     return machine.record(out, (value,), (), _sum_backward, value.shape)
