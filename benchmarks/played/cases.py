@@ -18,6 +18,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
     "electra": {**BERT, "embedding_size": 56},
+    "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
@@ -33,6 +34,8 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
 PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
 CHECKPOINTING = ("none", "full")
+NOT_CHECKPOINTED = {"albert"}
+"""Families whose modules in transformers have no gradient checkpointing."""
 
 
 def jobs(family: str) -> list[dict[str, Any]]:
@@ -46,7 +49,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}
-        for checkpointing in CHECKPOINTING
+        for checkpointing in CHECKPOINTING[: 1 if family in NOT_CHECKPOINTED else None]
         for attention in kernels
         for precision in PRECISIONS
         for size in sizes

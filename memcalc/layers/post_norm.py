@@ -49,8 +49,7 @@ def _output(
     name, matrix = dense
     hidden = machine.call(name, matrix.play, machine, hidden)
     hidden = dropout.play(machine, hidden)
-    hidden = machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))
-    return hidden
+    return machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))  # type: ignore[no-any-return]
 
 
 def bert_layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
