@@ -136,7 +136,10 @@ def attended(machine: Machine, block: Block, hidden: Value, context: Context) ->
 
 
 def passes(machine: Machine, config: AlbertConfig, groups: Stack, hidden: Value, context: Context) -> Value:
-    """The groups, one of them at each pass; those of a single group are alike between the first and the last.
+    """The groups, one of them at each pass; those of a single group are alike between the first and the last two.
+
+    Backward begins with the last, which leaves a bias's gradient as a view, and the one before it, which adds to that out of
+    place; from then on gradients are added in place.
 
     source: transformers 5.23.0 models/albert/modeling_albert.py:AlbertTransformer.forward
     """
@@ -146,9 +149,10 @@ def passes(machine: Machine, config: AlbertConfig, groups: Stack, hidden: Value,
     def step(group: int) -> None:
         box[0] = machine.call(f"encoder.albert_layer_groups.{group}", inner, machine, groups.layer, box[0], context)
 
-    if machine.decide(config.num_hidden_groups == 1) and not machine.unrolled and machine.decide(count > 3):
+    if machine.decide(config.num_hidden_groups == 1) and not machine.unrolled and machine.decide(count > 4):
         step(0)
-        machine.repeated(count - 2, lambda: step(0), box)
+        machine.repeated(count - 3, lambda: step(0), box)
+        step(0)
         step(0)
         return box.pop()
     place = 0
