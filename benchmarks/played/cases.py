@@ -18,8 +18,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
     "electra": {**BERT, "embedding_size": 56},
+    "deberta-v2": {**BERT, "relative_attention": True, "position_buckets": 24, "norm_rel_ebd": "layer_norm",
+                   "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "type_vocab_size": 0,
+                   "position_biased_input": False},
     "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
-}
+}  # fmt: skip
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
 SIZES: dict[str, tuple[dict[str, int], ...]] = {

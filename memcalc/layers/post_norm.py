@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.layers.attending import Context, _projected, core
+from memcalc.layers.disentangled import disentangled
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
@@ -32,8 +33,12 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 def attended(machine: Machine, block: Block, name: str, hidden: Value, context: Context) -> Value:
     """Attention, its output matrix, dropout, and the normalised sum (BertAttention.forward, BertSelfOutput.forward)."""
     layer = block.part(name)
-    out = machine.call(name, mixed, machine, layer, hidden, context)
-    dense = layer.names["o"], layer.matrices()["o"]
+    if isinstance(layer, Attention):
+        out = machine.call(name, mixed, machine, layer, hidden, context)
+        dense = layer.names["o"], layer.matrices()["o"]
+    else:
+        out = machine.call(f"{name}.self", disentangled, machine, layer, hidden, context)
+        dense = "output.dense", layer.output()
     return machine.call(name, _output, machine, dense, *_after(block, f"{name}.output"), out, hidden)  # type: ignore[no-any-return]
 
 
