@@ -1,20 +1,70 @@
-"""How a reduction is split over thread blocks, and what that takes (pytorch aten/src/ATen/native/cuda/Reduce.cuh)."""
+"""Reductions on CUDA: the staging buffer and semaphores of one that is split over thread blocks (native/cuda/Reduce.cuh).
+
+A mean, sum or norm of a large tensor is worked out by many blocks, whose partial results and counters are memory for a moment.
+All of it is pytorch 2.13 aten/src/ATen/native/cuda/Reduce.cuh:setReduceConfig unless a line says otherwise.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from memcalc.arrays import Count, ceil_div, maximum, minimum, where
-from memcalc.kernels.behaviour import Behaviour
+from memcalc.arrays import Count, is_array
+from memcalc.records import dataclass
 
+MULTIPROCESSORS: dict[str, int] = {
+    "p100": 56,
+    "v100": 80,
+    "t4": 40,
+    "a100": 108,
+    "a40": 84,
+    "a10": 72,
+    "a6000": 84,
+    "rtx-3090": 82,
+    "l4": 58,
+    "l40": 142,
+    "rtx-4090": 128,
+    "h100": 132,
+    "h200": 132,
+    "b200": 148,
+    "rtx-5090": 170,
+}
+"""Streaming multiprocessors by the start of a device's name (NVIDIA's architecture white papers; SXM boards)."""
+THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
+"""``maxThreadsPerMultiProcessor`` where it is not 2048 (CUDA C programming guide, technical specifications)."""
 MAX_THREADS = 512  # Reduce.cuh:mnt_wrapper::MAX_NUM_THREADS
 WARP = 32
 MIN_VALUES, MAX_VALUES = 16, 256  # Reduce.cuh:setReduceConfig, min_values_per_thread and max_values_per_thread
-THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
-"""``maxThreadsPerMultiProcessor`` where it is not 2048 (CUDA C programming guide, technical specifications)."""
 Dims = list[tuple[int, int]]
+
+
+def multiprocessors_of(name: str) -> int:
+    """Streaming multiprocessors of a device by its name in ``configs/devices``; 132 (an H100) where it is not known.
+
+    >>> multiprocessors_of("a100-80gb"), multiprocessors_of("rtx-4090")
+    (108, 128)
+    """
+    fits = [known for known in MULTIPROCESSORS if name.startswith(known)]
+    return MULTIPROCESSORS[max(fits, key=len)] if fits else 132
+
+
+@dataclass(frozen=True)
+class Chip:
+    """How many blocks a GPU runs at once; an H100's unless told."""
+
+    multiprocessors: int = 132
+    threads: int = 2048
+    """Threads of one multiprocessor."""
+
+    @classmethod
+    def named(cls, name: str, capability: tuple[int, int]) -> Chip:
+        """A device's.
+
+        >>> Chip.named("a40-48gb", (8, 6)).threads
+        1536
+        """
+        return cls(multiprocessors_of(name), THREADS_PER_SM.get(capability, 2048))
 
 
 @dataclass(frozen=True)
@@ -53,83 +103,66 @@ def layout(shape: Sequence[int], strides: Sequence[int], dims: Sequence[int] | N
     return Layout(*sides)
 
 
-def global_reduce(form: Layout, accumulator: int, behaviour: Behaviour, vec: int = 4) -> tuple[int, int]:
-    """(bytes of partial results, bytes of semaphores): 0 unless it is split over blocks (setReduceConfig, global_memory_size).
+def staging(form: Layout, accumulator: int, chip: Chip, vec: int = 4) -> tuple[int, int]:
+    """(bytes of partial results, of semaphores) of one reduction: nothing unless it is split over blocks.
 
     Args:
         form: the reduction.
         accumulator: bytes of a partial result.
-        behaviour: the number of multiprocessors and the compute capability.
+        chip: the GPU.
         vec: elements a thread loads at once (vt0 and input_vec_size of the kernel).
+
+    >>> staging(layout((2**20,), (1,), None), 4, Chip())
+    (512, 4)
     """
     if not form.reduced or not form.outputs or not form.inputs:
         return 0, 0
     fastest = not form.kept or form.reduced[0][1] < form.kept[0][1]
-    dim0, out_vec = form.inputs if fastest else form.outputs, 1
+    dim0, dim1 = (form.inputs, form.outputs) if fastest else (form.outputs, form.inputs)
+    out_vec = 1
     if fastest and form.reduced[0][1] == 1 and dim0 >= 128 and len(form.reduced) == 1:
         dim0 //= vec
     elif not fastest and form.kept[0][1] == 1:
         out_vec = _output_vector(form)
         dim0 //= out_vec
-    return _split(form.inputs, form.outputs, dim0, out_vec, accumulator, behaviour, fastest=fastest)  # type: ignore[return-value]
-
-
-def over_rows(rows: Count, columns: Count, accumulator: int, behaviour: Behaviour) -> tuple[Count, Count]:
-    """The same of a contiguous ``(rows, columns)`` summed over its rows, for one reduction or for many at once.
-
-    >>> over_rows(1028, 344, 4, Behaviour()) == global_reduce(layout((1028, 344), (344, 1), [0]), 4, Behaviour())
-    True
-    """
-    out_vec = where(columns % 4 == 0, 4, where(columns % 2 == 0, 2, 1))
-    there = (rows > 1) & (columns > 1)
-    sizes = _split(rows, columns, columns // out_vec, out_vec, accumulator, behaviour, fastest=False)
-    alone = over_columns(1, rows, accumulator, behaviour)  # one column is one row
-    return tuple(where(there, size, where(rows > 1, one, 0)) for size, one in zip(sizes, alone, strict=True))  # type: ignore[return-value]
-
-
-def over_columns(rows: Count, columns: Count, accumulator: int, behaviour: Behaviour) -> tuple[Count, Count]:
-    """The same summed over its columns; one row of them all is a sum over everything.
-
-    >>> over_columns(1, 65536, 4, Behaviour()) == global_reduce(layout((65536,), (1,), None), 4, Behaviour())
-    True
-    """
-    dim0 = where(columns >= 128, columns // 4, columns)
-    sizes = _split(columns, rows, dim0, 1, accumulator, behaviour, fastest=True)
-    return tuple(where(columns > 1, size, 0) for size in sizes)  # type: ignore[return-value]
-
-
-def _split(
-    inputs: Count, outputs: Count, dim0: Count, out_vec: Count, accumulator: int, behaviour: Behaviour, *, fastest: bool
-) -> tuple[Count, Count]:
-    """Partial results and semaphores of a reduction whose threads lie along ``dim0``, or nothing (setReduceConfig)."""
-    width, height = _block(dim0, outputs if fastest else inputs, MAX_THREADS // out_vec)
+    width, height = _block(dim0, dim1, MAX_THREADS // out_vec)
     step_in, step_out = (width, 1) if fastest else (1, width)
-    warps = ceil_div(inputs, step_in) >= minimum(height * 16, MAX_VALUES)  # split across warps, else not across blocks either
-    values = ceil_div(inputs, step_in * height)
-    grid = ceil_div(outputs // out_vec, step_out)
-    target = behaviour.multiprocessors * (THREADS_PER_SM.get(behaviour.capability, 2048) // (width * height))
-    wanted = minimum(ceil_div(target, maximum(grid, 1)), ceil_div(values, MIN_VALUES))
-    blocks = maximum(wanted, ceil_div(values, MAX_VALUES))
-    split = warps & (values >= MAX_VALUES) & (grid <= target) & (blocks > 1)
+    if -(-form.inputs // step_in) < min(height * 16, MAX_VALUES):
+        return 0, 0  # no split across warps, so none across blocks
+    step_in *= height
+    values = -(-form.inputs // step_in)
+    grid = -(-(form.outputs // out_vec) // step_out)
+    target = chip.multiprocessors * (chip.threads // (width * height))
+    if values < MAX_VALUES or grid > target:
+        return 0, 0
+    blocks = max(min(-(-target // grid), -(-values // MIN_VALUES)), -(-values // MAX_VALUES))
+    if blocks <= 1:
+        return 0, 0
     # global_memory_size: element_size_bytes * num_outputs * ctas_per_output, times the block's width where x is not reduced
-    size = accumulator * outputs * blocks * (1 if fastest else width * out_vec)
-    return where(split, size, 0), where(split, 4 * grid, 0)  # semaphore_size: sizeof(int) * grid.x
+    return accumulator * form.outputs * blocks * (1 if fastest else width * out_vec), 4 * grid  # sizeof(int) * grid.x
 
 
-def _block(dim0: Count, dim1: Count, most: Count) -> tuple[Count, Count]:
+def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: int, chip: Chip) -> tuple[Count, Count]:
+    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays, once for each shape in them."""
+
+    def one(*sizes: int) -> tuple[int, int]:
+        strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
+        return staging(layout([int(size) for size in sizes], strides, dims), accumulator, chip)
+
+    if any(is_array(size) for size in shape):
+        numpy = sys.modules["numpy"]
+        table, back = numpy.unique(numpy.stack(numpy.broadcast_arrays(*shape)), axis=1, return_inverse=True)
+        told = numpy.array([one(*column) for column in table.T.tolist()], dtype=numpy.int64)[back.reshape(-1)]
+        return told[:, 0], told[:, 1]
+    return one(*map(int, shape))
+
+
+def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:
     """set_block_dimension: width and height of a block."""
-    low0, low1 = _power_below(dim0, most), _power_below(dim1, most)
-    width = minimum(low0, WARP)
-    height = minimum(low1, most // width)
-    return minimum(low0, most // height), height
-
-
-def _power_below(size: Count, most: Count) -> Count:
-    """The largest power of two that is neither above ``size`` nor above ``most``, itself one (last_pow2)."""
-    power: Count = 1
-    for exponent in range(1, 10):
-        power = where(size >= 1 << exponent, 1 << exponent, power)
-    return minimum(power, most)
+    low0, low1 = (1 << (d.bit_length() - 1) if 0 < d < most else (most if d else 1) for d in (dim0, dim1))
+    width = min(low0, WARP)
+    height = min(low1, most // width)
+    return min(low0, most // height), height
 
 
 def _output_vector(form: Layout) -> int:

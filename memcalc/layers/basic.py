@@ -129,6 +129,12 @@ class ScaledEmbedding:
         yield Tensor("weight", (self.rows, self.width), kind="embedding")
         yield Tensor("embed_scale", (), role="buffer")
 
+    def play(self, machine: Machine, indices: Value) -> Value:
+        """``(...)`` to ``(..., width)`` (transformers 5.23.0 modeling_gemma.py:GemmaTextScaledWordEmbedding.forward)."""
+        weight = machine.parameter("weight", (self.rows, self.width), "embedding")
+        rows = kernels.embedding(machine, indices, weight)
+        return pointwise.mul(machine, rows, pointwise.to(machine, machine.constant((), "float32"), weight.dtype))
+
 
 NormFunction = Literal["rms", "layer", "rms_plus_one", "rms_float_scale", "layer_float", "layer_composed"]
 """What a normalisation computes, which decides what backward keeps of it.

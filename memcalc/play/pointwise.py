@@ -246,6 +246,24 @@ def compare(machine: Machine, value: Value, other: Value | None = None, operator
     return machine.new(shape, "bool", operator)
 
 
+def clamped_in_place(machine: Machine, value: Value) -> Value:
+    """``value.clamp_(least, most)``: backward is kept a copy of what was there (derivatives.yaml: clamp saves ``self``)."""
+    copy = machine.like(value, "clone") if machine.wants(value) else None
+    out = value.detached()
+    out.view = value.view
+    return machine.record(out, (value,), (copy,), _clamped_backward)
+
+
+def _clamped_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)
+    low = machine.like(saved[0], "ge.Scalar", "bool")
+    high = machine.like(saved[0], "le.Scalar", "bool")
+    del high
+    out = machine.like(grad, "where.self")
+    del low
+    return (out,)
+
+
 def dropout(machine: Machine, value: Value, probability: float) -> Value:
     """Dropout in training: a mask of bytes is kept (pytorch Dropout.cpp:dropout, native_dropout on CUDA)."""
     if not machine.training or probability == 0:

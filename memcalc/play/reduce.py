@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import Count, product
-from memcalc.kernels.reduction import global_reduce, layout, over_columns, over_rows
+from memcalc.kernels.reduction import contiguous
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.pointwise import _is_one
 from memcalc.play.values import Shape, Value
@@ -33,33 +31,12 @@ def sum_to(machine: Machine, value: Value, shape: Shape) -> Value:
 def split(machine: Machine, value: Value, dims: Sequence[int]) -> None:
     """What a reduction over these dimensions takes for a moment where it is split over thread blocks (Reduce.cuh)."""
     item = max(value.itemsize, 4) if "float" in value.dtype else 8
-    behaviour, shape = machine.policy.behaviour, value.shape
-    dims = list(dims)
-    sizes: tuple[Count, Count]
-    if not dims:
-        return
-    if not value.contiguous:
-        sizes = _odd(machine, value, dims, item)
-    elif dims[-1] == len(shape) - 1 and dims == list(range(dims[0], len(shape))):
-        sizes = over_columns(product(shape[: dims[0]]), product(shape[dims[0] :]), item, behaviour)
-    elif dims == list(range(len(dims))):
-        sizes = over_rows(product(shape[: len(dims)]), product(shape[len(dims) :]), item, behaviour)
-    else:
-        sizes = _odd(machine, value, dims, item)
-    machine.scratches([("partial results", sizes[0]), ("semaphores", sizes[1])])
-
-
-def _odd(machine: Machine, value: Value, dims: Sequence[int], item: int) -> tuple[Count, Count]:
-    """The same for dimensions of any order in memory, as densely as they can lie."""
-    order = value.order or tuple(range(len(value.shape)))
-
-    def sized(place: int, *shape: int) -> int:
-        strides, step = [1] * len(shape), 1
-        for d in reversed(order):
-            strides[d], step = step, step * shape[d]
-        return global_reduce(layout(shape, strides, dims), item, machine.policy.behaviour)[place]
-
-    return machine.each(partial(sized, 0), *value.shape), machine.each(partial(sized, 1), *value.shape)
+    chip = machine.policy.behaviour.chip
+    order = value.order or range(len(value.shape))
+    # as densely as the dimensions can lie in that order; the reduction of a permuted tensor is that of its memory
+    shape, where = [value.shape[d] for d in order], {d: place for place, d in enumerate(order)}
+    partial, semaphores = contiguous(shape, sorted(where[d] for d in dims), item, chip)
+    machine.scratches([("partial results", partial), ("semaphores", semaphores)])
 
 
 def mean_last(machine: Machine, value: Value) -> Value:

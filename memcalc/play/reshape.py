@@ -103,7 +103,8 @@ def _merge(value: Value, first: int, last: int) -> Value:
             if moved(d) not in seen:
                 seen.append(moved(d))
         order = tuple(seen)
-    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps if not first < d <= last})))
+    # a gap inside is one beside extents of 1 alone, which the whole then has
+    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps})))
 
 
 def permute(machine: Machine, value: Value, dims: Sequence[int]) -> Value:
@@ -159,6 +160,13 @@ def narrow(machine: Machine, value: Value, dim: int, length: Count) -> Value:
     dim %= len(value.shape)
     shape = (*value.shape[:dim], length, *value.shape[dim + 1 :])
     return machine.record(_sliced(value, dim, shape), (value,), (), _slice_backward, value.shape)
+
+
+def strided(machine: Machine, value: Value, length: Count) -> Value:
+    """Every so many-th index of the last dimension, of which ``length`` are left."""
+    last = len(value.shape) - 1
+    out = _sliced(value, last, (*value.shape[:-1], length))
+    return machine.record(out, (value,), (), _slice_backward, value.shape)
 
 
 def _sliced(value: Value, dim: int, shape: Shape) -> Value:

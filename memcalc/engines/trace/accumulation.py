@@ -80,7 +80,10 @@ def _has_run(node: Any) -> bool:
     if isinstance(node, torch._C._FunctionBase) or torch._C._autograd._get_current_graph_task_keep_graph():
         return True  # a Function's formula is Python, which was asked for
     for name in _saved_by(node.__class__):
-        saved = getattr(node, name)
+        try:
+            saved = getattr(node, name)
+        except RuntimeError:  # a list of tensors that has been released says so (index's, cat's)
+            continue
         for each in saved if isinstance(saved, tuple) else (saved,):
             if getattr(each, "data", None) is not None:
                 return False
