@@ -8,10 +8,11 @@ from memcalc.arrays import Count
 from memcalc.layers.attending import Context
 from memcalc.layers.basic import Linear
 from memcalc.play.indexing import gather, repeat
+from memcalc.play.inplace import added_in_place
 from memcalc.play.machine import Machine
 from memcalc.play.matmul import bmm
 from memcalc.play.norms import softmax
-from memcalc.play.pointwise import add, added, dropout, masked_fill, scaled, shifted
+from memcalc.play.pointwise import add, dropout, masked_fill, scaled, shifted
 from memcalc.play.reshape import clone, contiguous, expand, merge_dims, permute, split_dim, transpose, unsqueeze
 from memcalc.play.values import Value
 from memcalc.records import dataclass
@@ -141,7 +142,7 @@ def _bias(
         turned = shifted(machine, machine.like(relative, "neg"))
         other = transpose(machine, _gathered(machine, key, positions["query"], _clamped(machine, turned)), 1, 2)
         part = scaled(machine, other, "div.Tensor")
-        score = shifted(machine, part) if score is None else added(machine, score, part)
+        score = shifted(machine, part) if score is None else added_in_place(machine, score, part)
         del part
     del content
     return score

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memcalc.layers.attending import Context, _projected, core
+from memcalc.layers.attending import Context, by_head, core
 from memcalc.layers.disentangled import disentangled
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
@@ -20,10 +20,7 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 
     source: transformers 5.23.0 models/bert/modeling_bert.py:BertSelfAttention.forward
     """
-    matrices = layer.matrices()
-    query = _projected(machine, layer, "q", matrices, hidden, layer.heads)
-    key = _projected(machine, layer, "k", matrices, hidden, layer.kv_heads)
-    value = _projected(machine, layer, "v", matrices, hidden, layer.kv_heads)
+    query, key, value = by_head(machine, layer, hidden)
     if context.cache is not None:
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)

@@ -64,12 +64,6 @@ def _add_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Grad
     return grad if node.needs(0) else None, grad if node.needs(1) else None
 
 
-def added(machine: Machine, value: Value, other: Value) -> Value:
-    """``value += other``: in the value's own memory."""
-    out = Value(value.storage, value.shape, value.dtype, value.order, value.view, value.gaps)
-    return machine.record(out, (value, other), (), _add_backward)
-
-
 def sub(machine: Machine, first: Value, second: Value) -> Value:
     """``first - second``."""
     return machine.record(_binary(machine, first, second, "sub.Tensor"), (first, second), (), _sub_backward)
