@@ -317,10 +317,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [value and value.storage.life for value in box]
+        given = [None if value is None else value.storage.life for value in box]
         body()
         section.last = self._sequence
-        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        pairs = zip(given, box, strict=True)
+        carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
