@@ -117,8 +117,10 @@ KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
     **dict.fromkeys(WINDOWED, ("auto", "eager")),
     "falcon": ("efficient", "eager"),
+    "deberta-v2": ("eager",),
 }
-"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take; DeBERTa's attention is
+written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
 NOT_CHECKPOINTED = {"albert"}
 """Families whose modules in transformers have no gradient checkpointing."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.errors import NotModelledError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.families import _encoder_heads as heads
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch, run_layers
@@ -137,7 +137,13 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
     """A training forward, as transformers runs it.
 
     source: transformers 5.23.0 models/deberta_v2/modeling_deberta_v2.py, each class's forward
+
+    Raises:
+        InputError: a kernel is asked for.
     """
+    asked = machine.policy.attention
+    if asked not in ("auto", "eager"):
+        raise InputError("training.attention", asked, "cannot serve this model (its attention is written out)", "use auto")
     kind, body = architecture.removeprefix("DebertaV2"), partial(encoder, config=config)
     if kind == "Model":
         return heads.bare(machine, *body(machine, root, batch["input_ids"]))
