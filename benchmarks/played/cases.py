@@ -91,7 +91,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
     "electra": {**BERT, "embedding_size": 56},
-}
+    "deberta-v2": {**BERT, "relative_attention": True, "position_buckets": 24, "norm_rel_ebd": "layer_norm",
+                   "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "type_vocab_size": 0,
+                   "position_biased_input": False},
+    "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}  # fmt: skip
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
 SIZES: dict[str, tuple[dict[str, int], ...]] = {
@@ -113,9 +117,13 @@ KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
     **dict.fromkeys(WINDOWED, ("auto", "eager")),
     "falcon": ("efficient", "eager"),
+    "deberta-v2": ("eager",),
 }
-"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take; DeBERTa's attention is
+written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
+NOT_CHECKPOINTED = {"albert"}
+"""Families whose modules in transformers have no gradient checkpointing."""
 
 
 def jobs(family: str) -> list[dict[str, Any]]:
@@ -129,7 +137,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}
-        for checkpointing in CHECKPOINTING
+        for checkpointing in CHECKPOINTING[: 1 if family in NOT_CHECKPOINTED else None]
         for attention in kernels
         for precision in PRECISIONS
         for size in sizes

@@ -37,11 +37,20 @@ class Batch:
         return self.values[name]
 
 
-LayerPlay = Callable[[Machine, Any, Value, Context], Value]
+LayerPlay = Callable[[Machine, Any, Value, Any], Value]
 
 
-def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Context) -> Value:
-    """A list of equal layers, each fed with what the one before it gave.
+def run_layers(
+    machine: Machine,
+    name: str,
+    stack: Stack,
+    play: LayerPlay,
+    hidden: Value,
+    context: Any,
+    *,
+    kept: list[Value] | None = None,
+) -> Value:
+    """A list of equal layers, each fed with what the one before it gave; ``kept`` collects what each gave.
 
     The first and the last are played as they are, those between them once for all.
     """
@@ -50,6 +59,8 @@ def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidde
 
     def step(index: object) -> None:
         box[0] = machine.call(f"{prefix}{index}", checkpointed, machine, play, machine, stack.layer, box[0], context)
+        if kept is not None:
+            kept.append(box[0])
 
     count = stack.count
     if machine.unrolled or machine.decide(count <= 3):

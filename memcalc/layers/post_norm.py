@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.layers.attending import Context, by_head, core
+from memcalc.layers.disentangled import disentangled
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
@@ -29,8 +30,12 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 def attended(machine: Machine, block: Block, name: str, hidden: Value, context: Context) -> Value:
     """Attention, its output matrix, dropout, and the normalised sum (BertAttention.forward, BertSelfOutput.forward)."""
     layer = block.part(name)
-    out = machine.call(name, mixed, machine, layer, hidden, context)
-    dense = layer.names["o"], layer.matrices()["o"]
+    if isinstance(layer, Attention):
+        out = machine.call(name, mixed, machine, layer, hidden, context)
+        dense = layer.names["o"], layer.matrices()["o"]
+    else:
+        out = machine.call(f"{name}.self", disentangled, machine, layer, hidden, context)
+        dense = "output.dense", layer.output()
     return machine.call(name, _output, machine, dense, *_after(block, f"{name}.output"), out, hidden)  # type: ignore[no-any-return]
 
 
@@ -46,8 +51,7 @@ def _output(
     name, matrix = dense
     hidden = machine.call(name, matrix.play, machine, hidden)
     hidden = dropout.play(machine, hidden)
-    made: Value = machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))
-    return made
+    return machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))  # type: ignore[no-any-return]
 
 
 def bert_layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
