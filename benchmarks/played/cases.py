@@ -10,6 +10,10 @@ ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, 
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
+    "t5": {"d_model": 96, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 200,
+           "decoder_start_token_id": 0, **WORDS},
+    "mt5": {"d_model": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 40, "d_ff": 200,
+            "decoder_start_token_id": 0, **WORDS},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 

@@ -37,11 +37,13 @@ class Batch:
         return self.values[name]
 
 
-LayerPlay = Callable[[Machine, Any, Value, Context], Value]
+LayerPlay = Callable[[Machine, Any, Value, Any], Value]
 
 
-def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Context) -> Value:
-    """A list of equal layers, each fed with what the one before it gave.
+def run_layers(
+    machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Any, *, first: int = 0
+) -> Value:
+    """A list of equal layers, each fed with what the one before it gave; ``first`` is the index of the first of them.
 
     The first and the last are played as they are, those between them once for all.
     """
@@ -55,10 +57,10 @@ def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidde
     if machine.unrolled or machine.decide(count <= 3):
         place = 0
         while machine.decide(place < count):
-            step(place if stack.indices is None else stack.indices[place])
+            step(first + place if stack.indices is None else stack.indices[place])
             place += 1
         return box.pop()
-    step(0)
+    step(first)
     machine.repeated(count - 2, lambda: step("*"), box)
     step("last")
     return box.pop()

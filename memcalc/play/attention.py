@@ -158,7 +158,8 @@ def _efficient(
     del made
     needs = machine.wants(query, key, value)
     lse = machine.new((batch, heads, round_up(length, 32) if needs else 0), "float32", operator)
-    seed, offset = machine.new((), "int64", operator), machine.new((), "int64", operator)
+    # with dropout they stand on the CPU, outside graph capture (attention.cu: at::scalar_tensor)
+    seed, offset = (None, None) if p > 0 else (machine.new((), "int64", operator), machine.new((), "int64", operator))
     if query.itemsize < 4:
         machine.scratch(where(value.shape[3] > 128, out.numel * 4, 0), "output_accum")
     return machine.record(
@@ -191,7 +192,11 @@ def _efficient_backward(machine: Machine, node: Node, saved: Any, grad: Value) -
         transpose_of(machine.new((batch, n, heads, d), query.dtype, operator))
         for n, d in ((length, dim), (keys, dim), (keys, wide))
     ]
-    of_bias = machine.new((batch, heads, length, keys), query.dtype, operator) if node.needs(3) else None
+    of_bias = None
+    if node.needs(3):  # rows of a multiple of 16 (attention_backward.cu: "force alignment for the last dim")
+        made = machine.new((batch, heads, length, round_up(keys, 16)), query.dtype, operator)
+        of_bias = Value(made.storage, (batch, heads, length, keys), query.dtype, view=True, gaps=(2,))
+        del made
     held: list[tuple[str, Count]] = [("delta", 4 * batch * heads * length)]
     if query.itemsize == 4:
         held.append(("grad_out * out", 4 * batch * heads * length * wide))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.arrays import Count, minimum
+from memcalc.engines.analytic.inputs_paired import paired_shapes
 from memcalc.families._forward import Batch
-from memcalc.families.base import Family
+from memcalc.families.base import TEXT, Family
 from memcalc.models import Model
 from memcalc.play.values import Life, Storage, Value
 from memcalc.records import dataclass
@@ -33,17 +34,20 @@ class Reading:
 
 
 def read_inputs(training: Any, family: Family, model: Model, floating: str) -> Reading:
-    """The batch of a language model: tokens and their labels."""
+    """The batch of a language model: tokens and their labels; of others what they read."""
     rows: Count = 1 if training.micro_batch_size is None else training.micro_batch_size
     tokens: Count = training.sequence_length
     assumed = []
     if training.micro_batch_size is None:
         assumed.append("micro_batch_size is 1")
+    if family.inputs != TEXT or family.model_type == "clip_text_model":
+        tokens, shapes, more = paired_shapes(training, family, model, rows, floating)
+        return reading_of(rows, tokens, shapes, (*assumed, *more))
     if tokens is None:
         longest = getattr(model.config, "max_position_embeddings", None)
         tokens = SEQUENCE if longest is None else minimum(SEQUENCE, longest)
         assumed.append(f"sequence_length is {tokens}")
-    shapes: dict[str, tuple[tuple[Count, ...], str]] = {
+    shapes = {
         "input_ids": ((rows, tokens), "int64"),
         "labels": ((rows, tokens), "int64"),
     }

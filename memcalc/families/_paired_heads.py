@@ -1,0 +1,82 @@
+"""Losses and shifted labels of the encoder-decoders and the image models, as their modules write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memcalc.families._forward import Batch
+from memcalc.layers.base import Module
+from memcalc.play import losses
+from memcalc.play.activations import activated
+from memcalc.play.indexing import rows_by_mask
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import add, compare, scaled, to
+from memcalc.play.reduce import mean_all
+from memcalc.play.reshape import contiguous, merge_dims, pieces, select, split_dim
+from memcalc.play.values import Value
+
+
+def default_loss(machine: Machine, value: Value) -> Value:
+    """The mean, of a model without a loss of its own (memcalc/runtime/losses.py:_own)."""
+    return mean_all(machine, to(machine, value, "float32"))
+
+
+def rows_loss(machine: Machine, logits: Value, labels: Value) -> Value:
+    """``CrossEntropyLoss`` of each token's scores, in the dtype they have; in FP32 under autocast."""
+    logits = merge_dims(machine, logits, 0, 1) if len(logits.shape) > 2 else logits
+    labels = merge_dims(machine, labels, 0, 1) if len(labels.shape) > 1 else labels
+    return losses.cross_entropy(machine, logits, labels)
+
+
+def shifted_right(machine: Machine, ids: Value) -> Value:
+    """Labels as the decoder's tokens.
+
+    source: transformers 5.23.0 models/t5/modeling_t5.py:T5PreTrainedModel._shift_right; bart's and whisper's shift_tokens_right
+    """
+    rows, tokens = ids.shape
+    out = machine.like(ids, "zeros")
+    copied = machine.new((rows, tokens - 1), ids.dtype, "clone")
+    del copied
+    first = machine.new((), ids.dtype, "scalar_tensor")
+    del first
+    ignored = compare(machine, out, operator="eq.Scalar")
+    del ignored
+    return out
+
+
+def answers_loss(machine: Machine, logits: Value, batch: Batch) -> tuple[Value, Any]:
+    """Where an answer starts and ends: the mean of two cross-entropies.
+
+    source: transformers 5.23.0 models/t5/modeling_t5.py:T5ForQuestionAnswering.forward; bart's likewise
+    """
+    start, end = pieces(machine, logits, -1, (1, 1))
+    start = contiguous(machine, merge_dims(machine, start, 1, 2))
+    end = contiguous(machine, merge_dims(machine, end, 1, 2))
+    first = machine.like(batch["start_positions"], "clamp")
+    last = machine.like(batch["end_positions"], "clamp")
+    start_loss = losses.cross_entropy(machine, start, first)
+    end_loss = losses.cross_entropy(machine, end, last)
+    return scaled(machine, add(machine, start_loss, end_loss), "div.Tensor"), (start, end)
+
+
+def last_token_classes(machine: Machine, head: Module, hidden: Value, ids: Value, batch: Batch) -> tuple[Value, Value]:
+    """(loss, scores) of the classes, told by the state at the last ``<eos>`` of each row.
+
+    source: transformers 5.23.0 models/t5/modeling_t5.py:T5ForSequenceClassification.forward; bart's likewise
+    """
+    mask = compare(machine, ids, operator="eq.Scalar")
+    chosen = rows_by_mask(machine, hidden, mask, ids.shape[0])
+    del mask
+    each = split_dim(machine, chosen, 0, (ids.shape[0], 1))
+    logits = machine.call("classification_head", _classified, machine, head, select(machine, each, 1))
+    return rows_loss(machine, logits, batch["labels"]), logits
+
+
+def _classified(machine: Machine, head: Module, hidden: Value) -> Value:
+    transform = head.part("")
+    name, dense = transform.dense
+    hidden = machine.call("dropout", head.part("dropout").play, machine, hidden)
+    hidden = machine.call(name, dense.play, machine, hidden)
+    hidden = activated(machine, transform.activation, hidden)
+    hidden = machine.call("dropout", head.part("dropout").play, machine, hidden)
+    return machine.call("out_proj", head.part("out_proj").play, machine, hidden)  # type: ignore[no-any-return]
