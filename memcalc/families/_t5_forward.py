@@ -119,21 +119,17 @@ def dense(machine: Machine, layer: Any, hidden: Value) -> Value:
     """source: modeling_t5.py:T5DenseActDense.forward, T5DenseGatedActDense.forward"""
     first = Linear(layer.hidden, layer.intermediate, bias=False)
     last = Linear(layer.intermediate, layer.hidden, bias=False)
+    names, activation = layer.names, layer.activation
     if isinstance(layer, MLP):
-        hidden = machine.call(layer.names[0], first.play, machine, hidden)
-        hidden = machine.call("act", activated, machine, layer.activation, hidden)
-        return _dense_end(machine, layer, last, hidden)
-    gate, linear, _ = layer.names
-    gelu = machine.call("act", activated, machine, layer.activation, machine.call(gate, first.play, machine, hidden))
-    wide = machine.call(linear, first.play, machine, hidden)
-    hidden = mul(machine, gelu, wide)
-    return _dense_end(machine, layer, last, hidden, gelu, wide)
-
-
-def _dense_end(machine: Machine, layer: Any, last: Linear, hidden: Value, *locals_: Value) -> Value:
+        hidden = machine.call(names[0], first.play, machine, hidden)
+        hidden = machine.call("act", activated, machine, activation, hidden)
+    else:
+        gelu = machine.call("act", activated, machine, activation, machine.call(names[0], first.play, machine, hidden))
+        wide = machine.call(names[1], first.play, machine, hidden)
+        hidden = mul(machine, gelu, wide)
     hidden = machine.call("dropout", dropout, machine, hidden, layer.dropout)
     hidden = to(machine, hidden, machine.policy.dtype_of("linear"))
-    return machine.call(layer.names[-1], last.play, machine, hidden)  # type: ignore[no-any-return]
+    return machine.call(names[-1], last.play, machine, hidden)  # type: ignore[no-any-return]
 
 
 def clamped(machine: Machine, hidden: Value) -> Value:
