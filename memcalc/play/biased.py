@@ -133,14 +133,15 @@ def eager(
     key: Value,
     value: Value,
     mask: Value | None,
-    bias: Value,
+    bias: Value | None,
     *,
     causal: bool,
     probability: float,
 ) -> tuple[Value, Value | None]:
     """Written out, and the weights, which the layer's caller is handed (modeling_t5.py:eager_attention_forward)."""
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
-    scores = add(machine, scores, bias)
+    if bias is not None:
+        scores = add(machine, scores, bias)
     if mask is not None:
         scores = add(machine, scores, mask)
     scores = softmax(machine, scores)

@@ -21,3 +21,9 @@ def rows_by_mask(machine: Machine, value: Value, mask: Value, chosen: Count) -> 
 
 def _index_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     return (machine.new(node.meta, grad.dtype, "new_zeros"),)
+
+
+def rows_by_index(machine: Machine, table: Value, places: Value) -> Value:
+    """``table[places]``: a row of the table for each place."""
+    out = machine.new((*places.shape, *table.shape[1:]), table.dtype, "index.Tensor")
+    return machine.record(out, (table,), (places,), _index_backward, table.shape)

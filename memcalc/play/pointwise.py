@@ -240,6 +240,21 @@ def _masked_fill_backward(machine: Machine, node: Node, saved: Any, grad: Value)
     return (machine.like(grad, "masked_fill.Scalar"),)
 
 
+def clamp(machine: Machine, value: Value) -> Value:
+    """``value.clamp`` between two numbers."""
+    return machine.record(machine.like(value, "clamp"), (value,), (value,), _clamp_backward)
+
+
+def _clamp_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, zero)
+    zero = machine.new((), grad.dtype, "scalar_tensor")
+    above = machine.like(saved[0], "ge.Scalar", "bool")
+    below = machine.like(saved[0], "le.Scalar", "bool")
+    out = machine.like(grad, "where.self")
+    del zero, above, below
+    return (out,)
+
+
 def compare(machine: Machine, value: Value, other: Value | None = None, operator: str = "eq.Tensor") -> Value:
     """A comparison: bytes."""
     shape = value.shape if other is None else broadcast(value.shape, other.shape)
