@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
+from memcalc.kernels.sorting import radix_sort
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.values import Value
 
@@ -20,7 +21,16 @@ def rows_by_mask(machine: Machine, value: Value, mask: Value, chosen: Count) -> 
 
 
 def _index_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    return (machine.new(node.meta, grad.dtype, "new_zeros"),)
+    """Zeros, added to in place in sorted order (TensorAdvancedIndexing.cpp:index_backward; Indexing.cu:
+
+    index_put_with_sort_kernel).
+    """
+    out = machine.new(node.meta, grad.dtype, "new_zeros")
+    number = saved[0].numel
+    held: list[tuple[str, Count]] = [] if grad.contiguous else [("contiguous values", grad.nbytes)]
+    held += [(name, 8 * number) for name in ("linearIndex", "sorted_indices", "orig_indices", "range")]
+    machine.scratches([*held, ("cub radix sort", radix_sort(number, 8, 8))])
+    return (out,)
 
 
 def rows_by_index(machine: Machine, table: Value, places: Value) -> Value:

@@ -19,6 +19,7 @@ def layer_norm(machine: Machine, value: Value, weight: Value | None, bias: Value
         bias = None if bias is None else machine.wide(bias)
         weight = None if weight is None else machine.wide(weight)
         value = machine.wide(value)
+    machine.scratches(_copies(("input", value)))  # layer_norm_kernel.cu:layer_norm_cuda: input.expect_contiguous()
     out = machine.new(value.shape, value.dtype, "native_layer_norm")
     rows = (*value.shape[:-1], 1)
     # layer_norm_kernel.cu:layer_norm_cuda: statistics of the accumulation type
@@ -29,12 +30,15 @@ def layer_norm(machine: Machine, value: Value, weight: Value | None, bias: Value
 
 def _layer_norm_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     value, weight, bias, _, _ = saved
-    if not grad.contiguous:
-        grad = machine.new(grad.shape, grad.dtype, "contiguous grad_out")
     of_value = machine.new(value.shape, value.dtype, "native_layer_norm_backward") if node.needs(0) else None
     of_weight = machine.new(weight.shape, weight.dtype, "native_layer_norm_backward") if node.needs(1) else None
     of_bias = machine.new(bias.shape, bias.dtype, "native_layer_norm_backward") if node.needs(2) else None
+    machine.scratches(_copies(("grad_out", grad), ("input", value)))
     return of_value, of_weight, of_bias
+
+
+def _copies(*named: tuple[str, Value]) -> list[tuple[str, Count]]:
+    return [(f"contiguous {name}", value.nbytes) for name, value in named if not value.contiguous]
 
 
 def rms_norm(machine: Machine, value: Value, weight: Value | None) -> Value:
