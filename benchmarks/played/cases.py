@@ -20,6 +20,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "whisper": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
                 "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "num_mel_bins": 20,
                 "max_source_positions": 75, "max_target_positions": 300, "dropout": 0.1, "decoder_start_token_id": 1, **WORDS},
+    "vit": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 200, "image_size": 40,
+            "patch_size": 8, "hidden_dropout_prob": 0.1, "num_labels": 5},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
@@ -28,6 +30,12 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
         {"micro_batch_size": 1, "sequence_length": 64},
         {"micro_batch_size": 3, "sequence_length": 96},
         {"micro_batch_size": 2, "sequence_length": 257},
+    ),
+    "image_size": ({"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 8}),
+    "sequence_length+source_length": (
+        {"micro_batch_size": 1, "sequence_length": 64, "source_length": 40},
+        {"micro_batch_size": 3, "sequence_length": 33, "source_length": 96},
+        {"micro_batch_size": 2, "sequence_length": 130, "source_length": 257},
     ),
 }
 """Three shapes of a batch, by what a family reads."""

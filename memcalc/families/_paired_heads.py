@@ -105,3 +105,18 @@ def padded_mask(machine: Machine, ids: Value, dtype: str, batch: Batch) -> Value
     mask = machine.like(both, "where.self", dtype)
     del zero, least, both
     return mask
+
+
+def image_classes(machine: Machine, root: Module, pooled: Value, config: Any, batch: Batch) -> tuple[Value, Any]:
+    """The classes of an image: a cross-entropy, or for one class a squared error; without classes no loss.
+
+    source: transformers 5.23.0 loss/loss_utils.py:ForSequenceClassificationLoss
+    """
+    if machine.decide(config.num_labels == 0):
+        return default_loss(machine, pooled), pooled
+    name = next(name for name, _ in root.parts if name.startswith("classifier"))
+    classifier = root.part(name)
+    logits = machine.call(name, getattr(classifier, "layer", classifier).play, machine, pooled)
+    if machine.decide(config.num_labels == 1):
+        return losses.mse(machine, merge_dims(machine, logits, 0, 1), batch["labels"]), logits
+    return rows_loss(machine, logits, batch["labels"]), logits

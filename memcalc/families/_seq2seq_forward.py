@@ -11,7 +11,6 @@ from memcalc.layers.basic import Linear
 from memcalc.layers.transformer import Attention, Block
 from memcalc.play import biased
 from memcalc.play.activations import activated
-from memcalc.play.attention import attend
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, clamp, dropout, scaled
 from memcalc.play.reshape import contiguous, merge_dims, split_dim, transpose
@@ -55,7 +54,7 @@ def attention(
         value = machine.call("v_proj", matrices["v"].play, machine, current)
         key, value = _headed(machine, layer, key, sides), _headed(machine, layer, value, sides)
     mask = sides.mask if states is None else None
-    out, weights = attended(machine, layer, query, key, value, mask)
+    out, weights = biased.plain(machine, query, key, value, mask, causal=layer.causal, probability=layer.dropout)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     return machine.call("out_proj", matrices["o"].play, machine, out), weights
 
@@ -63,20 +62,6 @@ def attention(
 def _headed(machine: Machine, layer: Attention, made: Value, sides: Sides) -> Value:
     made = transpose(machine, split_dim(machine, made, 2, (layer.heads, layer.head_dim)), 1, 2)
     return contiguous(machine, made) if sides.whisper else made
-
-
-def attended(
-    machine: Machine, layer: Attention, query: Value, key: Value, value: Value, mask: Value | None
-) -> tuple[Value, Value | None]:
-    """The kernel, or attention written out: (batch, length, heads, head dimension); and its weights.
-
-    source: modeling_bart.py:eager_attention_forward; integrations/sdpa_attention.py:sdpa_attention_forward
-    """
-    if machine.policy.attention == "eager":
-        return biased.eager(machine, query, key, value, mask, None, causal=layer.causal, probability=layer.dropout)
-    causal = layer.causal and mask is None and machine.decide(query.shape[2] > 1)
-    out = attend(machine, query, key, value, mask, probability=layer.dropout, causal=causal)
-    return contiguous(machine, transpose(machine, out, 1, 2)), None
 
 
 def layer(machine: Machine, block: Block, hidden: Value, sides: Sides) -> Value:

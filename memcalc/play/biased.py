@@ -12,7 +12,7 @@ from memcalc.play.attention import attend
 from memcalc.play.graph import Gradients, Leaf, Node
 from memcalc.play.matmul import matmul
 from memcalc.play.norms import softmax
-from memcalc.play.pointwise import add, dropout, scaled
+from memcalc.play.pointwise import add, dropout, scaled, to
 from memcalc.play.pointwise import where as select_by
 from memcalc.play.reshape import contiguous, permute, transpose, unsqueeze
 from memcalc.play.values import Value
@@ -137,6 +137,7 @@ def eager(
     *,
     causal: bool,
     probability: float,
+    upcast: bool = False,
 ) -> tuple[Value, Value | None]:
     """Written out, and the weights, which the layer's caller is handed (modeling_t5.py:eager_attention_forward)."""
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
@@ -144,10 +145,34 @@ def eager(
         scores = add(machine, scores, bias)
     if mask is not None:
         scores = add(machine, scores, mask)
-    scores = softmax(machine, scores)
+    scores = softmax(machine, scores, "float32" if upcast else None)
+    if upcast:
+        scores = to(machine, scores, query.dtype)
     scores = dropout(machine, scores, probability)
     out = matmul(machine, scores, value)
     return contiguous(machine, transpose(machine, out, 1, 2)), scores
+
+
+def plain(
+    machine: Machine,
+    query: Value,
+    key: Value,
+    value: Value,
+    mask: Value | None,
+    *,
+    causal: bool,
+    probability: float,
+    upcast: bool = False,
+) -> tuple[Value, Value | None]:
+    """Without biases: the kernel, or written out; (batch, length, heads, head dimension), and the weights.
+
+    source: integrations/sdpa_attention.py:sdpa_attention_forward; the models' eager_attention_forward
+    """
+    if machine.policy.attention == "eager":
+        return eager(machine, query, key, value, mask, None, causal=causal, probability=probability, upcast=upcast)
+    causal = causal and mask is None and machine.decide(query.shape[2] > 1)
+    out = attend(machine, query, key, value, mask, probability=probability, causal=causal)
+    return contiguous(machine, transpose(machine, out, 1, 2)), None
 
 
 def clamped(machine: Machine, hidden: Value) -> Value:
