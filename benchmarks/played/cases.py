@@ -8,6 +8,11 @@ WORDS = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
           "num_key_value_heads": 2, **WORDS}  # fmt: skip
 
+CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
+
+BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 300, "type_vocab_size": 3, **WORDS}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
     "t5": {"d_model": 96, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 200,
@@ -22,6 +27,82 @@ MODELS: dict[str, dict[str, Any]] = {
                 "max_source_positions": 75, "max_target_positions": 300, "dropout": 0.1, "decoder_start_token_id": 1, **WORDS},
     "vit": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 200, "image_size": 40,
             "patch_size": 8, "hidden_dropout_prob": 0.1, "num_labels": 5},
+    "mistral": {**ROTARY, "sliding_window": 128},
+    "qwen2": {**ROTARY, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
+    "qwen3": {**ROTARY, "head_dim": 24},
+    "olmo": {**ROTARY},
+    "olmo2": {**ROTARY},
+    "olmo3": {**ROTARY, "num_hidden_layers": 5, "sliding_window": 80},
+    "stablelm": {**ROTARY, "num_attention_heads": 4, "hidden_dropout": 0.1},
+    "starcoder2": {**ROTARY, "residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1},
+    "phi": {**ROTARY, "num_key_value_heads": 4, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
+    "phi3": {**ROTARY},
+    "cohere": {**ROTARY},
+    "gemma": {**ROTARY, "head_dim": 40},
+    "gemma2": {**ROTARY, "num_hidden_layers": 3, "head_dim": 24, "sliding_window": 80},
+    "gemma3_text": {**ROTARY, "num_hidden_layers": 4, "head_dim": 40, "sliding_window": 80, "sliding_window_pattern": 3},
+    "gpt_bigcode": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
+    "gpt_neo": {
+        **CLASSIC,
+        "hidden_size": 96,
+        "num_layers": 2,
+        "num_heads": 6,
+        "max_position_embeddings": 300,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 32,
+        "embed_dropout": 0.1,
+        "resid_dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "gpt_neox": {
+        **CLASSIC,
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "intermediate_size": 344,
+        "max_position_embeddings": 300,
+        "rotary_pct": 0.5,
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "gptj": {
+        **CLASSIC,
+        "n_embd": 96,
+        "n_layer": 2,
+        "n_head": 6,
+        "n_positions": 300,
+        "rotary_dim": 8,
+        "embd_pdrop": 0.1,
+        "resid_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+    },
+    "opt": {
+        **WORDS,
+        "hidden_size": 96,
+        "ffn_dim": 344,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 300,
+        "word_embed_proj_dim": 64,
+    },
+    "bloom": {**WORDS, "hidden_size": 96, "n_layer": 2, "n_head": 6, "hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "mpt": {**WORDS, "d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 300, "attn_config": {"clip_qkv": 6.0}},
+    "falcon": {
+        **WORDS,
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
+    "bert": {**BERT},
+    "roberta": {**BERT},
+    "xlm-roberta": {**BERT},
+    "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
+    "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
@@ -42,6 +123,16 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
 
 PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
+WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2")
+"""Families whose attention is only written out: transformers has no other, or scores are capped."""
+WINDOWED = ("mistral", "qwen2", "olmo3", "gemma3_text")
+"""Families with a mask where the window is shorter than the sequence, which flash takes none of."""
+KERNELS = {
+    **dict.fromkeys(WRITTEN_OUT, ("eager",)),
+    **dict.fromkeys(WINDOWED, ("auto", "eager")),
+    "falcon": ("efficient", "eager"),
+}
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""
 CHECKPOINTING = ("none", "full")
 
 
@@ -52,7 +143,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     model = {"model_type": family, **MODELS[family]}
     reads = load_family(family)
     sizes = SIZES["+".join(sorted(reads.inputs))] if "+".join(sorted(reads.inputs)) in SIZES else SIZES["text"]
-    kernels = ATTENTIONS if reads.attends else ("auto",)
+    kernels = KERNELS.get(family, ATTENTIONS) if reads.attends else ("auto",)
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}

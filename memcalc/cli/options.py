@@ -51,6 +51,9 @@ AttentionKernel = Annotated[
     str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
 ]
 Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
+KeepGradients = Annotated[
+    bool, _option("--keep-gradients", group=TRAINING, text="zero_grad fills them with zeros (set_to_none=False).")
+]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
 Backend = Annotated[
@@ -75,6 +78,13 @@ Inputs = Annotated[
     list[str] | None, _option("--input", group=TRACE, text="An input: x=float32[8,3,224,224].", metavar="NAME=DTYPE[SHAPE]")
 ]
 LossName = Annotated[str | None, _option("--loss", group=TRACE, text="mean, sum, mse, cross_entropy, py:….", metavar="NAME")]
+StepName = Annotated[
+    str | None, _option("--step", group=TRACE, text="A step of your own, f(model, batch, optimizer): py:….", metavar="NAME")
+]
+Routing = Annotated[
+    float | None,
+    _option("--routing-imbalance", group=TRACE, text="The fullest expert's share over an even one (default 1).", metavar="X"),
+]
 Lora = Annotated[list[str] | None, _option("--lora", group=TRACE, text="An option of peft's LoRA: r=8.", metavar="KEY=VALUE")]
 Allocator = Annotated[
     str | None, _option("--allocator", group=TRACE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")

@@ -67,6 +67,22 @@ def matching(total: Count, test: Callable[[int], Condition]) -> Span:
     return Span(count, tuple(index for index in range(deepest) if test(index)))
 
 
+Order = tuple[tuple[tuple[str, ...], Count], ...]
+"""The kinds of layers from first to last, as stretches: (the kinds of a turn, how many turns)."""
+
+
+def in_turns(kinds: Sequence[str]) -> Order:
+    """A list of kinds as the shortest turn that repeats itself, and what is left of one.
+
+    >>> in_turns(["slide", "full", "slide", "full", "slide"])
+    ((('slide', 'full'), 2), (('slide',), 1))
+    """
+    total = len(kinds)
+    period = next(p for p in range(1, total + 1) if all(kinds[i] == kinds[i % p] for i in range(total)))
+    whole = total // period
+    return ((tuple(kinds[:period]), whole), *(((kind,), 1) for kind in kinds[whole * period :]))
+
+
 def alternating(*members: tuple[Layer, Span]) -> Module:
     """One list of layers, a stack for each kind."""
     return Module([("", Stack(layer, span.count, span.indices)) for layer, span in members])

@@ -87,17 +87,17 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch) -> t
     ids = batch["input_ids"]
     if kind == "Model":
         hidden, encoded = both(machine, root, ids, batch["decoder_input_ids"], batch)
-        return heads.default_loss(machine, hidden), (hidden, encoded)
+        return heads.bare(machine, hidden, encoded)
     if kind == "ForCausalLM":
         hidden = machine.call("model.decoder", decoder, machine, root.part("model.decoder"), ids, batch, None)
         logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
-        return heads.rows_loss(machine, logits, batch["labels"]), logits
+        return heads.scores_loss(machine, logits, batch["labels"]), logits
     if kind == "ForConditionalGeneration":
         target = heads.shifted_right(machine, batch["labels"])
         hidden, encoded = machine.call("model", both, machine, root.part("model"), ids, target, batch)
         bias = machine.constant((1, config.vocab_size), "float32")  # a buffer, which no precision casts
         logits = add(machine, machine.call("lm_head", root.part("lm_head").play, machine, hidden), bias)
-        return heads.rows_loss(machine, logits, batch["labels"]), (logits, encoded, hidden)
+        return heads.scores_loss(machine, logits, batch["labels"]), (logits, encoded, hidden)
     hidden, encoded = machine.call("model", both, machine, root.part("model"), ids, None, batch)
     if kind == "ForQuestionAnswering":
         logits = machine.call("qa_outputs", root.part("qa_outputs").play, machine, hidden)

@@ -1,18 +1,49 @@
-"""How decoders run in transformers: the body, and the heads on it."""
+"""How decoders run in transformers: the body, and the language model on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from memcalc.errors import NotModelledError
+from memcalc.arrays import Count
+from memcalc.families._alternating import Order
+from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
-from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, rotary, run_layers
+from memcalc.families._encoder_heads import bare, check_labels
+from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, run_layers
+from memcalc.families._kinds_forward import kinds_in, run_kinds
+from memcalc.families._masks import window_mask
+from memcalc.families._rotary_forward import Rotary, turn_tables
 from memcalc.layers.base import Module
 from memcalc.layers.transformer import Block
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.values import Value
+from memcalc.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a family's body runs.
+
+    Attributes:
+        layer: the order of a block's parts.
+        rotary: its positions; by kind of layer where the kinds have frequencies of their own.
+        window: the positions a layer looks back on; of the sliding layers, where kinds alternate.
+        order: the kinds of the layers from first to last; None where all are alike.
+        kinds: a layer of each kind.
+        dropout: the name of the part that drops embeddings; ``""`` for one without a name, None for none.
+        both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
+    """
+
+    layer: Callable[..., Value]
+    rotary: Rotary | Mapping[str, Rotary] | None = None
+    window: Count | None = None
+    order: Callable[[Machine], Order] | None = None
+    kinds: Mapping[str, Block] | None = None
+    dropout: str | None = None
+    both_masks: bool = True
 
 
 def pre_norm(
@@ -24,6 +55,7 @@ def pre_norm(
 ) -> Value:
     """source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaDecoderLayer.forward"""
     before_attention, attention, before_mlp, mlp = names
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
     residual = hidden
     hidden = machine.call(before_attention, block.part(before_attention).play, machine, hidden)
     hidden = machine.call(attention, block.part(attention).play, machine, hidden, context)
@@ -34,36 +66,82 @@ def pre_norm(
     return add(machine, residual, hidden)
 
 
-def body(
-    machine: Machine, root: Module, batch: Batch, names: Names, layer: Callable[..., Value], *, width: Any, eager: bool
-) -> tuple[Value, Any]:
+def body(machine: Machine, root: Module, batch: Batch, names: Names, style: Style, *, eager: bool) -> tuple[Value, Any]:
     """Embeddings, layers and the last normalisation; also the cache, which the output carries.
 
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaModel.forward
     """
     embeds = machine.call(names.embedding, root.part(names.embedding).play, machine, batch["input_ids"])
+    return decoded(machine, root, batch, names, style, embeds, eager=eager)
+
+
+def decoded(
+    machine: Machine, root: Module, batch: Batch, names: Names, style: Style, embeds: Value, *, eager: bool
+) -> tuple[Value, Any]:
+    """The same from the embeddings on."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
-    place = positions(machine, batch.tokens)
-    context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
-    context.place = place
+    context.place = place = positions(machine, batch.tokens)
+    if style.order is not None:
+        return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine))
+    if style.window is None:
+        context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
+    else:
+        context.mask = window_mask(machine, place, batch, embeds.dtype, style.window, eager=eager)
+    if style.dropout:
+        embeds = machine.call(style.dropout, root.part(style.dropout).play, machine, embeds)
     hidden = embeds
-    rotary(machine, hidden, place, width, context)
-    hidden = run_layers(machine, names.layers, root.part(names.layers), layer, hidden, context)
+    if style.dropout == "":
+        hidden = root.part("").play(machine, hidden)
+    if isinstance(style.rotary, Rotary):
+        turn_tables(machine, style.rotary, hidden.dtype, place, context)
+    hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     return hidden, context.cache
 
 
-def causal(
-    machine: Machine, root: Module, batch: Batch, names: Names, layer: Callable[..., Value], *, width: Any, eager: bool
+def _alternating(
+    machine: Machine,
+    root: Module,
+    batch: Batch,
+    names: Names,
+    style: Style,
+    hidden: Value,
+    context: Context,
+    order: Order,
 ) -> tuple[Value, Any]:
+    """Layers of several kinds, each under its own mask.
+
+    source: transformers 5.23.0 models/gemma2/modeling_gemma2.py:Gemma2Model.forward
+    """
+    assert context.place is not None
+    assert style.kinds is not None
+    embeds, eager, there = hidden, context.eager, kinds_in(machine, order)
+    full, slide = context, replace(context)
+    full.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=eager)
+    if style.both_masks or "sliding_attention" in there:
+        assert style.window is not None
+        slide.mask = window_mask(machine, context.place, batch, embeds.dtype, style.window, eager=eager)
+    contexts = {"full_attention": full, "sliding_attention": slide}
+    if isinstance(style.rotary, Rotary):
+        turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
+        slide.cos, slide.sin = full.cos, full.sin
+    elif style.rotary is not None:
+        for kind in sorted(there):
+            turn_tables(machine, style.rotary[kind], hidden.dtype, context.place, contexts[kind])
+    hidden = run_kinds(machine, names.layers, style.kinds, order, style.layer, hidden, contexts)
+    hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
+    return hidden, context.cache
+
+
+def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: Style, *, eager: bool) -> tuple[Value, Any]:
     """The language model: (loss, what its output holds besides).
 
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaForCausalLM.forward
     """
-    hidden, cache = machine.call(
-        names.body, body, machine, root.part(names.body), batch, names, layer, width=width, eager=eager
-    )
+    hidden, cache = machine.call(names.body, body, machine, root.part(names.body), batch, names, style, eager=eager)
     logits = machine.call(names.head, root.part(names.head).play, machine, hidden)
+    if root.has(""):  # what happens to the logits (gemma2, cohere)
+        logits = root.part("").play(machine, logits)
     loss = causal_loss(machine, logits, batch["labels"])
     return loss, (logits, cache)
 
@@ -75,16 +153,44 @@ def headed_forward(
     root: Module,
     batch: Batch,
     names: Names,
-    layer: Callable[..., Value],
+    layer: Style | Callable[..., Value],
     *,
-    width: Any,
+    width: Any = None,
 ) -> tuple[Value, Any]:
-    """A decoder under the head its architecture names.
+    """A decoder under the head its architecture names; the loss of the bare body is its output's mean.
 
-    Raises:
-        NotModelledError: a head whose loss is not modelled yet.
+    ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated.
     """
+    style = layer if isinstance(layer, Style) else Style(layer, None if width is None else Rotary(width))
     eager = machine.policy.attention == "eager"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return causal(machine, root, batch, names, layer, width=width, eager=eager)
-    raise NotModelledError("model.architectures", architecture, "has a head whose loss is not played yet", "use engine trace")
+        return causal(machine, root, batch, names, style, eager=eager)
+
+    def run(machine: Machine, part: Module, batch: Batch) -> Value:
+        return body(machine, part, batch, names, style, eager=eager)[0]
+
+    return other_heads(machine, architecture, config, root, batch, names, run)
+
+
+def other_heads(
+    machine: Machine,
+    architecture: str,
+    config: Any,
+    root: Module,
+    batch: Batch,
+    names: Names,
+    run: Callable[[Machine, Module, Batch], Value],
+) -> tuple[Value, Any]:
+    """The heads any decoder may carry beside the language model's, or the bare body.
+
+    source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
+    """
+    if architecture.endswith("ForSequenceClassification"):
+        check_labels(machine, "ForSequenceClassification", config.num_labels)
+        return sequences(machine, root, batch, names, run)
+    if architecture.endswith("ForTokenClassification"):
+        check_labels(machine, "ForTokenClassification", config.num_labels)
+        return tokens(machine, root, batch, names, run, upcast=True)
+    if architecture.endswith("ForQuestionAnswering"):
+        return questions(machine, root, batch, names, run)
+    return bare(machine, run(machine, root, batch))

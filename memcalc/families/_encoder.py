@@ -79,7 +79,7 @@ def attention(config: BertLikeConfig, *, cross: bool = False) -> Attention:
     return Attention(
         config.hidden_size, heads, heads, config.hidden_size // heads, bias=True, output_bias=True,
         names={"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"},
-        dropout=config.attention_probs_dropout_prob, causal=config.is_decoder and not cross, cross=cross,
+        dropout=config.attention_probs_dropout_prob, causal=config.is_decoder and not cross, cross=cross, upcast=False,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def vocabulary_head(
         width: features of a word where they are not ``hidden_size``.
     """
     sizes = config.hidden_size if width is None else width, config.vocab_size
-    decoder: Layer = TiedLinear(*sizes) if config.tie_word_embeddings else Linear(*sizes)
+    decoder: Layer = TiedLinear(*sizes, tied_bias=True) if config.tie_word_embeddings else Linear(*sizes)
     shared = {f"{at}.decoder.weight": words, f"{at}.decoder.bias": f"{at}.bias"}
     parts = [("bias", Parameter((config.vocab_size,), kind="linear")), transform, ("decoder", decoder)]
     return Module(parts), shared if config.tie_word_embeddings else {}

@@ -144,7 +144,7 @@ def causal_loss(machine: Machine, logits: Value, labels: Value) -> Value:
     logits = to(machine, logits, "float32")
     rows, tokens = labels.shape
     labels = machine.new((rows, tokens + 1), "int64", "constant_pad_nd")
-    shifted_labels = machine.new((rows, tokens), "int64", "clone")
+    shifted_labels = contiguous(machine, narrow(machine, labels, 1, tokens))
     logits = merge_dims(machine, logits, 0, 1)
     shifted_labels = merge_dims(machine, shifted_labels, 0, 1)
     return losses.cross_entropy(machine, logits, shifted_labels)

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from memcalc.families._encoder_heads import bare, scores_loss
 from memcalc.families._forward import Batch
 from memcalc.layers.base import Module
 from memcalc.play import losses
 from memcalc.play.activations import activated
-from memcalc.play.indexing import rows_by_mask
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, compare, scaled, to
-from memcalc.play.reduce import mean_all
+from memcalc.play.picking import picked
+from memcalc.play.pointwise import add, compare, scaled
 from memcalc.play.reshape import contiguous, merge_dims, pieces, select, split_dim
 from memcalc.play.values import Value
-
-
-def default_loss(machine: Machine, value: Value) -> Value:
-    """The mean, of a model without a loss of its own (memcalc/runtime/losses.py:_own)."""
-    return mean_all(machine, to(machine, value, "float32"))
-
-
-def rows_loss(machine: Machine, logits: Value, labels: Value) -> Value:
-    """``CrossEntropyLoss`` of each token's scores, in the dtype they have; in FP32 under autocast."""
-    logits = merge_dims(machine, logits, 0, 1) if len(logits.shape) > 2 else logits
-    labels = merge_dims(machine, labels, 0, 1) if len(labels.shape) > 1 else labels
-    return losses.cross_entropy(machine, logits, labels)
 
 
 def shifted_right(machine: Machine, ids: Value) -> Value:
@@ -65,11 +53,13 @@ def last_token_classes(machine: Machine, head: Module, hidden: Value, ids: Value
     source: transformers 5.23.0 models/t5/modeling_t5.py:T5ForSequenceClassification.forward; bart's likewise
     """
     mask = compare(machine, ids, operator="eq.Scalar")
-    chosen = rows_by_mask(machine, hidden, mask, ids.shape[0])
+    places = [machine.new((ids.shape[0],), "int64", "nonzero") for _ in range(2)]  # one token of each row holds
+    chosen = picked(machine, hidden, 0, *places)
+    del places
     del mask
     each = split_dim(machine, chosen, 0, (ids.shape[0], 1))
     logits = machine.call("classification_head", _classified, machine, head, select(machine, each, 1))
-    return rows_loss(machine, logits, batch["labels"]), logits
+    return scores_loss(machine, logits, batch["labels"]), logits
 
 
 def _classified(machine: Machine, head: Module, hidden: Value) -> Value:
@@ -113,10 +103,10 @@ def image_classes(machine: Machine, root: Module, pooled: Value, config: Any, ba
     source: transformers 5.23.0 loss/loss_utils.py:ForSequenceClassificationLoss
     """
     if machine.decide(config.num_labels == 0):
-        return default_loss(machine, pooled), pooled
+        return bare(machine, pooled)
     name = next(name for name, _ in root.parts if name.startswith("classifier"))
     classifier = root.part(name)
     logits = machine.call(name, getattr(classifier, "layer", classifier).play, machine, pooled)
     if machine.decide(config.num_labels == 1):
         return losses.mse(machine, merge_dims(machine, logits, 0, 1), batch["labels"]), logits
-    return rows_loss(machine, logits, batch["labels"]), logits
+    return scores_loss(machine, logits, batch["labels"]), logits

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from memcalc.families import _encoder_heads as heads
 from memcalc.families._encoder import (
     BertLikeConfig,
     Part,
@@ -13,10 +16,16 @@ from memcalc.families._encoder import (
     task_head,
     vocabulary_head,
 )
+from memcalc.families._encoder_forward import encoder, roberta_embeddings
+from memcalc.families._encoder_heads import Output
+from memcalc.families._forward import Batch
 from memcalc.families.base import Architecture
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Parameter, TiedEmbedding, layer_norm
 from memcalc.layers.encoder import Transform, WordsLinear
+from memcalc.play.machine import Machine
+from memcalc.play.reshape import select
+from memcalc.play.values import Value
 
 WORDS = "roberta.embeddings.word_embeddings.weight"
 BEFORE_POSITIONS = ("word_embeddings", "token_type_embeddings", "LayerNorm")
@@ -61,3 +70,33 @@ def lm_head(config: BertLikeConfig, *, head_first: bool) -> tuple[Module, dict[s
     bias: Part = ("bias", Parameter((vocabulary,), kind="linear"))
     head = Module([bias, transform, ("decoder", WordsLinear(hidden, vocabulary))])
     return head, tied, TiedEmbedding(vocabulary, hidden)
+
+
+def play_roberta(machine: Machine, kind: str, config: BertLikeConfig, root: Any, batch: Batch) -> Output:
+    """A training forward, as transformers runs it.
+
+    source: transformers 5.23.0 models/roberta/modeling_roberta.py, each class's forward
+    """
+    body = partial(encoder, embed=roberta_embeddings, decoder=config.is_decoder)
+    if kind == "Model":
+        return heads.bare(machine, *body(machine, root, batch["input_ids"]))
+    if kind in heads.TASKS:
+        score = by_first_token if kind == "ForSequenceClassification" else None
+        return heads.task(machine, root, "roberta", body, kind, config.num_labels, batch, score)
+    hidden, _ = machine.call("roberta", body, machine, root.part("roberta"), batch["input_ids"])
+    scores = machine.call("lm_head", heads.vocabulary, machine, root.part("lm_head"), "", hidden)
+    loss = heads.causal if kind == "ForCausalLM" else heads.scored
+    return loss(machine, scores, batch["labels"])
+
+
+def by_first_token(machine: Machine, root: Module, hidden: Value, pooled: Any) -> Value:
+    """Scores by RoBERTa's or ELECTRA's head (RobertaClassificationHead.forward, ElectraClassificationHead.forward)."""
+    return machine.call("classifier", _classified, machine, root.part("classifier"), hidden)  # type: ignore[no-any-return]
+
+
+def _classified(machine: Machine, head: Module, hidden: Value) -> Value:
+    token = select(machine, hidden, 1)
+    token = head.part("dropout").play(machine, token)
+    token = head.part("").play(machine, token)
+    token = head.part("dropout").play(machine, token)
+    return machine.call("out_proj", head.part("out_proj").play, machine, token)  # type: ignore[no-any-return]

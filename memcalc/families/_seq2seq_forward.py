@@ -11,8 +11,9 @@ from memcalc.layers.basic import Linear
 from memcalc.layers.transformer import Attention, Block
 from memcalc.play import biased
 from memcalc.play.activations import activated
+from memcalc.play.inplace import clamp
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, clamp, dropout, scaled
+from memcalc.play.pointwise import add, dropout, scaled
 from memcalc.play.reshape import contiguous, merge_dims, split_dim, transpose
 from memcalc.play.values import Value
 from memcalc.records import dataclass

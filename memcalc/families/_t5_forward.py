@@ -199,10 +199,10 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch, *, s
         return _generation(machine, config, root, batch, scale=scale)
     if kind == "Model":
         hidden, encoded = both(machine, root, ids, batch["decoder_input_ids"], batch)
-        return heads.default_loss(machine, hidden), (hidden, encoded)
+        return heads.bare(machine, hidden, encoded)
     if kind == "EncoderModel":
         hidden = machine.call("encoder", stack, machine, root.part("encoder"), ids, batch, None)
-        return heads.default_loss(machine, hidden), hidden
+        return heads.bare(machine, hidden)
     if kind == "ForTokenClassification":
         return _tokens(machine, config, root, batch)
     if kind == "ForQuestionAnswering":
@@ -223,7 +223,7 @@ def _generation(machine: Machine, config: Any, root: Any, batch: Batch, *, scale
     if scale:
         hidden = scaled(machine, hidden)
     logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
-    loss = heads.rows_loss(machine, logits, batch["labels"])
+    loss = heads.scores_loss(machine, logits, batch["labels"])
     del decoded, target
     return loss, (logits, encoded)
 
@@ -234,7 +234,7 @@ def _tokens(machine: Machine, config: Any, root: Any, batch: Batch) -> tuple[Val
     hidden = outputs = machine.call("transformer.encoder", stack, machine, body, batch["input_ids"], batch, None)
     hidden = machine.call("dropout", root.part("dropout").play, machine, hidden)
     logits = machine.call("classifier", root.part("classifier").play, machine, hidden)
-    loss = heads.rows_loss(machine, logits, batch["labels"])
+    loss = heads.scores_loss(machine, logits, batch["labels"])
     del outputs
     return loss, logits
 

@@ -16,6 +16,7 @@ from memcalc.layers.base import Frozen, Module
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
 from memcalc.play.norms import embedding
+from memcalc.play.picking import picked
 from memcalc.play.pointwise import add
 from memcalc.play.reduce import mean_over
 from memcalc.play.reshape import permute
@@ -62,10 +63,8 @@ def _places(machine: Machine, rows: Count, tokens: Count) -> Value:
 
 def _looked_up(machine: Machine, layer: Any, place: Value) -> Value:
     """``weight[positions]``, an index and no lookup (modeling_whisper.py:WhisperPositionalEmbedding.forward)."""
-    from memcalc.play.indexing import rows_by_index
-
     weight = machine.parameter("weight", (layer.rows, layer.width), "embedding")
-    return rows_by_index(machine, weight, place)
+    return picked(machine, weight, 0, place)
 
 
 def both(machine: Machine, root: Module, features: Value, target: Value, batch: Batch) -> tuple[Value, Value]:
@@ -83,17 +82,17 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch) -> t
         return _classified(machine, config, root, batch)
     if kind == "Model":
         hidden, encoded = both(machine, root, batch["input_features"], batch["decoder_input_ids"], batch)
-        return heads.default_loss(machine, hidden), (hidden, encoded)
+        return heads.bare(machine, hidden, encoded)
     body, labels = root.part("model"), batch["labels"]
     if kind == "ForCausalLM":
         hidden = machine.call("model.decoder", decoder, machine, body.part("decoder"), batch["input_ids"], batch, None)
         logits = machine.call("proj_out", root.part("proj_out").play, machine, hidden)
-        return heads.rows_loss(machine, logits, labels), logits
+        return heads.scores_loss(machine, logits, labels), logits
     assert kind == "ForConditionalGeneration", kind
     target = heads.shifted_right(machine, labels)
     hidden, encoded = machine.call("model", both, machine, body, batch["input_features"], target, batch)
     logits = machine.call("proj_out", root.part("proj_out").play, machine, hidden)
-    return heads.rows_loss(machine, logits, labels), (logits, encoded)
+    return heads.scores_loss(machine, logits, labels), (logits, encoded)
 
 
 def _classified(machine: Machine, config: Any, root: Any, batch: Batch) -> tuple[Value, Any]:
@@ -106,4 +105,4 @@ def _classified(machine: Machine, config: Any, root: Any, batch: Batch) -> tuple
     hidden = machine.call("projector", root.part("projector").play, machine, encoded)
     pooled = mean_over(machine, hidden, (1,))
     logits = machine.call("classifier", root.part("classifier").play, machine, pooled)
-    return heads.rows_loss(machine, logits, batch["labels"]), logits
+    return heads.scores_loss(machine, logits, batch["labels"]), logits

@@ -120,11 +120,20 @@ def typed_rotary_width(config: TypedRotaryConfig, layer_type: LayerType) -> Coun
 
     source: transformers 5.23.0 models/gemma3/configuration_gemma3.py Gemma3TextConfig.convert_rope_params_to_dict
     """
+    seen = config.model_copy(update={"rope_scaling": None, "rope_parameters": _typed_settings(config, layer_type)})
+    return rotated(seen, head_sizes(config).head_dim)
+
+
+def typed_rotary_kind(config: TypedRotaryConfig, layer_type: LayerType) -> str:
+    """The type of scaling of layers of that type."""
+    return _typed_settings(config, layer_type).kind
+
+
+def _typed_settings(config: TypedRotaryConfig, layer_type: LayerType) -> RotarySettings:
     own = (config.rope_parameters or TypedRotarySettings()).of(layer_type) or RotarySettings(rope_type="default")
     if layer_type == "full_attention" and config.rope_scaling is not None:
         own = own.model_copy(update=config.rope_scaling.model_dump(exclude_none=True))
-    seen = config.model_copy(update={"rope_scaling": None, "rope_parameters": own})
-    return rotated(seen, head_sizes(config).head_dim)
+    return own
 
 
 def rotary_tables(kinds: Kinds, config: TypedRotaryConfig) -> Module:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from memcalc.families._classic_forward import only_written, through_layers
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._forward import Batch, Context, eager_mask
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
+from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, layer_norm
+from memcalc.layers.fused import projected, selected
 from memcalc.layers.transformer import MLP, Block, FusedAttention
+from memcalc.play.batched import baddbmm
+from memcalc.play.machine import Machine
+from memcalc.play.matmul import bmm
+from memcalc.play.norms import softmax
+from memcalc.play.pointwise import add, dropout, to
+from memcalc.play.reshape import merge_dims, split_dim, transpose
+from memcalc.play.values import Value
 
 NAMES = Names("transformer", "word_embeddings", "h", "ln_f", token_head="classifier", question_body="transformer")
 
@@ -48,7 +60,8 @@ def block(config: BloomConfig) -> Block:
             ("post_attention_layernorm", layer_norm(hidden)),
             ("mlp", MLP(hidden, 4 * hidden, names=("dense_h_to_4h", "dense_4h_to_h"), activation="bloom_gelu")),
             ("", Dropout(config.hidden_dropout)),
-        )
+        ),
+        residual="output" if config.apply_residual_connection_post_layernorm else "input",
     )
 
 
@@ -59,6 +72,85 @@ def build(config: BloomConfig, architecture: str) -> Architecture:
         config, architecture, block(config), layer_norm(hidden), names=NAMES,
         before_layers=(("word_embeddings_layernorm", layer_norm(hidden)),),
     )  # fmt: skip
+
+
+def layer(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value]:
+    """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomBlock.forward"""
+    # the residual is what a norm read, or what it gave
+    normed = machine.call("input_layernorm", block.part("input_layernorm").play, machine, hidden)
+    residual = normed if block.residual == "output" else hidden
+    attended, weights = machine.call("self_attention", attention, machine, block, normed, residual, context)
+    normed = machine.call("post_attention_layernorm", block.part("post_attention_layernorm").play, machine, attended)
+    residual = normed if block.residual == "output" else attended
+    return machine.call("mlp", feed_forward, machine, block, normed, residual), weights
+
+
+def attention(machine: Machine, block: Block, hidden: Value, residual: Value, context: Context) -> tuple[Value, Value]:
+    """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomAttention.forward"""
+    layer, rows = block.part("self_attention"), hidden.shape[0]
+    fused = projected(machine, layer, "qkv", hidden)
+    query, key, value = selected(machine, layer, fused)
+    query = merge_dims(machine, query, 0, 1)
+    key = transpose(machine, merge_dims(machine, key, 0, 1), 1, 2)
+    value = merge_dims(machine, value, 0, 1)
+    assert context.bias is not None
+    scores = baddbmm(machine, context.bias, query, key)
+    weights = split_dim(machine, scores, 0, (rows, layer.heads))
+    if context.mask is not None:
+        weights = add(machine, weights, context.mask)
+    probabilities = to(machine, softmax(machine, weights, "float32"), query.dtype)
+    probabilities = dropout(machine, probabilities, layer.dropout)
+    out = bmm(machine, merge_dims(machine, probabilities, 0, 1), value)
+    out = transpose(machine, split_dim(machine, out, 0, (rows, layer.heads)), 1, 2)
+    out = merge_dims(machine, out, 2, 3)
+    last = projected(machine, layer, "o", out)
+    last = _dropped_and_added(machine, block, last, residual)
+    del fused, scores
+    return last, probabilities
+
+
+def _dropped_and_added(machine: Machine, block: Block, value: Value, residual: Value) -> Value:
+    """source: transformers 5.23.0 models/bloom/modeling_bloom.py:dropout_add"""
+    drop = block.part("")
+    out = dropout(machine, value, drop.probability)
+    return add(machine, residual, out)
+
+
+def feed_forward(machine: Machine, block: Block, hidden: Value, residual: Value) -> Value:
+    """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomMLP.forward"""
+    out = block.part("mlp").play(machine, hidden)
+    return _dropped_and_added(machine, block, out, residual)
+
+
+def biases(machine: Machine, rows: Any, tokens: Any, heads: Any, dtype: str) -> tuple[Value, Value]:
+    """The bias of every position, ``(rows · heads, 1, tokens)``, and the slopes it was made of.
+
+    source: transformers 5.23.0 models/bloom/modeling_bloom.py: BloomModel.forward, _get_alibi_slopes
+    """
+    slopes = machine.new((heads,), "float32", "pow.Tensor_Tensor")
+    counted = machine.new((tokens,), "int64", "arange")
+    bias = machine.new((heads, 1, tokens), "float32", "mul.Tensor")
+    del counted
+    return to(machine, machine.new((rows * heads, 1, tokens), bias.dtype, "repeat"), dtype), slopes
+
+
+def play(machine: Machine, architecture: str, config: BloomConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    only_written(machine)
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomModel.forward"""
+        embeds = machine.call("word_embeddings", root.part("word_embeddings").play, machine, batch["input_ids"])
+        norm = root.part("word_embeddings_layernorm")
+        hidden = machine.call("word_embeddings_layernorm", norm.play, machine, embeds)
+        context = Context(eager=True, cache=None)
+        context.bias, slopes = biases(machine, batch.rows, batch.tokens, config.num_attention_heads, hidden.dtype)
+        context.mask = eager_mask(machine, batch, embeds.dtype)
+        hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("h"))
+        del embeds, slopes
+        return hidden
+
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
 
 
 FAMILY = Family(
@@ -74,4 +166,5 @@ FAMILY = Family(
     usual="BloomForCausalLM",
     build=build,
     source="transformers 5.23.0 models/bloom/modeling_bloom.py",
+    play=play,
 )

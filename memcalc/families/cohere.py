@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._block_orders import parallel
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, head_sizes, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Size
 from memcalc.layers.basic import Norm, RotaryTable
 from memcalc.layers.norms import HeadNorm
 from memcalc.layers.pointwise import Scale
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class CohereConfig(RotaryDecoderConfig):
@@ -39,6 +47,7 @@ def block(config: CohereConfig) -> Block:
     self_attention = attention(
         config, bias=bias, output_bias=bias,
         query_norm=query_norm if config.use_qk_norm else None, key_norm=key_norm if config.use_qk_norm else None,
+        normed="view", turn="pairs",
     )  # fmt: skip
     return Block(
         (
@@ -58,11 +67,18 @@ def build(config: CohereConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: CohereConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(parallel, rotary_of(config, rotary_width(config), paired=True))
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="cohere",
     config=CohereConfig,
     architectures=("CohereForCausalLM", "CohereModel"),
     usual="CohereForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/cohere/modeling_cohere.py",
 )

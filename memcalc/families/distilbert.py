@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
+from memcalc.families import _encoder_heads as heads
 from memcalc.families._encoder import Part, on_body, task_head
+from memcalc.families._encoder_forward import context_of
+from memcalc.families._encoder_heads import Output
+from memcalc.families._forward import Batch, Context, run_layers
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, Linear, TiedLinear, layer_norm
 from memcalc.layers.encoder import SummedEmbeddings, Transform
 from memcalc.layers.pointwise import Activation
 from memcalc.layers.transformer import MLP, Attention, Block
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import add
+from memcalc.play.reshape import select
+from memcalc.play.values import Value
 
 
 class DistilBertConfig(FamilyConfig):
@@ -43,7 +52,7 @@ def block(config: DistilBertConfig) -> Block:
     hidden, heads = config.hidden_size, config.num_attention_heads
     attention = Attention(
         hidden, heads, heads, hidden // heads, bias=True, output_bias=True, dropout=config.attention_dropout, causal=False,
-        names={"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"},
+        upcast=False, names={"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"},
     )  # fmt: skip
     return Block(
         (
@@ -107,6 +116,64 @@ def build(config: DistilBertConfig, architecture: str) -> Architecture:
     return on_body("distilbert", body(config), head)
 
 
+def embeddings(machine: Machine, layer: SummedEmbeddings, ids: Value) -> Value:
+    """source: transformers 5.23.0 models/distilbert/modeling_distilbert.py:Embeddings.forward"""
+    words = machine.call("word_embeddings", layer.part("word_embeddings").play, machine, ids)
+    position_ids = machine.constant((1, ids.shape[1]), "int64")
+    positions = machine.call("position_embeddings", layer.part("position_embeddings").play, machine, position_ids)
+    embedded = add(machine, words, positions)
+    embedded = machine.call("LayerNorm", layer.part("LayerNorm").play, machine, embedded)
+    return layer.dropped(machine, embedded)
+
+
+def layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
+    """source: transformers 5.23.0 models/distilbert/modeling_distilbert.py:TransformerBlock.forward"""
+    context = replace(context, weights=[])  # "_", which holds the weights to the layer's end
+    attention_output = machine.call("attention", block.part("attention").play, machine, hidden, context)
+    normed = add(machine, attention_output, hidden)
+    attention_output = machine.call("sa_layer_norm", block.part("sa_layer_norm").play, machine, normed)
+    del normed
+    ffn_output = machine.call("ffn", _fed, machine, block, attention_output)
+    normed = add(machine, ffn_output, attention_output)
+    return machine.call("output_layer_norm", block.part("output_layer_norm").play, machine, normed)  # type: ignore[no-any-return]
+
+
+def _fed(machine: Machine, block: Block, hidden: Value) -> Value:
+    hidden = block.part("ffn").play(machine, hidden)
+    return block.part("ffn.dropout").play(machine, hidden)  # type: ignore[no-any-return]
+
+
+def encoder(machine: Machine, root: Module, ids: Value) -> tuple[Value, None]:
+    """source: transformers 5.23.0 models/distilbert/modeling_distilbert.py:DistilBertModel.forward"""
+    embedded = machine.call("embeddings", embeddings, machine, root.part("embeddings"), ids)
+    context = context_of(machine, ids, embedded, decoder=False)
+    return run_layers(machine, "transformer.layer", root.part("transformer.layer"), layer, embedded, context), None
+
+
+def by_first_token(machine: Machine, root: Module, hidden: Value, pooled: Any) -> Value:
+    """Scores by the first token (DistilBertForSequenceClassification.forward)."""
+    token = select(machine, hidden, 1)
+    token = machine.call("pre_classifier", root.part("pre_classifier").play, machine, token)
+    token = root.part("activation").play(machine, token)
+    return heads.classified(machine, root, token)
+
+
+def play(machine: Machine, architecture: str, config: DistilBertConfig, root: Any, batch: Batch) -> Output:
+    """A training forward, as transformers runs it.
+
+    source: transformers 5.23.0 models/distilbert/modeling_distilbert.py, each class's forward
+    """
+    kind = architecture.removeprefix("DistilBert")
+    if kind == "Model":
+        return heads.bare(machine, *encoder(machine, root, batch["input_ids"]))
+    if kind in heads.TASKS:
+        return heads.task(machine, root, "distilbert", encoder, kind, config.num_labels, batch, by_first_token)
+    hidden, _ = machine.call("distilbert", encoder, machine, root.part("distilbert"), batch["input_ids"])
+    logits = root.part("").play(machine, hidden)
+    logits = machine.call("vocab_projector", root.part("vocab_projector").play, machine, logits)
+    return heads.scored(machine, logits, batch["labels"])
+
+
 FAMILY = Family(
     model_type="distilbert",
     config=DistilBertConfig,
@@ -121,4 +188,5 @@ FAMILY = Family(
     usual="DistilBertForMaskedLM",
     build=build,
     source="transformers 5.23.0 models/distilbert/modeling_distilbert.py",
+    play=play,
 )

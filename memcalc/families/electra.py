@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from memcalc.families import _encoder_heads as heads
 from memcalc.families._encoder import (
     BertLikeConfig,
     Part,
@@ -11,11 +15,20 @@ from memcalc.families._encoder import (
     on_body,
     task_head,
 )
+from memcalc.families._encoder_forward import encoder
+from memcalc.families._encoder_heads import Output
+from memcalc.families._forward import Batch
+from memcalc.families._roberta import by_first_token
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Dropout, Linear, TiedLinear, layer_norm
 from memcalc.layers.encoder import Transform
 from memcalc.layers.pointwise import Activation
+from memcalc.play.losses import binary_cross_entropy
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import to
+from memcalc.play.reshape import select
+from memcalc.play.values import Value
 
 
 class ElectraConfig(BertLikeConfig):
@@ -105,6 +118,54 @@ def build(config: ElectraConfig, architecture: str) -> Architecture:
     return on_body("electra", encoder, task_head(kind, config.hidden_size, config.num_labels, config.head_dropout))
 
 
+def discriminator(machine: Machine, head: Module, hidden: Value) -> Value:
+    """One score a token (ElectraDiscriminatorPredictions.forward)."""
+    hidden = head.part("").play(machine, hidden)
+    scores = machine.call("dense_prediction", head.part("dense_prediction").play, machine, hidden)
+    return select(machine, scores, 2)
+
+
+def by_summary(machine: Machine, root: Module, hidden: Value, pooled: Any) -> Value:
+    """A score by the first token's summary (ElectraForMultipleChoice.forward)."""
+    summed = machine.call("sequence_summary", _summary, machine, root.part("sequence_summary"), hidden)
+    return heads.classified(machine, root, summed)
+
+
+def _summary(machine: Machine, head: Module, hidden: Value) -> Value:
+    """source: transformers 5.23.0 models/electra/modeling_electra.py:ElectraSequenceSummary.forward"""
+    token = select(machine, hidden, 1)
+    for name, layer in head.parts:
+        if isinstance(layer, Maybe):
+            if not machine.decide(layer.condition):
+                continue
+            layer = layer.layer
+        token = machine.call(name if name == "summary" else "", layer.play, machine, token)
+    return token
+
+
+def play(machine: Machine, architecture: str, config: ElectraConfig, root: Any, batch: Batch) -> Output:
+    """A training forward, as transformers runs it.
+
+    source: transformers 5.23.0 models/electra/modeling_electra.py, each class's forward
+    """
+    kind = architecture.removeprefix("Electra")
+    body = partial(encoder, decoder=config.is_decoder)
+    if kind == "Model":
+        return heads.bare(machine, *body(machine, root, batch["input_ids"]))
+    if kind in heads.TASKS:
+        score = by_summary if kind == "ForMultipleChoice" else by_first_token
+        return heads.task(machine, root, "electra", body, kind, config.num_labels, batch, score)
+    hidden, _ = machine.call("electra", body, machine, root.part("electra"), batch["input_ids"])
+    if kind == "ForPreTraining":
+        name = "discriminator_predictions"
+        logits = machine.call(name, discriminator, machine, root.part(name), hidden)
+        return binary_cross_entropy(machine, logits, to(machine, batch["labels"], "float32")), logits
+    scores = machine.call("generator_predictions", root.part("generator_predictions").play, machine, hidden)
+    scores = machine.call("generator_lm_head", root.part("generator_lm_head").play, machine, scores)
+    loss = heads.causal if kind == "ForCausalLM" else heads.scored
+    return loss(machine, scores, batch["labels"])
+
+
 FAMILY = Family(
     model_type="electra",
     config=ElectraConfig,
@@ -121,4 +182,5 @@ FAMILY = Family(
     usual="ElectraForPreTraining",
     build=build,
     source="transformers 5.23.0 models/electra/modeling_electra.py",
+    play=play,
 )

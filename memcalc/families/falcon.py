@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from memcalc.arrays import Count, not_
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._falcon_forward import play
 from memcalc.families._rotary import RotaryConfig, rotated
 from memcalc.families.base import Architecture, Family, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Maybe
@@ -131,4 +132,5 @@ FAMILY = Family(
     usual="FalconForCausalLM",
     build=build,
     source="transformers 5.23.0 models/falcon/modeling_falcon.py",
+    play=play,
 )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Size
 from memcalc.layers.basic import Norm, RotaryTable, ScaledEmbedding, rms_norm
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 GELU = {"gelu": "gelu_pytorch_tanh"}
 """``gelu`` in an older config stands for the tanh approximation (configuration_gemma.py GemmaConfig.__post_init__)."""
@@ -56,11 +63,18 @@ def build(config: GemmaConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: GemmaConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(pre_norm, rotary_of(config, rotary_width(config)))
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="gemma",
     config=GemmaConfig,
     architectures=("GemmaForCausalLM", "GemmaModel", "GemmaForSequenceClassification", "GemmaForTokenClassification"),
     usual="GemmaForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/gemma/modeling_gemma.py",
 )

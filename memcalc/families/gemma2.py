@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from memcalc.families._decoder import decoder_architecture
+from memcalc.families import _kinds_forward as turns
+from memcalc.families._alternating import Order, in_turns
+from memcalc.families._block_orders import both_norms
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families._windows import Kinds, LayerType, WindowedConfig, every, listed, stacked, window
 from memcalc.families.base import Architecture, Depth, Family, Flag, Size
 from memcalc.families.gemma import gemma_norm
 from memcalc.layers.basic import RotaryTable, ScaledEmbedding
 from memcalc.layers.pointwise import Softcap
 from memcalc.layers.transformer import Attention, Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Gemma2Config(WindowedConfig):
@@ -58,6 +66,13 @@ def gemma_block(hidden: int, self_attention: Attention, mlp: GatedMLP) -> Block:
     )
 
 
+def layer_order(machine: Machine, config: Gemma2Config) -> Order:
+    """The same from first to last."""
+    if config.layer_types is not None:
+        return in_turns(config.layer_types)
+    return turns.every(machine, config.num_hidden_layers, 2)
+
+
 def block(config: Gemma2Config, layer_type: LayerType) -> Block:
     """One decoder layer of a type."""
     self_attention = attention(
@@ -82,11 +97,22 @@ def build(config: Gemma2Config, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: Gemma2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(
+        both_norms, rotary_of(config, rotary_width(config)), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config),
+        kinds={kind: block(config, kind) for kind in layer_kinds(config)},
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="gemma2",
     config=Gemma2Config,
     architectures=("Gemma2ForCausalLM", "Gemma2Model", "Gemma2ForSequenceClassification", "Gemma2ForTokenClassification"),
     usual="Gemma2ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/gemma2/modeling_gemma2.py",
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from memcalc.families._decoder import decoder_architecture
+from memcalc.families import _kinds_forward as turns
+from memcalc.families._alternating import Order, in_turns
+from memcalc.families._block_orders import both_norms
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import attention
 from memcalc.families._windows import (
     Kinds,
@@ -18,11 +23,14 @@ from memcalc.families._windows import (
     typed_rotary_width,
     window,
 )
+from memcalc.families._windows_forward import typed_rotaries
 from memcalc.families.base import Architecture, Depth, Family, Flag, Size
 from memcalc.families.gemma import gemma_norm
 from memcalc.families.gemma2 import caps, gemma_block
 from memcalc.layers.basic import ScaledEmbedding
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Gemma3TextConfig(TypedRotaryConfig):
@@ -60,6 +68,13 @@ def layer_kinds(config: Gemma3TextConfig) -> Kinds:
     return every(config.num_hidden_layers, config.sliding_window_pattern)
 
 
+def layer_order(machine: Machine, config: Gemma3TextConfig) -> Order:
+    """The same from first to last."""
+    if config.layer_types is not None:
+        return in_turns(config.layer_types)
+    return turns.every(machine, config.num_hidden_layers, config.sliding_window_pattern)
+
+
 def block(config: Gemma3TextConfig, layer_type: LayerType) -> Block:
     """One decoder layer of a type."""
     reach = window(config, layer_type)
@@ -70,6 +85,7 @@ def block(config: Gemma3TextConfig, layer_type: LayerType) -> Block:
         config, bias=config.attention_bias, output_bias=config.attention_bias, window=reach,
         rotary=typed_rotary_width(config, layer_type), causal=not config.use_bidirectional_attention,
         softcap=config.attn_logit_softcapping, query_norm=gemma_norm(config.head_dim), key_norm=gemma_norm(config.head_dim),
+        normed="moved",
     )  # fmt: skip
     mlp = GatedMLP(config.hidden_size, config.intermediate_size, activation=config.hidden_activation)
     return gemma_block(config.hidden_size, self_attention, mlp)
@@ -85,11 +101,23 @@ def build(config: Gemma3TextConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: Gemma3TextConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    kinds = layer_kinds(config)
+    style = Style(
+        both_norms, typed_rotaries(config, kinds), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config),
+        kinds={kind: block(config, kind) for kind in kinds},
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="gemma3_text",
     config=Gemma3TextConfig,
     architectures=("Gemma3ForCausalLM", "Gemma3TextModel", "Gemma3TextForSequenceClassification"),
     usual="Gemma3ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py",
 )

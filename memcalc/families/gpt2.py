@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from memcalc.families._classic_forward import learned_body, one_after_another
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._encoder_heads import scores_loss
+from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
+from memcalc.layers.fused import attended, merged, plain, projected, thirds
 from memcalc.layers.transformer import MLP, Block, FusedAttention
+from memcalc.play.indexing import gather
+from memcalc.play.losses import cross_entropy
+from memcalc.play.machine import Machine
+from memcalc.play.reshape import contiguous, expand, merge_dims, narrow, select, split_dim, unsqueeze
+from memcalc.play.values import Value
 
 NAMES = Names("transformer", "wte", "h", "ln_f", token_head="classifier")
 
@@ -97,6 +107,57 @@ def choice_head(config: GPT2Config) -> Layer:
     return Module(parts)
 
 
+def attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value | None]:
+    """source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2Attention.forward"""
+    layer = block.part("attn")
+    query, key, value = thirds(machine, layer, projected(machine, layer, "qkv", hidden))
+    out, weights = attended(machine, layer, query, key, value, context, plain)
+    out = merged(machine, out)
+    out = projected(machine, layer, "o", out)
+    out = machine.call("resid_dropout", block.part("attn.resid_dropout").play, machine, out)
+    return out, weights
+
+
+def play(machine: Machine, architecture: str, config: GPT2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    eager = machine.policy.attention == "eager"
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        layer = one_after_another(attention)
+        return learned_body(machine, root, batch, NAMES, layer, eager=eager, mask_first=False)
+
+    if architecture == "GPT2DoubleHeadsModel":
+        return double_heads(machine, root, batch, body)
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
+
+
+def double_heads(machine: Machine, root: Module, batch: Batch, body: Any) -> tuple[Value, Any]:
+    """The language model's loss, which is minimised, and the choice's, which the output holds.
+
+    source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2DoubleHeadsModel.forward
+    """
+    whole, (rows, choices, tokens) = root.part(""), batch["input_ids"].shape
+    ids = merge_dims(machine, batch["input_ids"], 0, 1)
+    flat = Batch(rows * choices, tokens, {**batch.values, "input_ids": ids})
+    hidden = machine.call("transformer", body, machine, whole.part("transformer"), flat)
+    hidden = split_dim(machine, hidden, 0, (rows, choices))
+    logits = machine.call("lm_head", whole.part("lm_head").play, machine, hidden)
+    scores = machine.call("multiple_choice_head", _summary, machine, root.part("multiple_choice_head"), hidden, batch)
+    choice_loss = cross_entropy(machine, scores, batch["mc_labels"])
+    shifted = contiguous(machine, narrow(machine, logits, 2, tokens - 1))
+    labels = contiguous(machine, narrow(machine, batch["labels"], 2, tokens - 1))
+    return scores_loss(machine, shifted, labels), (choice_loss, logits, scores)
+
+
+def _summary(machine: Machine, head: Module, hidden: Value, batch: Batch) -> Value:
+    """source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2SequenceSummary.forward"""
+    rows, choices, _, width = hidden.shape
+    index = unsqueeze(machine, unsqueeze(machine, batch["mc_token_ids"], 2), 3)
+    out = select(machine, gather(machine, hidden, expand(machine, index, (rows, choices, 1, width))), 2)
+    out = machine.call("first_dropout", head.part("first_dropout").play, machine, out)
+    return select(machine, machine.call("summary", head.part("summary").play, machine, out), 2)
+
+
 FAMILY = Family(
     model_type="gpt2",
     config=GPT2Config,
@@ -111,4 +172,5 @@ FAMILY = Family(
     usual="GPT2LMHeadModel",
     build=build,
     source="transformers 5.23.0 models/gpt2/modeling_gpt2.py",
+    play=play,
 )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from memcalc.arrays import Count
+from memcalc.families._classic_forward import learned_body, one_after_another
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
-from memcalc.layers.base import Layer
+from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
+from memcalc.layers.fused import attended, by_head, merged, one_key, projected, upcast
 from memcalc.layers.transformer import MLP, Block, FusedAttention
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 NAMES = Names("transformer", "wte", "h", "ln_f", token_head="classifier")
 
@@ -101,6 +107,30 @@ def build(config: GPTBigCodeConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value | None]:
+    """source: transformers 5.23.0 models/gpt_bigcode/modeling_gpt_bigcode.py:GPTBigCodeAttention.forward"""
+    layer = block.part("attn")
+    # one key and value, or as many as heads: a head of its own is taken apart in another way
+    apart = by_head if machine.same(layer.heads, layer.kv_heads) and machine.decide(layer.heads > 1) else one_key
+    query, key, value = apart(machine, layer, projected(machine, layer, "qkv", hidden))
+    out, weights = attended(machine, layer, query, key, value, context, upcast)
+    out = merged(machine, out)
+    out = projected(machine, layer, "o", out)
+    out = machine.call("resid_dropout", block.part("attn.resid_dropout").play, machine, out)
+    return out, weights
+
+
+def play(machine: Machine, architecture: str, config: GPTBigCodeConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    eager = machine.policy.attention == "eager"
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        layer = one_after_another(attention)
+        return learned_body(machine, root, batch, NAMES, layer, eager=eager, mask_first=True)
+
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
+
+
 FAMILY = Family(
     model_type="gpt_bigcode",
     config=GPTBigCodeConfig,
@@ -113,4 +143,5 @@ FAMILY = Family(
     usual="GPTBigCodeForCausalLM",
     build=build,
     source="transformers 5.23.0 models/gpt_bigcode/modeling_gpt_bigcode.py",
+    play=play,
 )

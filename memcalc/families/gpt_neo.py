@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from memcalc.arrays import Count, is_array
 from memcalc.families._alternating import alternating, listed, others, periodic
+from memcalc.families._classic_forward import learned_body, one_after_another_weighing, only_written
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Depth, Family, FamilyConfig, Flag, Probability, Size
-from memcalc.layers.base import Layer
+from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
+from memcalc.layers.fused import own_heads, windowed
 from memcalc.layers.transformer import MLP, Attention, Block
+from memcalc.play.machine import Machine
+from memcalc.play.reshape import contiguous, merge_dims, transpose
+from memcalc.play.values import Value
 from memcalc.tensors import Span
 
 NAMES = Names("transformer", "wte", "h", "ln_f", token_head="classifier", question_body="transformer")
@@ -102,6 +109,33 @@ def build(config: GPTNeoConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value]:
+    """source: transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py:GPTNeoAttention.forward"""
+    return machine.call("attention", _attention, machine, block, hidden, context)  # type: ignore[no-any-return]
+
+
+def _attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value]:
+    layer = block.part("attn.attention")
+    query, key, value = own_heads(machine, layer, hidden)
+    out, weights = windowed(machine, query, key, value, context.mask, layer.dropout)
+    out = merge_dims(machine, contiguous(machine, transpose(machine, out, 1, 2)), 2, 3)
+    out = machine.call(layer.names["o"], layer.matrices()["o"].play, machine, out)
+    out = machine.call("resid_dropout", block.part("attn.attention.resid_dropout").play, machine, out)
+    return out, weights
+
+
+def play(machine: Machine, architecture: str, config: GPTNeoConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it: layers of both reaches take the same memory."""
+    only_written(machine)
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        layers = Stack(block(config, window=None), config.num_hidden_layers)
+        layer = one_after_another_weighing(attention)
+        return learned_body(machine, root, batch, NAMES, layer, eager=True, mask_first=True, weighing=layers)
+
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
+
+
 FAMILY = Family(
     model_type="gpt_neo",
     config=GPTNeoConfig,
@@ -115,4 +149,5 @@ FAMILY = Family(
     usual="GPTNeoForCausalLM",
     build=build,
     source="transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py",
+    play=play,
 )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, MaybeZero, Size
 from memcalc.layers.basic import RotaryTable, rms_norm
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class MistralConfig(RotaryDecoderConfig):
@@ -43,6 +50,12 @@ def build(config: MistralConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: MistralConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(pre_norm, rotary_of(config, rotary_width(config)), window=config.sliding_window)
+    return headed_forward(machine, architecture, config, root, batch, Names(question_body="model"), style)
+
+
 FAMILY = Family(
     model_type="mistral",
     config=MistralConfig,
@@ -55,5 +68,6 @@ FAMILY = Family(
     ),
     usual="MistralForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/mistral/modeling_mistral.py",
 )

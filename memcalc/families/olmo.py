@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Size
 from memcalc.layers.basic import Norm, RotaryTable
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class OlmoConfig(RotaryDecoderConfig):
@@ -32,7 +39,7 @@ def block(config: OlmoConfig) -> Block:
     hidden, bias = config.hidden_size, config.attention_bias
     return Block(
         (
-            ("self_attn", attention(config, bias=bias, output_bias=bias, clip=config.clip_qkv)),
+            ("self_attn", attention(config, bias=bias, output_bias=bias, clip=config.clip_qkv, normed="width", turn="wide")),
             ("mlp", GatedMLP(hidden, config.intermediate_size, activation=config.hidden_act)),
             ("input_layernorm", bare_norm(hidden)),
             ("post_attention_layernorm", bare_norm(hidden)),
@@ -46,11 +53,18 @@ def build(config: OlmoConfig, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, block(config), bare_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: OlmoConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(pre_norm, rotary_of(config, rotary_width(config), wide=True))
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="olmo",
     config=OlmoConfig,
     architectures=("OlmoForCausalLM", "OlmoModel", "OlmoForSequenceClassification"),
     usual="OlmoForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/olmo/modeling_olmo.py",
 )

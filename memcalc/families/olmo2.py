@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.families._decoder import decoder_architecture
+from memcalc.families._block_orders import output_norm
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, head_sizes, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Size
 from memcalc.layers.basic import Norm, RotaryTable, rms_norm
 from memcalc.layers.transformer import Attention, Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Olmo2Config(RotaryDecoderConfig):
@@ -34,7 +40,7 @@ def olmo_attention(config: Any, **more: Any) -> Attention:
     heads, kv_heads, head_dim = head_sizes(config)
     return attention(
         config, bias=config.attention_bias, output_bias=config.attention_bias,
-        query_norm=olmo_norm(heads * head_dim), key_norm=olmo_norm(kv_heads * head_dim), **more,
+        query_norm=olmo_norm(heads * head_dim), key_norm=olmo_norm(kv_heads * head_dim), normed="width", turn="wide", **more,
     )  # fmt: skip
 
 
@@ -58,11 +64,18 @@ def build(config: Olmo2Config, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, block, olmo_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: Olmo2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(output_norm, rotary_of(config, rotary_width(config), wide=True))
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="olmo2",
     config=Olmo2Config,
     architectures=("Olmo2ForCausalLM", "Olmo2Model", "Olmo2ForSequenceClassification"),
     usual="Olmo2ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/olmo2/modeling_olmo2.py",
 )

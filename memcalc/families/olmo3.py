@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families import _kinds_forward as turns
+from memcalc.families._alternating import Order, in_turns
+from memcalc.families._block_orders import output_norm
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._windows import (
     Kinds,
     LayerType,
@@ -14,9 +21,12 @@ from memcalc.families._windows import (
     typed_rotary_width,
     window,
 )
+from memcalc.families._windows_forward import typed_rotaries
 from memcalc.families.base import Architecture, Depth, Family, Flag, Size
 from memcalc.families.olmo2 import olmo_attention, olmo_block, olmo_norm
 from memcalc.layers.transformer import Block
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Olmo3Config(TypedRotaryConfig):
@@ -36,6 +46,13 @@ def layer_kinds(config: Olmo3Config) -> Kinds:
     return every(config.num_hidden_layers, 4) if config.layer_types is None else listed(config.layer_types)
 
 
+def layer_order(machine: Machine, config: Olmo3Config) -> Order:
+    """The same from first to last."""
+    if config.layer_types is not None:
+        return in_turns(config.layer_types)
+    return turns.every(machine, config.num_hidden_layers, 4)
+
+
 def block(config: Olmo3Config, layer_type: LayerType) -> Block:
     """One decoder layer of a type."""
     rotary = typed_rotary_width(config, layer_type)
@@ -50,11 +67,23 @@ def build(config: Olmo3Config, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, layers, olmo_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: Olmo3Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    kinds = layer_kinds(config)
+    style = Style(
+        output_norm, typed_rotaries(config, kinds, wide=True), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config),
+        kinds={kind: block(config, kind) for kind in kinds},
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="olmo3",
     config=Olmo3Config,
     architectures=("Olmo3ForCausalLM", "Olmo3Model", "Olmo3ForSequenceClassification"),
     usual="Olmo3ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/olmo3/modeling_olmo3.py",
 )

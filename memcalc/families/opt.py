@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from memcalc.arrays import Count
+from memcalc.errors import NotModelledError
+from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, headed
+from memcalc.families._forward import Batch, Context, eager_mask, run_layers
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
+from memcalc.layers.fused import attended, merged, upcast
 from memcalc.layers.transformer import MLP, Attention, Block
+from memcalc.play.activations import activated
+from memcalc.play.machine import Machine
+from memcalc.play.norms import embedding
+from memcalc.play.pointwise import add, dropout, scaled, shifted
+from memcalc.play.reshape import merge_dims, split_dim, transpose
+from memcalc.play.values import Value
 
 NAMES = Names("model", "decoder.embed_tokens", question_body="model")
 OFFSET = 2
@@ -94,6 +104,109 @@ def build(config: OPTConfig, architecture: str) -> Architecture:
     return headed(config, architecture, body(config), NAMES, width=embedding_width(config))
 
 
+def layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:
+    """source: transformers 5.23.0 models/opt/modeling_opt.py:OPTDecoderLayer.forward"""
+
+    def normed(name: str, value: Value, where: str) -> Value:
+        if block.norms != where:
+            return value
+        return machine.call(name, block.part(name).play, machine, value)  # type: ignore[no-any-return]
+
+    drop, mlp = block.parts[1][1], block.parts[3][1]
+    assert isinstance(drop, Dropout)
+    assert isinstance(mlp, MLP)
+    residual = hidden
+    hidden = normed("self_attn_layer_norm", hidden, "pre")
+    hidden, weights = machine.call("self_attn", attention, machine, block, hidden, context)
+    hidden = dropout(machine, hidden, drop.probability)
+    hidden = add(machine, residual, hidden)
+    hidden = normed("self_attn_layer_norm", hidden, "post")
+    shape = hidden.shape
+    hidden = merge_dims(machine, hidden, 0, 1)
+    residual = hidden
+    hidden = normed("final_layer_norm", hidden, "pre")
+    up, down = mlp.names
+    hidden = machine.call(up, Linear(mlp.hidden, mlp.intermediate, mlp.bias).play, machine, hidden)
+    hidden = activated(machine, mlp.activation, hidden)
+    hidden = machine.call(down, Linear(mlp.intermediate, mlp.hidden, mlp.bias).play, machine, hidden)
+    hidden = dropout(machine, hidden, drop.probability)
+    hidden = split_dim(machine, add(machine, residual, hidden), 0, shape[:2])
+    hidden = normed("final_layer_norm", hidden, "post")
+    del weights
+    return hidden
+
+
+def attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value | None]:
+    """source: transformers 5.23.0 models/opt/modeling_opt.py:OPTAttention.forward"""
+    layer, sizes = block.part("self_attn"), (block.part("self_attn").heads, block.part("self_attn").head_dim)
+    matrices = layer.matrices()
+    query = scaled(machine, machine.call(layer.names["q"], matrices["q"].play, machine, hidden))
+    query = transpose(machine, split_dim(machine, query, 2, sizes), 1, 2)
+    key = machine.call(layer.names["k"], matrices["k"].play, machine, hidden)
+    value = machine.call(layer.names["v"], matrices["v"].play, machine, hidden)
+    key = transpose(machine, split_dim(machine, key, 2, sizes), 1, 2)
+    value = transpose(machine, split_dim(machine, value, 2, sizes), 1, 2)
+    out, weights = attended(machine, layer, query, key, value, context, upcast)
+    out = merged(machine, out)
+    return machine.call(layer.names["o"], matrices["o"].play, machine, out), weights
+
+
+def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> Value:
+    """source: transformers 5.23.0 models/opt/modeling_opt.py:OPTDecoder.forward"""
+
+    def part(name: str, value: Value) -> Value:
+        found = root.part(name)
+        found = found.layer if isinstance(found, Maybe) else found
+        return machine.call(name, found.play, machine, value)  # type: ignore[no-any-return]
+
+    embeds = part("embed_tokens", batch["input_ids"])
+    ones, place = _positions(machine, batch)
+    context = Context(eager=machine.policy.attention == "eager", cache=None)
+    context.mask = eager_mask(machine, batch, embeds.dtype) if context.eager else None
+    context.place = place
+    places = machine.call("embed_positions", _placed, machine, root.part("embed_positions"), place)
+    narrow = machine.decide(embedding_width(config) != config.hidden_size)
+    if narrow:
+        embeds = part("project_in", embeds)
+    hidden = add(machine, embeds, places)
+    hidden = run_layers(machine, "layers", root.part("layers"), layer, hidden, context)
+    if root.has("final_layer_norm"):
+        hidden = part("final_layer_norm", hidden)
+    if narrow:
+        hidden = part("project_out", hidden)
+    del embeds, ones, place, places
+    return hidden
+
+
+def _positions(machine: Machine, batch: Batch) -> tuple[Value, Value]:
+    """A mask of ones, and the positions counted from it."""
+    shape = (batch.rows, batch.tokens)
+    ones = machine.new(shape, "float32", "ones")
+    place = machine.new(shape, "float32", "cumsum")
+    return ones, machine.like(shifted(machine, scaled(machine, place), "sub.Tensor"), "_to_copy", "int64")
+
+
+def _placed(machine: Machine, table: Embedding, place: Value) -> Value:
+    """source: transformers 5.23.0 models/opt/modeling_opt.py:OPTLearnedPositionalEmbedding.forward"""
+    weight = machine.parameter("weight", (table.rows, table.width), "embedding")
+    return embedding(machine, shifted(machine, place), weight)
+
+
+def play(machine: Machine, architecture: str, config: OPTConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it.
+
+    Raises:
+        NotModelledError: layers are left out at random.
+    """
+    if machine.decide(config.layerdrop > 0):
+        raise NotModelledError("model.layerdrop", config.layerdrop, "leaves out layers at random", "set it to 0")
+
+    def body(machine: Machine, root: Module, batch: Batch) -> Value:
+        return machine.call("decoder", decoder, machine, root.part("decoder"), batch, config)  # type: ignore[no-any-return]
+
+    return classic_forward(machine, architecture, config, root, batch, NAMES, body)
+
+
 FAMILY = Family(
     model_type="opt",
     config=OPTConfig,
@@ -101,4 +214,5 @@ FAMILY = Family(
     usual="OPTForCausalLM",
     build=build,
     source="transformers 5.23.0 models/opt/modeling_opt.py",
+    play=play,
 )

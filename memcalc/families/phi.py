@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memcalc.families._block_orders import parallel_dropped
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
 from memcalc.layers.transformer import MLP, Block
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "dense", "q_norm": "q_layernorm", "k_norm": "k_layernorm"}
 ROTATED = 0.5
@@ -32,7 +40,17 @@ def block(config: PhiConfig) -> Block:
     # the norms' width is the hidden size by heads even where head_dim says otherwise (PhiAttention.__init__)
     norm = layer_norm(config.hidden_size // config.num_attention_heads) if config.qk_layernorm else None
     rotary = rotary_width(config, ROTATED)
-    self_attention = attention(config, rotary=rotary, bias=True, output_bias=True, names=NAMES, query_norm=norm, key_norm=norm)
+    self_attention = attention(
+        config,
+        rotary=rotary,
+        bias=True,
+        output_bias=True,
+        names=NAMES,
+        query_norm=norm,
+        key_norm=norm,
+        normed="moved",
+        turn="part",
+    )
     return Block(
         (
             ("self_attn", self_attention),
@@ -53,11 +71,18 @@ def build(config: PhiConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: PhiConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(parallel_dropped, rotary_of(config, rotary_width(config, ROTATED)), dropout="embed_dropout")
+    return headed_forward(machine, architecture, config, root, batch, Names(norm="final_layernorm"), style)
+
+
 FAMILY = Family(
     model_type="phi",
     config=PhiConfig,
     architectures=("PhiForCausalLM", "PhiModel", "PhiForSequenceClassification", "PhiForTokenClassification"),
     usual="PhiForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/phi/modeling_phi.py",
 )

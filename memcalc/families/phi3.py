@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._block_orders import dropped
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, head_sizes, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, MaybeZero, Probability, Size
 from memcalc.layers.basic import Dropout, RotaryTable, rms_norm
 from memcalc.layers.transformer import Block, FusedAttention, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 NAMES = {"o": "o_proj", "qkv": "qkv_proj"}
 ROTATED = 1.0
@@ -52,11 +60,18 @@ def build(config: Phi3Config, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, block(config), rms_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: Phi3Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(dropped, rotary_of(config, rotary_width(config, ROTATED)), window=config.sliding_window)
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="phi3",
     config=Phi3Config,
     architectures=("Phi3ForCausalLM", "Phi3Model", "Phi3ForSequenceClassification", "Phi3ForTokenClassification"),
     usual="Phi3ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/phi3/modeling_phi3.py",
 )

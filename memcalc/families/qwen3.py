@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families._windows import LayerType, stacked, window
 from memcalc.families.base import Architecture, Family, Flag, Size
-from memcalc.families.qwen2 import Qwen2Config, layer_kinds
+from memcalc.families.qwen2 import Qwen2Config, layer_kinds, layer_order
 from memcalc.layers.basic import RotaryTable, rms_norm
 from memcalc.layers.transformer import Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Qwen3Config(Qwen2Config):
@@ -45,6 +52,16 @@ def build(config: Qwen3Config, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, layers, rms_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: Qwen3Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(
+        pre_norm, rotary_of(config, rotary_width(config)), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config),
+        kinds={kind: block(config, kind) for kind in layer_kinds(config)}, both_masks=False,
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="qwen3",
     config=Qwen3Config,
@@ -57,5 +74,6 @@ FAMILY = Family(
     ),
     usual="Qwen3ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/qwen3/modeling_qwen3.py",
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.families._encoder import BertLikeConfig
-from memcalc.families._roberta import roberta
+from memcalc.families._encoder_heads import Output
+from memcalc.families._forward import Batch
+from memcalc.families._roberta import play_roberta, roberta
 from memcalc.families.base import Architecture, Family, Size
+from memcalc.play.machine import Machine
 
 
 class RobertaConfig(BertLikeConfig):
@@ -16,6 +21,11 @@ class RobertaConfig(BertLikeConfig):
 def build(config: RobertaConfig, architecture: str) -> Architecture:
     """The encoder under its head."""
     return roberta(config, architecture.removeprefix("Roberta"), head_first=False)
+
+
+def play(machine: Machine, architecture: str, config: RobertaConfig, root: Any, batch: Batch) -> Output:
+    """A training forward, as transformers runs it."""
+    return play_roberta(machine, architecture.removeprefix("Roberta"), config, root, batch)
 
 
 FAMILY = Family(
@@ -33,4 +43,5 @@ FAMILY = Family(
     usual="RobertaForMaskedLM",
     build=build,
     source="transformers 5.23.0 models/roberta/modeling_roberta.py",
+    play=play,
 )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from memcalc.families._decoder import decoder_architecture
+from memcalc.families._block_orders import stablelm
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, head_sizes, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Layer
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
 from memcalc.layers.norms import NormPerHead
 from memcalc.layers.transformer import QKVO, Attention, Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 NAMES = {**QKVO, "q_norm": "q_layernorm", "k_norm": "k_layernorm"}
 ROTATED = 0.25
@@ -48,7 +54,7 @@ def block(config: StableLmConfig) -> Block:
         hidden, heads, kv_heads, head_dim, config.use_qkv_bias, names=NAMES, dropout=config.attention_dropout or 0.0,
         query_norm=NormPerHead(heads, head_dim) if config.qk_layernorm else None,
         key_norm=NormPerHead(kv_heads, head_dim) if config.qk_layernorm else None,
-        rotary=rotary_width(config, ROTATED),
+        rotary=rotary_width(config, ROTATED), normed="moved", turn="part",
     )  # fmt: skip
     parts: list[tuple[str, Layer]] = [
         ("self_attn", self_attention),
@@ -66,6 +72,12 @@ def build(config: StableLmConfig, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, block(config), layer_norm(config.hidden_size), rotary=rotary)
 
 
+def play(machine: Machine, architecture: str, config: StableLmConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(stablelm, rotary_of(config, rotary_width(config, ROTATED)))
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="stablelm",
     config=StableLmConfig,
@@ -77,5 +89,6 @@ FAMILY = Family(
     ),
     usual="StableLmForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/stablelm/modeling_stablelm.py",
 )

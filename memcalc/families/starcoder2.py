@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from memcalc.families._decoder import decoder_architecture
+from typing import Any
+
+from memcalc.families._block_orders import ending_in_dropout
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward
+from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import RotaryDecoderConfig, attention, rotary_width
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
 from memcalc.layers.transformer import MLP, Block
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Starcoder2Config(RotaryDecoderConfig):
@@ -51,6 +59,12 @@ def build(config: Starcoder2Config, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def play(machine: Machine, architecture: str, config: Starcoder2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    style = Style(ending_in_dropout, rotary_of(config, rotary_width(config)), window=config.sliding_window, dropout="")
+    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+
+
 FAMILY = Family(
     model_type="starcoder2",
     config=Starcoder2Config,
@@ -62,5 +76,6 @@ FAMILY = Family(
     ),
     usual="Starcoder2ForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/starcoder2/modeling_starcoder2.py",
 )

@@ -128,7 +128,7 @@ def play(machine: Machine, architecture: str, config: ViTConfig, root: Any, batc
     pixels = batch["pixel_values"]
     if architecture == "ViTModel":
         states, pooled = _body(machine, root, pixels, None)
-        return heads.default_loss(machine, states), (states, pooled)
+        return heads.bare(machine, states, pooled)
     if architecture == "ViTForMaskedImageModeling":
         raise NotModelledError("model.architectures", architecture, "has a loss that is not played yet", "use engine trace")
     states, _ = machine.call("vit", _body, machine, root.part("vit"), pixels, None)

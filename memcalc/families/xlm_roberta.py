@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.families._encoder import BertLikeConfig
-from memcalc.families._roberta import roberta
+from memcalc.families._encoder_heads import Output
+from memcalc.families._forward import Batch
+from memcalc.families._roberta import play_roberta, roberta
 from memcalc.families.base import Architecture, Family
+from memcalc.play.machine import Machine
 
 
 class XLMRobertaConfig(BertLikeConfig):
@@ -14,6 +19,11 @@ class XLMRobertaConfig(BertLikeConfig):
 def build(config: XLMRobertaConfig, architecture: str) -> Architecture:
     """The encoder under its head."""
     return roberta(config, architecture.removeprefix("XLMRoberta"), head_first=True)
+
+
+def play(machine: Machine, architecture: str, config: XLMRobertaConfig, root: Any, batch: Batch) -> Output:
+    """A training forward, as transformers runs it."""
+    return play_roberta(machine, architecture.removeprefix("XLMRoberta"), config, root, batch)
 
 
 FAMILY = Family(
@@ -31,4 +41,5 @@ FAMILY = Family(
     usual="XLMRobertaForMaskedLM",
     build=build,
     source="transformers 5.23.0 models/xlm_roberta/modeling_xlm_roberta.py",
+    play=play,
 )

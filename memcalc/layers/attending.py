@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.play import attention as kernels
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, mul, neg
+from memcalc.play.pointwise import add, clamped_in_place, mul, neg
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
 from memcalc.play.values import Value
 from memcalc.records import dataclass
@@ -28,6 +28,8 @@ class Context:
         eager: whether attention is written out.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
+        bias: what is added to the scores for how far apart two positions are.
+        weights: where written-out attention leaves its weights, for a layer that holds them to its end; None where none does.
     """
 
     mask: Value | None = None
@@ -37,6 +39,8 @@ class Context:
     eager: bool = False
     encoder: Value | None = None
     place: Value | None = None
+    bias: Value | None = None
+    weights: list[Value] | None = None
 
 
 def separate(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:
@@ -44,27 +48,97 @@ def separate(machine: Machine, layer: Attention, hidden: Value, context: Context
 
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaAttention.forward
     """
+    from memcalc.layers.rotations import TURNS
+
     matrices, names = layer.matrices(), layer.names
-    query = _projected(machine, layer, "q", matrices, hidden, layer.heads)
-    key = _projected(machine, layer, "k", matrices, hidden, layer.kv_heads)
-    value = _projected(machine, layer, "v", matrices, hidden, layer.kv_heads)
+    query, key, value = PROJECTIONS[layer.normed](machine, layer, hidden)
+    held = None  # what locals hold beside the result
     if layer.rotary is not None:
-        query, key = rotated(machine, query, key, context)
+        query, key, held = TURNS[layer.turn](machine, layer, query, key, context)
     if context.cache is not None:
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
-    return machine.call(names["o"], matrices["o"].play, machine, out)  # type: ignore[no-any-return]
+    out = machine.call(names["o"], matrices["o"].play, machine, out)
+    del held
+    return out
 
 
-def _projected(machine: Machine, layer: Attention, key: str, matrices: Any, hidden: Value, heads: Any) -> Value:
-    """(batch, heads, length, head dimension)."""
-    made = machine.call(layer.names[key], matrices[key].play, machine, hidden)
-    made = split_dim(machine, made, 2, (heads, layer.head_dim))
+Projected = tuple[Value, Value, Value]
+"""Queries, keys and values, (batch, heads, length, head dimension)."""
+
+
+def by_head(machine: Machine, layer: Attention, hidden: Value) -> Projected:
+    """One after the other, each head normalised at once.
+
+    source: transformers 5.23.0 models/qwen3/modeling_qwen3.py:Qwen3Attention.forward
+    """
+
+    def one(key: str) -> Value:
+        made = _viewed(machine, layer, _through(machine, layer, key, hidden))
+        made = _normed(machine, layer, key, made)
+        return transpose(machine, made, 1, 2)
+
+    return one("q"), one("k"), one("v")
+
+
+def by_width(machine: Machine, layer: Attention, hidden: Value) -> Projected:
+    """Whole projections normalised or clipped, then all seen by heads.
+
+    source: transformers 5.23.0 models/olmo2/modeling_olmo2.py:Olmo2Attention.forward; models/olmo: clip_qkv
+    """
+    query = _normed(machine, layer, "q", _through(machine, layer, "q", hidden))
+    key = _normed(machine, layer, "k", _through(machine, layer, "k", hidden))
+    value = _through(machine, layer, "v", hidden)
+    if layer.clip is not None:
+        query, key, value = (clamped_in_place(machine, each) for each in (query, key, value))
+    query, key, value = (transpose(machine, _viewed(machine, layer, each), 1, 2) for each in (query, key, value))
+    return query, key, value
+
+
+def in_view(machine: Machine, layer: Attention, hidden: Value) -> Projected:
+    """All seen by heads, then normalised, then moved.
+
+    source: transformers 5.23.0 models/cohere/modeling_cohere.py:CohereAttention.forward
+    """
+    query, key, value = (_viewed(machine, layer, _through(machine, layer, each, hidden)) for each in "qkv")
+    query = _normed(machine, layer, "q", query)
+    key = _normed(machine, layer, "k", key)
+    query, key, value = (transpose(machine, each, 1, 2) for each in (query, key, value))
+    return query, key, value
+
+
+def moved(machine: Machine, layer: Attention, hidden: Value) -> Projected:
+    """All moved, then normalised.
+
+    source: transformers 5.23.0 models/gemma3/modeling_gemma3.py:Gemma3Attention.forward
+    """
+    query, key, value = (
+        transpose(machine, _viewed(machine, layer, _through(machine, layer, each, hidden)), 1, 2) for each in "qkv"
+    )
+    query = _normed(machine, layer, "q", query)
+    return query, _normed(machine, layer, "k", key), value
+
+
+PROJECTIONS = {"head": by_head, "width": by_width, "view": in_view, "moved": moved}
+"""By an attention's ``normed``."""
+
+
+def _through(machine: Machine, layer: Attention, key: str, hidden: Value) -> Value:
+    made: Value = machine.call(layer.names[key], layer.matrices()[key].play, machine, hidden)
+    return made
+
+
+def _viewed(machine: Machine, layer: Attention, value: Value) -> Value:
+    return split_dim(machine, value, 2, (value.shape[2] // layer.head_dim, layer.head_dim))
+
+
+def _normed(machine: Machine, layer: Attention, key: str, value: Value) -> Value:
     norm = layer.norm_of(key) if key in ("q", "k") else None
-    if norm is not None:
-        made = machine.call(layer.names.get(f"{key}_norm", f"{key}_norm"), norm.play, machine, made)
-    return transpose(machine, made, 1, 2)
+    if norm is None:
+        return value
+    made: Value = machine.call(layer.names.get(f"{key}_norm", f"{key}_norm"), norm.play, machine, value)
+    return made
 
 
 def rotated(machine: Machine, query: Value, key: Value, context: Context) -> tuple[Value, Value]:
@@ -90,7 +164,11 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
     if context.eager:
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
-        return kernels.eager(machine, query, key, value, context.mask, probability=layer.dropout)
+        upcast, cap = getattr(layer, "upcast", True), getattr(layer, "softcap", None)
+        return kernels.eager(
+            machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, softcap=cap,
+            held=context.weights,
+        )  # fmt: skip
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     if shared and not grouped:

@@ -46,11 +46,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class TiedLinear:
-    """An ``nn.Linear`` that reads another module's weight: it multiplies like one, and holds a bias at most."""
+    """An ``nn.Linear`` that reads another module's weight: it multiplies like one, and holds a bias at most.
+
+    ``tied_bias`` says that it reads another module's bias too.
+    """
 
     in_features: Count
     out_features: Count
     bias: bool = False
+    tied_bias: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """The bias, if any."""
@@ -60,7 +64,7 @@ class TiedLinear:
     def play(self, machine: Machine, value: Value) -> Value:
         """``(..., in)`` to ``(..., out)``, by the weight it shares."""
         weight = machine.parameter("weight", (self.out_features, self.in_features), "linear")
-        bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias else None
+        bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias or self.tied_bias else None
         return products.linear(machine, value, weight, bias)
 
 
@@ -125,6 +129,12 @@ class ScaledEmbedding:
         """The table, then the scalar."""
         yield Tensor("weight", (self.rows, self.width), kind="embedding")
         yield Tensor("embed_scale", (), role="buffer")
+
+    def play(self, machine: Machine, indices: Value) -> Value:
+        """``(...)`` to ``(..., width)`` (transformers 5.23.0 modeling_gemma.py:GemmaTextScaledWordEmbedding.forward)."""
+        weight = machine.parameter("weight", (self.rows, self.width), "embedding")
+        rows = kernels.embedding(machine, indices, weight)
+        return pointwise.mul(machine, rows, pointwise.to(machine, machine.constant((), "float32"), weight.dtype))
 
 
 NormFunction = Literal["rms", "layer", "rms_plus_one", "rms_float_scale", "layer_float", "layer_composed"]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module
-from memcalc.layers.basic import Linear
+from memcalc.layers.basic import Linear, Norm
+from memcalc.play import matmul as products
+from memcalc.play.activations import activated
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import dropout
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -30,6 +36,14 @@ class SummedEmbeddings:
     buffers: tuple[tuple[str, Layer], ...] = ()
     dropout: float = 0.0
     registered: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Any:
+        """The part of that name."""
+        return Module([*self.tables, *self.projection, *self.norm]).part(name)
+
+    def dropped(self, machine: Machine, embedded: Value) -> Value:
+        """The dropout that comes last."""
+        return dropout(machine, embedded, self.dropout)
 
     def tensors(self) -> Iterator[Tensor]:
         """Tables, projection, norm, buffers."""
@@ -94,14 +108,24 @@ class Transform:
 
     dense: tuple[str, Linear]
     activation: str
-    norm: tuple[str, Layer] | None = None
+    norm: tuple[str, Norm] | None = None
     norm_first: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """Matrix and normalisation, as the module registers them."""
-        norm = [] if self.norm is None else [self.norm]
+        norm: list[tuple[str, Layer]] = [] if self.norm is None else [self.norm]
         first = tuple(name for name, _ in norm if self.norm_first)
         yield from Module([self.dense, *norm], first).tensors()
+
+    def play(self, machine: Machine, hidden: Value) -> Value:
+        """``(..., hidden)`` to ``(..., width)``."""
+        name, dense = self.dense
+        hidden = machine.call(name, dense.play, machine, hidden)
+        hidden = activated(machine, self.activation, hidden)
+        if self.norm is None:
+            return hidden
+        name, norm = self.norm
+        return machine.call(name, norm.play, machine, hidden)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +141,9 @@ class WordsLinear:
     def tensors(self) -> Iterator[Tensor]:
         """The table."""
         yield Tensor("weight", (self.out_features, self.in_features), kind="embedding")
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """``(..., width)`` to ``(..., vocabulary)``; the bias is another's."""
+        weight = machine.parameter("weight", (self.out_features, self.in_features), "embedding")
+        bias = machine.parameter("bias", (self.out_features,), "linear")
+        return products.linear(machine, value, weight, bias)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memcalc.arrays import Count
+from memcalc.play.activations import activated
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import scaled, tanh
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -19,6 +23,10 @@ class Scale:
         """None."""
         return iter(())
 
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value, scaled."""
+        return scaled(machine, value)
+
 
 @dataclass(frozen=True, slots=True)
 class Softcap:
@@ -29,6 +37,12 @@ class Softcap:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value, bounded."""
+        value = scaled(machine, value, "div.Tensor")
+        value = tanh(machine, value)
+        return scaled(machine, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +65,7 @@ class Activation:
     def tensors(self) -> Iterator[Tensor]:
         """None."""
         return iter(())
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """The value under the nonlinearity."""
+        return activated(machine, self.function, value)

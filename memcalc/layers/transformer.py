@@ -14,6 +14,7 @@ from memcalc.layers.basic import Linear, Norm, Parameter
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import dropout, mul
+from memcalc.play.reshape import pieces
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
@@ -31,7 +32,12 @@ class Attention:
     ``rotary`` is how many of a head's dimensions are rotated (None: none), ``softcap`` the bound of the scores, ``clip`` that
     of queries, keys and values. ``dropout`` is that of the attention probabilities, ``window`` the positions a query
     may look back on (None: all), ``alibi`` a position bias added to the scores; ``added_bias`` says that a tensor of biases
-    is (t5), ``cross`` that keys and values come from another sequence.
+    is (t5), ``cross`` that keys and values come from another sequence, ``upcast`` that written-out attention takes its softmax
+    in FP32.
+
+    ``normed`` says where queries and keys are normalised: each ``head`` behind its projection (qwen3), the ``width`` of the
+    projection (olmo2), all projections' heads in view (cohere) or behind their transposition (``moved``: gemma3, phi);
+    ``turn`` how they are rotated (:mod:`memcalc.layers.rotations`).
     """
 
     hidden: Count
@@ -54,6 +60,9 @@ class Attention:
     clip: float | None = None
     cross: bool = False
     added_bias: bool = False
+    normed: Literal["head", "width", "view", "moved"] = "head"
+    turn: Literal["halves", "wide", "pairs", "part"] = "halves"
+    upcast: bool = True
 
     def matrices(self) -> dict[str, Linear]:
         """The four projections."""
@@ -92,7 +101,7 @@ class FusedAttention:
     """Attention whose query, key and value come from one matrix of ``(heads + 2 · kv_heads) · head_dim`` features.
 
     The order of ``names`` is that in which the module registers its matrices; ``rotary`` is how many of a head's dimensions are
-    rotated (None: none).
+    rotated (None: none), ``clip`` the bound of queries, keys and values.
     """
 
     hidden: Count
@@ -109,14 +118,19 @@ class FusedAttention:
     alibi: bool = False
     rotary: Count | None = None
     causal: bool = True
+    clip: float | None = None
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The fused projection and the output projection, then whatever a family adds."""
+    def matrices(self) -> dict[str, Linear]:
+        """The fused projection and that of the output."""
         fused = (self.heads + 2 * self.kv_heads) * self.head_dim
-        matrices = {
+        return {
             "qkv": Linear(self.hidden, fused, self.bias, self.transposed),
             "o": Linear(self.heads * self.head_dim, self.hidden, self.output_bias, self.transposed),
         }
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The fused projection and the output projection, then whatever a family adds."""
+        matrices = self.matrices()
         parts = [(name, matrices[key]) for key, name in self.names.items() if key in matrices]
         yield from Module([*parts, *self.extra]).tensors()
 
@@ -133,23 +147,23 @@ class MLP:
     activation: str = "gelu"
     dropout: float = 0.0
 
+    def matrices(self) -> tuple[Linear, Linear]:
+        """Up and down."""
+        return (
+            Linear(self.hidden, self.intermediate, self.bias, self.transposed),
+            Linear(self.intermediate, self.hidden, self.bias, self.transposed),
+        )
+
     def tensors(self) -> Iterator[Tensor]:
         """Up, then down."""
-        up, down = self.names
-        yield from Module(
-            [
-                (up, Linear(self.hidden, self.intermediate, self.bias, self.transposed)),
-                (down, Linear(self.intermediate, self.hidden, self.bias, self.transposed)),
-            ]
-        ).tensors()
+        yield from Module(list(zip(self.names, self.matrices(), strict=True))).tensors()
 
     def play(self, machine: Machine, hidden: Value) -> Value:
         """``(..., hidden)`` to the same."""
-        up, down = self.names
-        hidden = machine.call(up, Linear(self.hidden, self.intermediate, self.bias, self.transposed).play, machine, hidden)
+        (up, down), (first, last) = self.names, self.matrices()
+        hidden = machine.call(up, first.play, machine, hidden)
         hidden = activated(machine, self.activation, hidden)
         hidden = dropout(machine, hidden, self.dropout)
-        last = Linear(self.intermediate, self.hidden, self.bias, self.transposed)
         return machine.call(down, last.play, machine, hidden)  # type: ignore[no-any-return]
 
 
@@ -178,6 +192,8 @@ class GatedMLP:
     def play(self, machine: Machine, hidden: Value) -> Value:
         """``(..., hidden)`` to the same (transformers 5.23.0 models/llama/modeling_llama.py:LlamaMLP.forward)."""
         gate, up, down = self.names
+        if self.fused:
+            return self._play_fused(machine, hidden)
         wide = Linear(self.hidden, self.intermediate, self.bias)
         return machine.call(  # type: ignore[no-any-return]
             down,
@@ -190,6 +206,15 @@ class GatedMLP:
             ),
         )
 
+    def _play_fused(self, machine: Machine, hidden: Value) -> Value:
+        """source: transformers 5.23.0 models/phi3/modeling_phi3.py:Phi3MLP.forward"""
+        both = Linear(self.hidden, 2 * self.intermediate, self.bias)
+        up = machine.call(self.fused, both.play, machine, hidden)
+        gate, up = pieces(machine, up, -1, (self.intermediate, self.intermediate))
+        up = mul(machine, up, activated(machine, self.activation, gate))
+        down = Linear(self.intermediate, self.hidden, self.bias)
+        return machine.call(self.names[2], down.play, machine, up)  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -197,13 +222,15 @@ class Block:
 
     ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
     decides what backward keeps. So do ``norms``: of what goes into attention and MLP (``pre``), of what comes out before it
-    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert).
+    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert). ``residual`` is what
+    a norm read, or what it gave (bloom).
     ``registered`` names the parts a module registers before the others, where that is not the order they run in (albert).
     """
 
     parts: tuple[tuple[str, Layer], ...]
     parallel: bool = False
     norms: Literal["pre", "output", "both", "post"] = "pre"
+    residual: Literal["input", "output"] = "input"
     registered: tuple[str, ...] = ()
 
     def part(self, name: str) -> Any:

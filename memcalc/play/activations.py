@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memcalc.play import pointwise as p
+from memcalc.play.bloom_gelu import bloom_gelu
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def linear(machine: Machine, value: Value) -> Value:
 
 
 ACTIVATIONS: dict[str, Callable[[Machine, Value], Value]] = {
+    "bloom_gelu": bloom_gelu,
     "gelu": p.gelu,
     "gelu_new": gelu_new,
     "gelu_fast": gelu_fast,

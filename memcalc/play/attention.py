@@ -8,7 +8,7 @@ from memcalc.arrays import Count, ceil_div, maximum, round_up, where
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.matmul import matmul
 from memcalc.play.norms import softmax
-from memcalc.play.pointwise import add, dropout, scaled, to
+from memcalc.play.pointwise import add, dropout, scaled, tanh, to
 from memcalc.play.pointwise import where as select_by
 from memcalc.play.reshape import clone, expand, merge_dims, narrow, transpose, unsqueeze
 from memcalc.play.values import Value
@@ -88,7 +88,11 @@ def _splits(machine: Machine, query: Value, key: Value) -> list[tuple[str, Count
     batch, heads, length, dim = query.shape
     block = where(dim <= 64, 256, where(dim <= 128, 128, 64))
     blocks = batch * heads * ceil_div(length, 64)
-    splits = machine.each(flash_splits, blocks, machine.policy.behaviour.multiprocessors, ceil_div(key.shape[2], block))
+    multiprocessors = machine.policy.behaviour.multiprocessors
+    key_blocks = ceil_div(key.shape[2], block)
+    # one for all that fill the GPU, which the function says too
+    few = blocks * 5 < multiprocessors * 4
+    splits = machine.each(flash_splits, blocks, multiprocessors, key_blocks, only=few, otherwise=1)
     rows = where(splits > 1, splits, 0) * batch * heads * length
     wide = round_up(dim, where(dim <= 128, 32, 64))
     return [("softmax_lse_accum", 4 * rows), ("out_accum", 4 * rows * wide)]
@@ -159,13 +163,10 @@ def _efficient(
     del made
     needs = machine.wants(query, key, value)
     lse = machine.new((batch, heads, round_up(length, 32) if needs else 0), "float32", operator)
-    # with dropout they stand on the CPU, outside graph capture (attention.cu: at::scalar_tensor)
-    seed, offset = (None, None) if p > 0 else (machine.new((), "int64", operator), machine.new((), "int64", operator))
+    # seed and offset are on the host where no graph is captured (attention.cu, Note [Seed and Offset Device])
     if query.itemsize < 4:
         machine.scratch(where(value.shape[3] > 128, out.numel * 4, 0), "output_accum")
-    return machine.record(
-        out, (query, key, value, bias), (query, key, value, bias, out, lse, seed, offset), _efficient_backward
-    )
+    return machine.record(out, (query, key, value, bias), (query, key, value, bias, out, lse), _efficient_backward)
 
 
 def transpose_of(value: Value) -> Value:
@@ -292,18 +293,30 @@ def eager(
     *,
     probability: float = 0.0,
     upcast: bool = True,
+    softcap: float | None = None,
+    held: list[Value] | None = None,
 ) -> Value:
     """Attention written out: scores, their softmax in FP32, dropout, values; heads of the result moved back, contiguous.
 
-    source: transformers 5.23.0 models/llama/modeling_llama.py:eager_attention_forward
+    Without ``upcast`` the softmax has the dtype the scores have, and is not cast back where autocast makes it FP32. ``held`` is
+    handed the weights, for a caller that keeps them a while.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py, models/bert/modeling_bert.py: eager_attention_forward
     """
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
+    if softcap is not None:  # models/gemma2/modeling_gemma2.py:eager_attention_forward
+        scores = scaled(machine, scores, "div.Tensor")
+        scores = tanh(machine, scores)
+        scores = scaled(machine, scores)
     if mask is not None:
         scores = add(machine, scores, mask)
     dtype = query.dtype
     scores = softmax(machine, scores, "float32" if upcast else None)
-    scores = to(machine, scores, dtype)
+    if upcast:
+        scores = to(machine, scores, dtype)
     scores = dropout(machine, scores, probability)
+    if held is not None:
+        held.append(scores)
     out = matmul(machine, scores, value)
     return _moved(machine, out)
 

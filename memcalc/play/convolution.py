@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.kernels.convolution import extent, workspace
-from memcalc.kernels.reduction import global_reduce, layout
+from memcalc.kernels.reduction import THREADS_PER_SM, Chip, layout, staging
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.values import Order, Value
 
@@ -100,13 +100,14 @@ def _summed(machine: Machine, grad: Value) -> list[tuple[str, Count]]:
     for dim in reversed(grad.order or range(len(grad.shape))):
         strides[dim], step = step, step * grad.shape[dim]
     behaviour, item = machine.policy.behaviour, max(4, grad.itemsize)
+    chip = Chip(behaviour.multiprocessors, THREADS_PER_SM.get(behaviour.capability, 2048))
     dims = [0, *range(2, len(grad.shape))]
     count = len(grad.shape)
 
     def part(which: int) -> Count:
         def one(*numbers: int) -> int:
             form = layout([int(n) for n in numbers[:count]], [int(n) for n in numbers[count:]], dims)
-            return global_reduce(form, item, behaviour)[which]
+            return staging(form, item, chip)[which]
 
         return machine.each(one, *grad.shape, *strides)
 

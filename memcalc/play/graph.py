@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
-from memcalc.play.values import Shape, Storage, Value
+from memcalc.play.values import Shape, Storage, Value, alike
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
@@ -167,7 +167,7 @@ class Engine:
         for position, value in enumerate(outputs):
             if value is not None:
                 shape, dtype = node.inputs[position]
-                if value.shape != shape or value.dtype != dtype:
+                if value.dtype != dtype or not alike(value.shape, shape):
                     outputs[position] = machine.as_due(value, shape, dtype)
                 del value
         return outputs
@@ -203,15 +203,16 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     value, grads[0] = grads[0], None
     if value is None:
         return
-    if leaf.gradient is not None:
+    if leaf.gradient is not None or machine.policy.gradients_kept:
         return  # variable_grad += new_grad
-    # references: this function's and the count's own; a gradient that is spread over less memory is copied
-    if sys.getrefcount(value) <= 2 and value.dense:
+    # references: this function's and the count's own; it must lie in memory as the parameter does
+    if sys.getrefcount(value) <= 2 and value.contiguous:
         storage = value.storage
     else:
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage
     storage.life.role, storage.life.name = "gradient", f"{leaf.name}.grad"
     leaf.gradient = storage
+    del value, storage
     machine.stored(leaf)
 
 

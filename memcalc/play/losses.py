@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.norms import log_softmax
+from memcalc.play.pointwise import promoted
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
     """The mean cross-entropy of rows of scores ``(n, classes)`` (pytorch LossNLL.cpp:cross_entropy_loss)."""
-    # under autocast the first keeps the dtype it is told, the second is one of the FP32 list
+    # the softmax is asked for in the scores' dtype, also under autocast; the loss itself is on its FP32 list
     logs = machine.wide(log_softmax(machine, scores, scores.dtype))
     loss = machine.new((), logs.dtype, "nll_loss_forward")
     total = machine.new((), logs.dtype, "nll_loss_forward")
@@ -36,3 +37,24 @@ def mse(machine: Machine, scores: Value, target: Value) -> Value:
 
 def _mse_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     return (machine.like(saved[0], "mse_loss_backward"),)
+
+
+def binary_cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
+    """The mean binary cross-entropy of scores and shares in FP32, in FP32 under autocast.
+
+    source: pytorch ATen native/Loss.cpp:binary_cross_entropy_with_logits
+    """
+    scores = machine.wide(scores)
+    log_sigmoid = machine.like(scores, "log_sigmoid_forward")
+    each = machine.like(scores, "rsub.Scalar", promoted(scores, target))
+    loss = machine.new((), each.dtype, "mean")
+    del each, log_sigmoid
+    return machine.record(loss, (scores,), (scores, target), _binary_backward)
+
+
+def _binary_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # FunctionsManual.cpp:binary_cross_entropy_with_logits_backward: (sigmoid - target) times grad and over n, in place
+    scores, target = saved
+    sigmoid = machine.like(scores, "sigmoid")
+    less = machine.like(scores, "sub.Tensor", promoted(sigmoid, target))
+    return (less,)

@@ -59,6 +59,7 @@ class Machine:
         self._sequence = 0
         self._section: Section | None = None
         self._outer: list[Any] | None = None
+        self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -66,12 +67,25 @@ class Machine:
         self, shape: Shape, dtype: str, operator: str, order: Order | None = None, *, role: Role | None = None, name: str = ""
     ) -> Value:
         """A fresh value, born on the tape."""
-        size: Count = ITEMSIZE[dtype]
-        for extent in shape:
-            size = size * extent
+        size = self.bytes_of(shape, dtype)
         life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
         self.tape.append((1, life))
         return Value(Storage(life, self), shape, dtype, order)
+
+    def bytes_of(self, shape: Shape, dtype: str) -> Count:
+        """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
+        size: Count = ITEMSIZE[dtype]
+        if not any(extent.__class__ is not int for extent in shape):
+            for extent in shape:
+                size = size * extent
+            return size
+        key = (size, *sorted([extent if extent.__class__ is int else id(extent) for extent in shape]))
+        found = self._sizes.get(key)
+        if found is None:
+            for extent in shape:
+                size = size * extent
+            found = self._sizes[key] = shape, size
+        return found[1]
 
     def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
         """A fresh value of the same shape and order in memory."""
@@ -132,13 +146,21 @@ class Machine:
             raise SplitError(condition)
         return False
 
-    def each(self, function: Callable[..., int], *counts: Count) -> Count:
-        """A function of whole numbers, element by element where they are arrays."""
+    def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
+        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another answer."""
         if not any(is_array(count) for count in counts):
-            return function(*counts)
+            return function(*counts) if only else otherwise
         import numpy
 
-        return numpy.vectorize(function, otypes=["int64"])(*counts)  # type: ignore[no-any-return]
+        *columns, asked = numpy.broadcast_arrays(*counts, only)
+        found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
+        known: dict[tuple[int, ...], int] = {}
+        for place in zip(*numpy.nonzero(asked), strict=True):
+            key = tuple(int(column[place]) for column in columns)
+            if key not in known:
+                known[key] = function(*key)
+            found[place] = known[key]
+        return found
 
     def same(self, first: Count, second: Count) -> bool:
         """Whether two extents are equal."""
@@ -287,7 +309,7 @@ class Machine:
 
     # -- what is repeated -------------------------------------------------------------------------------------------------
 
-    def repeated(self, times: Count, body: Callable[[], None], box: list[Value]) -> None:
+    def repeated(self, times: Count, body: Callable[[], None], box: Sequence[Value | None]) -> None:
         """A stretch of forward that stands for ``times`` alike: it takes what is in the box and leaves there what it gives.
 
         Its nodes are run backward once, and stand for as many.
@@ -295,10 +317,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = box[0].storage.life
+        given = [value and value.storage.life for value in box]
         body()
         section.last = self._sequence
-        outer.append((Stretch(times, self.tape, ((given, box[0].storage.life),)), None))
+        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
 
@@ -359,6 +382,7 @@ class Policy:
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         behaviour: the software and GPU.
     """
 
@@ -372,9 +396,10 @@ class Policy:
         attention: str = "auto",
         checkpointing: str = "none",
         cache: bool = False,
+        gradients_kept: bool = False,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
+        self.checkpointing, self.cache, self.gradients_kept = checkpointing, cache, gradients_kept
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

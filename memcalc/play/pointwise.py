@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from memcalc.play.graph import Gradients, Node
-from memcalc.play.values import Shape, Value
+from memcalc.play.values import Shape, Value, alike
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
@@ -22,7 +22,7 @@ def broadcast(first: Shape, second: Shape) -> Shape:
     >>> broadcast((2, 4, 8, 16), (1, 1, 8, 16)), broadcast((4, 8), (8,))
     ((2, 4, 8, 16), (4, 8))
     """
-    if first is second or first == second:
+    if alike(first, second):
         return first
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
     offset = len(longer) - len(shorter)
@@ -50,7 +50,7 @@ def promoted(first: Value, second: Value) -> str:
 
 def _binary(machine: Machine, first: Value, second: Value, operator: str, dtype: str | None = None) -> Value:
     shape = broadcast(first.shape, second.shape)
-    leads = first if len(first.shape) == len(shape) and first.dense and first.shape == shape else second
+    leads = first if len(first.shape) == len(shape) and first.dense and alike(first.shape, shape) else second
     order = leads.order if leads.dense and len(leads.shape) == len(shape) else None
     return machine.new(shape, dtype or promoted(first, second), operator, order)
 
@@ -214,7 +214,7 @@ exp = unary("result", _kernel("mul.Tensor"), "exp", wide=True)
 def where(machine: Machine, mask: Value, value: Value, other: Value | None = None) -> Value:
     """``torch.where`` of a mask, and of a number where no other value is given."""
     shape = broadcast(mask.shape, value.shape)
-    out = machine.new(shape, value.dtype, "where.self", value.order if value.shape == shape else None)
+    out = machine.new(shape, value.dtype, "where.self", value.order if alike(value.shape, shape) else None)
     return machine.record(out, (value, other), (mask,), _where_backward)
 
 
@@ -232,7 +232,7 @@ def _chosen(machine: Machine, grad: Value) -> Value:
 def masked_fill(machine: Machine, value: Value, mask: Value) -> Value:
     """``value.masked_fill(mask, number)``."""
     shape = broadcast(value.shape, mask.shape)
-    out = machine.new(shape, value.dtype, "masked_fill.Scalar", value.order if value.shape == shape else None)
+    out = machine.new(shape, value.dtype, "masked_fill.Scalar", value.order if alike(value.shape, shape) else None)
     return machine.record(out, (value,), (mask,), _masked_fill_backward)
 
 
@@ -240,25 +240,28 @@ def _masked_fill_backward(machine: Machine, node: Node, saved: Any, grad: Value)
     return (machine.like(grad, "masked_fill.Scalar"),)
 
 
-def clamp(machine: Machine, value: Value) -> Value:
-    """``value.clamp`` between two numbers."""
-    return machine.record(machine.like(value, "clamp"), (value,), (value,), _clamp_backward)
-
-
-def _clamp_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, zero)
-    zero = machine.new((), grad.dtype, "scalar_tensor")
-    above = machine.like(saved[0], "ge.Scalar", "bool")
-    below = machine.like(saved[0], "le.Scalar", "bool")
-    out = machine.like(grad, "where.self")
-    del zero, above, below
-    return (out,)
-
-
 def compare(machine: Machine, value: Value, other: Value | None = None, operator: str = "eq.Tensor") -> Value:
     """A comparison: bytes."""
     shape = value.shape if other is None else broadcast(value.shape, other.shape)
     return machine.new(shape, "bool", operator)
+
+
+def clamped_in_place(machine: Machine, value: Value) -> Value:
+    """``value.clamp_(least, most)``: backward is kept a copy of what was there (derivatives.yaml: clamp saves ``self``)."""
+    copy = machine.like(value, "clone") if machine.wants(value) else None
+    out = value.detached()
+    out.view = value.view
+    return machine.record(out, (value,), (copy,), _clamped_backward)
+
+
+def _clamped_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)
+    low = machine.like(saved[0], "ge.Scalar", "bool")
+    high = machine.like(saved[0], "le.Scalar", "bool")
+    del high
+    out = machine.like(grad, "where.self")
+    del low
+    return (out,)
 
 
 def dropout(machine: Machine, value: Value, probability: float) -> Value:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.play.graph import Gradients, Node
-from memcalc.play.values import Order, Shape, Value
+from memcalc.play.values import Order, Shape, Value, alike
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
@@ -103,7 +103,8 @@ def _merge(value: Value, first: int, last: int) -> Value:
             if moved(d) not in seen:
                 seen.append(moved(d))
         order = tuple(seen)
-    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps if not first < d <= last})))
+    # a gap inside is one beside extents of 1 alone, which the whole then has
+    return _viewed(value, shape, order, tuple(sorted({moved(d) for d in value.gaps})))
 
 
 def permute(machine: Machine, value: Value, dims: Sequence[int]) -> Value:
@@ -142,11 +143,7 @@ def unsqueeze(machine: Machine, value: Value, dim: int) -> Value:
 def expand(machine: Machine, value: Value, shape: Shape) -> Value:
     """Stretched over extents of 1, without memory of its own; ``shape`` may have more dimensions in front."""
     extra = len(shape) - len(value.shape)
-    stretched = tuple(
-        d
-        for d in range(len(shape))
-        if d < extra or not (value.shape[d - extra] is shape[d] or value.shape[d - extra] == shape[d])
-    )
+    stretched = tuple(d for d in range(len(shape)) if d < extra or not alike((value.shape[d - extra],), (shape[d],)))
     if not stretched:
         return value
     gaps = {d + extra for d in value.gaps} | set(stretched) | {d + 1 for d in stretched if d + 1 < len(shape)}
@@ -163,6 +160,13 @@ def narrow(machine: Machine, value: Value, dim: int, length: Count) -> Value:
     dim %= len(value.shape)
     shape = (*value.shape[:dim], length, *value.shape[dim + 1 :])
     return machine.record(_sliced(value, dim, shape), (value,), (), _slice_backward, value.shape)
+
+
+def strided(machine: Machine, value: Value, length: Count) -> Value:
+    """Every so many-th index of the last dimension, of which ``length`` are left."""
+    last = len(value.shape) - 1
+    out = _sliced(value, last, (*value.shape[:-1], length))
+    return machine.record(out, (value,), (), _slice_backward, value.shape)
 
 
 def _sliced(value: Value, dim: int, shape: Shape) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcalc.arrays import Count
+from memcalc.arrays import Count, is_array
 from memcalc.tape.events import Role
 from memcalc.tensors import ITEMSIZE
 
@@ -113,6 +113,22 @@ class Value:
 
     def __repr__(self) -> str:
         return f"Value({self.shape}, {self.dtype}, {self.storage.life.operator})"
+
+
+def alike(first: Shape, second: Shape) -> bool:
+    """Whether two shapes are one; extents that are arrays are compared job by job.
+
+    >>> alike((2, 3), (2, 3)), alike((2, 3), (2, 1))
+    (True, False)
+    """
+    if first is second:
+        return True
+    return len(first) == len(second) and all(a is b or _equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _equal(first: Count, second: Count) -> bool:
+    same = first == second
+    return bool(same.all()) if is_array(same) else bool(same)  # type: ignore[union-attr]
 
 
 def is_floating(dtype: str) -> bool:

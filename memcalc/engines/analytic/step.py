@@ -10,13 +10,14 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.inputs import Reading, read_inputs
+from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
-from memcalc.play.graph import Engine
+from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
 from memcalc.play.pointwise import scaled, to
 from memcalc.play.values import Life
@@ -50,11 +51,21 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     return Policy(
         dtype, keeps=plan.scheme.keeps, trains=(lambda name: name not in frozen) if frozen else (lambda name: True),
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        gradients_kept=keeps_gradients(plan),
     )  # fmt: skip
 
 
-def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Behaviour, *, unrolled: bool = False) -> Played:
-    """Forward and backward of a steady iteration.
+def play_step(
+    job: Any,
+    plan: Plan,
+    model: Model,
+    family: Family,
+    behaviour: Behaviour,
+    *,
+    unrolled: bool = False,
+    in_buckets: bool = False,
+) -> Played:
+    """Forward and backward of a steady iteration; ``in_buckets`` lets gradients go as soon as a bucket has them.
 
     Raises:
         NotModelledError: a part of the model whose activations are not modelled.
@@ -65,6 +76,8 @@ def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Beh
         )
     machine = Machine(policy_of(plan, model, job, behaviour))
     machine.tied, machine.unrolled = dict(model.tied), unrolled
+    if in_buckets:
+        machine.policy.on_gradient = _into_its_bucket
     reading = read_inputs(job.training, family, model, machine.policy.dtype)
     steps = plan.accumulation
     _iterate(machine, plan, family, model, reading, last=not _several(machine, steps), divided=_several(machine, steps))
@@ -82,6 +95,13 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     job = read_job(mapping)
     model = read_model(job.model)
     return play_step(job, make_plan(job), model, load_family(model.family), Behaviour(), unrolled=unrolled)
+
+
+def _into_its_bucket(machine: Machine, leaf: Leaf) -> None:
+    """The gradient is copied into a bucket that was there before, and is a view of it from then on."""
+    assert leaf.gradient is not None
+    leaf.gradient.life.role = "temporary"
+    leaf.gradient = None
 
 
 def _several(machine: Machine, steps: Count) -> bool:
@@ -192,7 +212,10 @@ class _Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                yield Free(buffer, 1) if life in late else Free(buffer)
+                if not inside and life in self.times and life not in self.same.values():
+                    yield frees(buffer, self.times[life])  # one was left by every turn
+                else:
+                    yield Free(buffer, 1) if life in late else Free(buffer)
 
     def _late(self, tape: Sequence[Any]) -> set[Life]:
         """What a turn was given and lets go of after it has made what it gives: not the youngest of the two then."""

@@ -11,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.shapes import Rules
+from memcalc.engines.trace.values import Values
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
+FOUND_INF = torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default
 ITEM = torch.ops.aten._local_scalar_dense.default
 LIFT_FRESH = torch.ops.aten.lift_fresh.default
 PRIM_DEVICE = torch.ops.prim.device.default
@@ -22,6 +24,8 @@ RANGES = frozenset({torch.ops.aten.linspace.default, torch.ops.aten.arange.defau
 MASKS = ("masking_utils.py", "modeling_attn_mask_utils.py")
 """Where transformers asks whether a batch is packed or padded, to leave out a mask that would change nothing (transformers
 5.23.0 masking_utils.py: find_packed_sequence_indices, _ignore_causal_mask_sdpa, fast_all)."""
+WARNING = "warn_if_padding_and_no_attention_mask"
+"""Where it asks whether there is a token of padding, to warn of it (transformers 5.23.0 modeling_utils.py)."""
 WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
 CONSTANTS = 1024
 """Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
@@ -35,7 +39,10 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """
 
     answering = False
-    """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
+    """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite.
+
+    GradScaler has found no overflow, and any other number is 1: a norm that is there, an average of one step.
+    """
     avoid_device_init = True
     """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
@@ -43,6 +50,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         super().__init__(allow_non_fake_inputs=True)
         self.assumed: dict[str, None] = {}
         self.rules = Rules(self, super().dispatch)
+        self.values: Values | None = None
+        """What follows the values of a router's choices; nobody, unless they are asked for."""
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -50,13 +59,28 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE and not self.in_kernel_invocation:
             return device_in_cpp(args[0])
+        if self.values is not None and not self.answering and not self.in_kernel_invocation:
+            return self.values.run(func, types, args, kwargs or {})
+        return self.without_values(func, types, args, kwargs)
+
+    def without_values(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, whatever values its tensors are known to have."""
         if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
             return args[0].constant.item()
+        if func is FOUND_INF:
+            args[1].no_overflow = True
         if func is ITEM and self.answering and args[0].constant is None:
-            return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
-        if func is ITEM and args[0].constant is None and args[0].dtype == torch.bool and _asked_by_a_mask():
+            return True if args[0].dtype == torch.bool else 0.0 if hasattr(args[0], "no_overflow") else 1
+        if (
+            func is ITEM
+            and args[0].constant is None
+            and args[0].dtype == torch.bool
+            and (whole := _of_whole_sequences()) is not None
+        ):
             self.assumed[WHOLE_SEQUENCES] = None
-            return True
+            return whole
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
             return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
@@ -89,16 +113,18 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
 
 
-def _asked_by_a_mask(depth: int = 24) -> bool:
-    """Whether the value is asked for by the code that builds attention masks."""
+def _of_whole_sequences(depth: int = 24) -> bool | None:
+    """What transformers is answered where it asks for packing or padding; None where it asks for something else."""
     frame = sys._getframe(1)
     for _ in range(depth):
         if frame.f_code.co_filename.endswith(MASKS):
             return True
-        if frame.f_back is None:
+        if frame.f_code.co_name == WARNING:
             return False
+        if frame.f_back is None:
+            return None
         frame = frame.f_back
-    return False
+    return None
 
 
 def device_in_cpp(tensor: Any) -> torch.device:

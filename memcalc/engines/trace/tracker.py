@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memcalc.engines.trace.accumulation import ADD, ADD_IN_PLACE, alone, is_in_place
+from memcalc.engines.trace.cuda.formulas import as_real
 from memcalc.engines.trace.cuda.scratch import Scratch
 from memcalc.engines.trace.fake import PRIM_DEVICE, device_in_cpp
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.sites import Sites
 from memcalc.tape.events import Phase, Role
+
+INDEX = torch.ops.aten.index.Tensor
 
 
 class Life:
@@ -59,14 +63,17 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         events: (kind, what) in order: ``+`` and ``-`` with a :class:`Life`, ``=`` with a (phase, iteration).
         operators: how often each operator was called.
         live: the living storages, by their key.
+        under_way: the operator that is called, or that has failed.
     """
 
     def __init__(self, sites: Sites, kernels: Kernels) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        alone()  # asked once, before there is anything to follow
         self.sites, self.kernels = sites, kernels
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
         self.live: dict[int, Life] = {}
+        self.under_way: Any = None
         self.now: tuple[Phase, int] = ("init", 0)
         self.progress: Callable[[str, int], None] = lambda what, count: None
         self._count = 0
@@ -87,9 +94,14 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE:
             return device_in_cpp(args[0])
+        func = ADD_IN_PLACE if func is ADD and is_in_place(args) else as_real(func)
         told = kwargs or {}
         kernels = self.kernels
+        self.under_way = func
+        if func is INDEX:
+            self._listed(args[1])
         result = kernels.run(func, args, told)
+        self.under_way = None
         self.operators[func] = self.operators.get(func, 0) + 1
         self._count += 1
         if self._count % 500 == 0:
@@ -103,6 +115,12 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.lasting(name, nbytes, "workspace", func)
         self._moments(kernels.scratch(func, args, told, result), func)
         return result
+
+    def _listed(self, indices: Iterable[Any]) -> None:
+        """A list that indexes becomes a tensor beside the one it indexes (python_variable_indexing.cpp:sequenceToVariable)."""
+        for index in indices:
+            if type(index) is torch.Tensor and index.device.type == "meta":
+                self.see(index, INDEX)
 
     def _moments(self, scratch: Iterable[Scratch], func: Any) -> None:
         """The scratch of one kernel, all of it at once."""

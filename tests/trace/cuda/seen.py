@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.bridge import cuda_is_here
-from memcalc.kernels.behaviour import Behaviour
 from memcalc.engines.trace.cuda.modes import cuda_composites
 from memcalc.engines.trace.machine import machine_of
 from memcalc.job import read_job
+from memcalc.kernels.behaviour import Behaviour
 
 
 class Seen(TorchDispatchMode):

@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memcalc.engines.trace.cuda.attention import attention
-from memcalc.kernels.behaviour import Behaviour
 from memcalc.engines.trace.registry_step import _buffers
+from memcalc.kernels.behaviour import Behaviour
 from memcalc.optimizers.base import State
 
 

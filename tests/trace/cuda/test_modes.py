@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 from torch._subclasses import FakeTensorMode  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
-from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.modes import WHERE_CUDA_DIFFERS, kernels  # noqa: E402
 from memcalc.engines.trace.cuda.results import instead  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from tests.trace.cuda.seen import Seen, on_cpu_too, on_gpu, saved_by  # noqa: E402
 
 FP16, BF16 = torch.float16, torch.bfloat16

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 
 from torch._subclasses import FakeTensorMode  # noqa: E402
 
-from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.results import corrected, host_results, instead  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.kernels.workspaces import Workspaces, cublas_workspace, cublaslt_workspace, goes_to_lt  # noqa: E402
 
 aten = torch.ops.aten

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from memcalc.engines.trace.cuda import scratch as module  # noqa: E402
-from memcalc.kernels.behaviour import Behaviour, multiprocessors_of  # noqa: E402
 from memcalc.engines.trace.cuda.checked import CHECKED  # noqa: E402
 from memcalc.engines.trace.cuda.scratch import Scratch, load, scratch_of  # noqa: E402
 from memcalc.engines.trace.cuda.scratch_attention import flash_splits  # noqa: E402
 from memcalc.engines.trace.cuda.scratch_reduce import layout  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour, multiprocessors_of  # noqa: E402
 
 aten = torch.ops.aten
 H100, A100 = Behaviour(), Behaviour(capability=(8, 0), multiprocessors=108)

@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from memcalc.engines.trace.cuda.attention import attention, switched_on  # noqa: E402
-from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from memcalc.engines.trace.cuda.sdpa import choose  # noqa: E402
+from memcalc.kernels.behaviour import Behaviour  # noqa: E402
 from tests.trace.cuda.seen import Seen, on_cpu_too, saved_by  # noqa: E402
 
 A100, H100, T4, RTX = (Behaviour(capability=c) for c in ((8, 0), (9, 0), (7, 5), (8, 9)))

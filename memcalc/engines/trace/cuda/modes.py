@@ -58,12 +58,14 @@ WHERE_CUDA_AGREES: dict[str, str] = {
 """Read and found alike, as far as allocations go."""
 
 DOUBTS: dict[str, str] = {
+    "prod_backward": "FunctionsManual.cpp: a quotient where no value is 0, which a trace cannot know: it takes the longer road",
+    "cumprod_backward": "ReduceOps.cpp: likewise",
+    "quantile": "Sorting.cpp:quantile_compute: lerp out of place, one result more",
+    "cross_entropy_loss_label_smoothing": "LossNLL.cpp: with class weights, a mask and an index for each target out of place",
     "_cudnn_rnn": "cudnn/RNN.cpp: the reserve is an estimate; packed sequences are not restated",
     "ctc_loss": "LossCTC.cpp: cuDNN's for int32 targets on the CPU; not restated",
     "embedding_bag": "EmbeddingBag.cpp: other auxiliary outputs on CUDA; not restated",
     "grid_sampler": "GridSampler.cpp:cond_cudnn_grid_sampler: cuDNN's kernel, with the same bytes",
-    "clamp_backward": "FunctionsManual.cpp: out of place where a dispatch mode is on: one mask of bytes more than on CUDA",
-    "binary_cross_entropy_with_logits_backward": "FunctionsManual.cpp: likewise, one temporary more",
 }
 """Differences known and left."""
 

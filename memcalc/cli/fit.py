@@ -1,0 +1,77 @@
+"""``memcalc fit``: the largest batch, or sequence, that a device takes, for every way of training a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from memcalc.cli import options as o
+from memcalc.cli.app import single
+from memcalc.cli.estimate import Format, FormatOption
+from memcalc.errors import EXIT_NO, EXIT_UNJUDGED, EXIT_YES
+
+app = single()
+WAYS = "The ways that are tried, each with each"
+
+
+class Largest(StrEnum):
+    """What is sought."""
+
+    batch = "batch"
+    sequence = "sequence"
+
+
+def _ways(name: str, text: str) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=WAYS, metavar="A,B,…", show_default=False)
+
+
+@app.command()
+def fit(
+    model: o.ModelArgument = None,
+    optimizers: Annotated[str, _ways("--optimizers", "Names (adamw,adamw8bit,adafactor,sgd).")] = "",
+    precisions: Annotated[str, _ways("--precisions", "Schemes (amp-bf16,bf16,bf16-pure).")] = "",
+    checkpointing: Annotated[str, _ways("--checkpointing", "none, selective, full (none,full).")] = "",
+    zero_stages: Annotated[str, _ways("--zero-stages", "0 to 3 (that of --zero-stage).")] = "",
+    largest: Annotated[Largest, typer.Option("--largest", help="batch or sequence.", metavar="WHAT")] = Largest.batch,
+    sets: o.Sets = None,
+    micro_batch_size: o.MicroBatch = None,
+    sequence_length: o.Sequence = None,
+    source_length: o.Source = None,
+    image_size: o.Image = None,
+    gradient_accumulation_steps: o.Accumulation = None,
+    attention: o.AttentionKernel = None,
+    max_grad_norm: o.Clipping = None,
+    dp: o.Dp = None,
+    zero_stage: o.Stage = None,
+    zero_backend: o.Backend = None,
+    zero_arg: o.ZeroArgs = None,
+    dp_replicate: o.Replicate = None,
+    dp_shard: o.Shard = None,
+    gpu: o.Gpu = None,
+    memory: o.Memory = None,
+    headroom: o.Headroom = None,
+    form: FormatOption = Format.table,
+    exact: o.ExactBytes = False,
+    app_dir: o.AppDir = None,
+) -> None:
+    """What fits: the largest micro-batch, or sequence, for each way of training.
+
+    Exits with 1 where nothing fits, and with 2 where nothing can be said.
+    """
+    mapping = o.job_mapping(
+        model, sets=sets, micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length,
+        image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps, attention=attention,
+        max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
+        dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,
+    )  # fmt: skip
+    from memcalc.fit import fit as find
+    from memcalc.fit import grid_of
+    from memcalc.formats.fits import show
+
+    grid = grid_of(o.words(optimizers, ""), o.words(precisions, ""), o.words(checkpointing, ""), o.words(zero_stages, ""))
+    choices = find(mapping, grid, largest=largest.value, app_dir=app_dir)
+    show(choices, largest.value, form.value, exact=exact)
+    sizes = [one.largest for one in choices if one.largest is not None]
+    raise typer.Exit(EXIT_YES if any(sizes) else EXIT_NO if sizes else EXIT_UNJUDGED)

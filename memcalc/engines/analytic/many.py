@@ -1,0 +1,66 @@
+"""Peaks of many jobs of one plan at once: one tape shape, sizes as arrays, and jobs apart where their structure is another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from memcalc.arrays import rounded
+from memcalc.engines.analytic.peak import around_of, played_of
+from memcalc.engines.analytic.static import accounts
+from memcalc.engines.analytic.step import steady_tape
+from memcalc.job import Job
+from memcalc.models import Model
+from memcalc.plan import check_parameters, make_plan
+from memcalc.play.machine import SplitError
+from memcalc.tape.fold import fold
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
+    """The step's peak in blocks of 512 B, for each value of one of the training's sizes.
+
+    Args:
+        job: everything else.
+        model: its model.
+        key: ``micro_batch_size`` or ``sequence_length``.
+        values: of it, above zero.
+
+    Raises:
+        NotModelledError: the step of this job cannot be played.
+        InputError: as an estimate does.
+    """
+    import numpy
+
+    plan = make_plan(job)
+    check_parameters(plan, model)
+    account = accounts(plan, model, int(plan.shards * plan.replicas))[0]
+
+    def run(some: Array) -> Any:
+        sizes = int(some[0]) if len(some) == 1 else some
+        asked = job.model_copy(update={"training": job.training.model_copy(update={key: sizes})})
+        played, assumed = played_of(asked, plan, model)
+        around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+        return fold(steady_tape(around, played), rounded).stretch.top
+
+    return apart(run, numpy.asarray(values, dtype=numpy.int64))
+
+
+def apart(run: Callable[[Array], Any], values: Array) -> Array:
+    """A function of an array of sizes, called once for all or, where their structures differ, for each kind of them."""
+    import numpy
+
+    found = numpy.empty(len(values), dtype=numpy.int64)
+    waiting = [numpy.arange(len(values))]
+    while waiting:
+        places = waiting.pop()
+        try:
+            found[places] = run(values[places])
+        except SplitError as split:
+            told = numpy.broadcast_to(split.condition, len(places))
+            waiting += [places[told], places[~told]]
+    return found

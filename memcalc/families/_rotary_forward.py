@@ -1,0 +1,82 @@
+"""Rotary positions as decoders compute them: once for all layers, or for each kind of layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memcalc.arrays import Count
+from memcalc.families._rotary import RotarySettings
+from memcalc.layers.attending import Context
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import scaled, to
+from memcalc.play.values import Value
+from memcalc.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """How cosines and sines come about.
+
+    Attributes:
+        width: dimensions of a head that are rotated.
+        wide: whether they stay in FP32 (olmo).
+        paired: whether each angle stands twice side by side (cohere).
+        kind: the type of scaling: ``dynamic`` and ``longrope`` look at the positions first.
+    """
+
+    width: Count
+    wide: bool = False
+    paired: bool = False
+    kind: str = "default"
+
+
+def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False) -> Rotary:
+    """Those of a config, under the type of scaling it asks for."""
+    settings = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or RotarySettings()
+    return Rotary(width, wide, paired, str(settings.kind))
+
+
+def turn_tables(machine: Machine, rotary: Rotary, dtype: str, place: Value, context: Context) -> None:
+    """Cosines and sines of every position, into the context of the layers that take them.
+
+    source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaRotaryEmbedding.forward, and its namesakes
+    """
+    before, machine.recording = machine.recording, False
+    cast, machine.autocast = machine.autocast, None
+    context.cos, context.sin = machine.call("rotary_emb", _tables, machine, rotary, dtype, place)
+    machine.recording, machine.autocast = before, cast
+
+
+def _tables(machine: Machine, rotary: Rotary, dtype: str, place: Value) -> tuple[Value, Value]:
+    _looked(machine, rotary)
+    angles, both = _angles(machine, rotary, place)
+    cos = scaled(machine, machine.like(both, "cos"))
+    sin = scaled(machine, machine.like(both, "sin"))
+    del angles
+    if rotary.wide:
+        return cos, sin
+    return to(machine, cos, dtype), to(machine, sin, dtype)
+
+
+def _looked(machine: Machine, rotary: Rotary) -> None:
+    """How long the sequence is (transformers 5.23.0 modeling_rope_utils.py:dynamic_rope_update)."""
+    if "dynamic" not in rotary.kind and rotary.kind != "longrope":
+        return
+    longest = machine.new((), "int64", "max")
+    length = machine.new((), "int64", "add.Tensor")
+    del longest
+    over = machine.new((), "bool", "gt.Scalar")
+    if rotary.kind == "longrope":
+        chosen = machine.new((rotary.width // 2,), "float32", "where.self")
+        del over, chosen
+    del length
+
+
+def _angles(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Value]:
+    tokens, width = place.shape[1], rotary.width
+    wide = machine.new((1, tokens, 1), "float32", "_to_copy")
+    angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
+    del wide
+    if not rotary.paired:
+        return angles, machine.new((1, tokens, width), "float32", "cat")
+    return angles, machine.new((1, tokens, width), "float32", "repeat_interleave.self_int")

@@ -1,0 +1,204 @@
+"""What fits: the largest micro-batch, or sequence, of a model on a device, for every way of training it that is asked about.
+
+Each way is folded over arrays of sizes to find where it ends, and then estimated there as any job is, allocator and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from memcalc.api import estimate_read, model_of
+from memcalc.errors import NO_VALUE, InputError, MemcalcError
+from memcalc.footprint import Footprint
+from memcalc.job import Job, read_job
+from memcalc.models import Model
+from memcalc.records import dataclass
+from memcalc.verdict import capacity_of
+
+SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length"}
+"""What is made as large as possible, and the job's key for it."""
+LONGEST = 2**24
+"""No size beyond it is tried."""
+REFINED = 64
+"""Sizes looked at together between two, of which the smaller fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way of training.
+
+    Attributes:
+        optimizer: its full name.
+        precision: the scheme.
+        checkpointing: ``none``, ``selective`` or ``full``.
+        zero_stage: 0 to 3.
+        largest: the largest size that fits; 0 where not even 1 does; None where it cannot be said.
+        verdict: of the footprint there: ``fits``, ``tight``, ``does_not_fit`` or ``unknown``.
+        at_one: the step's peak at a size of 1, in blocks of 512 B.
+        footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
+        reason: why it cannot be said, or of the verdict.
+    """
+
+    optimizer: str
+    precision: str
+    checkpointing: str
+    zero_stage: int
+    largest: int | None
+    verdict: str
+    at_one: int | None = None
+    footprint: Footprint | None = None
+    reason: str = ""
+
+    @property
+    def peak(self) -> int | None:
+        """Bytes its step allocates at most; None where that is not known."""
+        return None if self.footprint is None else self.footprint.peak.allocated
+
+    @property
+    def kept(self) -> int | None:
+        """Bytes it keeps from step to step, which no batch makes smaller."""
+        return None if self.footprint is None else self.footprint.states.rounded
+
+    @property
+    def each(self) -> int | None:
+        """Bytes that one more of the size takes, from 1 to the largest; None where there is no more than one."""
+        if not self.largest or self.largest < 2 or self.peak is None or self.at_one is None:
+            return None
+        return (self.peak - self.at_one) // (self.largest - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "optimizer": self.optimizer, "precision": self.precision, "activation_checkpointing": self.checkpointing,
+            "zero_stage": self.zero_stage, "largest": self.largest, "verdict": self.verdict, "reason": self.reason,
+            "peak_at_one": self.at_one, "peak_allocated": self.peak, "bytes_each": self.each, "states_rounded": self.kept,
+            "headroom": None if self.footprint is None or self.footprint.fits is None else self.footprint.fits.headroom,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The ways of training that are tried, each with each."""
+
+    optimizers: Sequence[str] = ("adamw", "adamw8bit", "adafactor", "sgd")
+    precisions: Sequence[str] = ("amp-bf16", "bf16", "bf16-pure")
+    checkpointing: Sequence[str] = ("none", "full")
+    zero_stages: Sequence[int] = ()
+
+
+def grid_of(
+    optimizers: Sequence[str], precisions: Sequence[str], checkpointing: Sequence[str], zero_stages: Sequence[str]
+) -> Grid:
+    """A grid from words; the defaults where there are none.
+
+    Raises:
+        InputError: a ZeRO stage that is no number.
+    """
+    usual = Grid()
+    for word in zero_stages:
+        if word not in ("0", "1", "2", "3"):
+            raise InputError("--zero-stages", word, "is no ZeRO stage", "use 0, 1, 2 or 3")
+    return Grid(
+        optimizers or usual.optimizers, precisions or usual.precisions, checkpointing or usual.checkpointing,
+        [int(word) for word in zero_stages],
+    )  # fmt: skip
+
+
+def fit(
+    mapping: Mapping[str, Any], grid: Grid | None = None, *, largest: str = "batch", app_dir: str | None = None
+) -> list[Choice]:
+    """Every way of training of a grid, the one with the largest size first; among equals, the one that takes least.
+
+    Args:
+        mapping: a job with its hardware; what the grid says stands in place of its own optimizer, precision, checkpointing
+            and ZeRO stage.
+        grid: the ways; by default four optimizers, three precisions, with checkpointing and without.
+        largest: ``batch`` or ``sequence``.
+        app_dir: where ``py:`` modules are looked for.
+
+    Raises:
+        InputError: no hardware to fit, or a job that cannot be.
+    """
+    if largest not in SIZES:
+        raise InputError("largest", largest, "is no size that can be sought", "use batch or sequence")
+    job, ways = read_job(mapping), grid or Grid()
+    if capacity_of(job) is None:
+        raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
+    model = model_of(job, app_dir=app_dir)
+    found = [_choice(each, model, SIZES[largest]) for each in _jobs(job, ways)]
+    return sorted(found, key=_rank)
+
+
+def _rank(choice: Choice) -> tuple[int, int]:
+    return (-1 if choice.largest is None else choice.largest) * -1, choice.kept or 0
+
+
+def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
+    stages = grid.zero_stages or (job.parallelism.zero_stage,)
+    for optimizer, precision, checkpointing, stage in product(grid.optimizers, grid.precisions, grid.checkpointing, stages):
+        training = {"optimizer": optimizer, "precision": precision, "activation_checkpointing": checkpointing}
+        told = job.model_dump(exclude_unset=True)
+        told["training"] = {**told.get("training", {}), **training}
+        told["parallelism"] = {**told.get("parallelism", {}), "zero_stage": stage}
+        yield read_job(told)
+
+
+def _choice(job: Job, model: Model, key: str) -> Choice:
+    training = job.training
+    names = (training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage)
+    try:
+        size, at_one = _largest(job, model, key)
+        footprint = _estimated(job, model, key, max(size, 1))
+        while size and footprint.fits is not None and footprint.fits.verdict == "does_not_fit":
+            size -= 1
+            footprint = _estimated(job, model, key, max(size, 1))
+    except MemcalcError as error:
+        return Choice(*names, None, "unknown", reason=str(error))
+    assert footprint.fits is not None
+    told = footprint.job["training"]["optimizer"], *names[1:]
+    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason)
+
+
+def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
+    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1)."""
+    from memcalc.engines.analytic.many import peaks
+
+    limit = _limit(job)
+    powers = peaks(job, model, key, [2**power for power in range(LONGEST.bit_length())])
+    first = _powers(powers, limit)
+    if first in (0, LONGEST):
+        return first, int(powers[0])
+    low, high = first, 2 * first
+    while high - low > 1:
+        step = max(1, (high - low) // REFINED)
+        tried = list(range(low, high, step))
+        fitting = [size for size, peak in zip(tried, peaks(job, model, key, tried), strict=True) if peak <= limit]
+        low, high = max(fitting), min([size for size in tried if size > max(fitting)], default=high)
+    return low, int(powers[0])
+
+
+def _powers(found: Iterable[Any], limit: int) -> int:
+    best = 0
+    for power, peak in enumerate(found):
+        if peak > limit:
+            return best
+        best = 2**power
+    return best
+
+
+def _limit(job: Job) -> int:
+    """Bytes for the allocator: the memory less its headroom and the most that stands beside it."""
+    from memcalc.behaving import behaviour_of
+    from memcalc.device_total import device_total
+
+    capacity = capacity_of(job)
+    assert capacity is not None
+    total = device_total({"behaviour": behaviour_of(job).told(), "parallelism": job.parallelism.model_dump()}, 0)
+    beside = total.low if total.high is None else total.high
+    return int(capacity[2] * (1 - job.hardware.headroom)) - beside
+
+
+def _estimated(job: Job, model: Model, key: str, size: int) -> Footprint:
+    return estimate_read(job.model_copy(update={"training": job.training.model_copy(update={key: size})}), model)

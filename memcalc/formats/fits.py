@@ -1,0 +1,86 @@
+"""What fits, as a table, JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from memcalc.formats.rows import as_csv, as_markdown
+from memcalc.formats.sheet import scale
+
+if TYPE_CHECKING:
+    from memcalc.fit import Choice
+
+WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "no", "unknown": "by prediction"}
+"""A verdict in a column; ``unknown`` is one whose error nobody has recorded."""
+
+
+def show(choices: Sequence[Choice], largest: str, form: str, *, exact: bool = False) -> None:
+    """Onto stdout."""
+    if form == "json":
+        print(json.dumps({"schema_version": 1, "largest": largest, "choices": [one.to_dict() for one in choices]}, indent=2))
+    elif form == "csv":
+        print(as_csv([one.to_dict() for one in choices]), end="")
+    elif form == "markdown":
+        header, body = _cells(choices, largest, exact=exact)
+        print(as_markdown(header, body, right=range(3, len(header) - 1)))
+    else:
+        _table(choices, largest, exact=exact)
+
+
+def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[list[str], list[list[str]]]:
+    """(header, rows); ranks are shown only where they differ."""
+    unit = scale([one.peak or 0 for one in choices], exact=exact)
+    first = next((one.at_one for one in choices if one.at_one is not None), 0)
+    most = max((one.at_one or 0 for one in choices), default=first)
+    several = len({one.zero_stage for one in choices}) > 1
+    header = ["optimizer", "precision", "checkpointing", *(["ZeRO"] if several else []), largest,
+              f"peak {unit.unit}", "kept", "each", "saves", ""]  # fmt: skip
+    rows = []
+    for one in choices:
+        saved = None if one.at_one is None else most - one.at_one
+        size = "?" if one.largest is None else f"{one.largest:,}"
+        rows.append(
+            [
+                one.optimizer, one.precision, one.checkpointing, *([str(one.zero_stage)] if several else []), size,
+                *("–" if value is None else unit.text(value) for value in (one.peak, one.kept, one.each, saved)),
+                WORDS[one.verdict],
+            ]
+        )  # fmt: skip
+    return header, rows
+
+
+def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from memcalc.formats import table
+
+    out = table.console()
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    header, rows = _cells(choices, largest, exact=exact)
+    for place, name in enumerate(header):
+        words = place < 3 or not name
+        drawn.add_column(name, justify="left" if words else "right", no_wrap=True)
+    for one, row in zip(choices, rows, strict=True):
+        drawn.add_row(*row, style="" if one.largest else "dim")
+    name = next((one.footprint.model.name for one in choices if one.footprint is not None), "")
+    out.print(Text(name, style="bold"), drawn)
+    for remark in remarks(choices, largest):
+        out.print(Text(f"· {remark}", style="dim"))
+
+
+def remarks(choices: Sequence[Choice], largest: str) -> list[str]:
+    """What the columns mean, and why a way of training has no answer."""
+    said: dict[str, Any] = {
+        f"peak: what the step allocates at that {largest}, or at 1 where that does not fit; kept: what lasts from step to step "
+        f"or is needed to update; each: what one more of the {largest} takes; saves: at 1": None,
+    }
+    if any(one.verdict == "unknown" and one.largest is not None for one in choices):
+        said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None
+    for one in choices:
+        if one.largest is None:
+            said[f"{one.optimizer} in {one.precision}, checkpointing {one.checkpointing}: {one.reason}"] = None
+    return list(said)
