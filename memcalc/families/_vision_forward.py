@@ -27,27 +27,39 @@ class Tower:
     Attributes:
         names: of the first norm, attention, and the second norm.
         mask: the attention mask; None where none is made.
-        residual_last: whether the residual is the second operand of the sum.
+        at_once: whether each projection is parted into heads before the next is made, and the residual is the sum's second
+            operand (ViT's way; CLIP's is the other in both).
     """
 
     names: tuple[str, str, str]
     mask: Value | None = None
-    residual_last: bool = False
+    at_once: bool = False
 
 
-def attention(machine: Machine, layer: Attention, hidden: Value, mask: Value | None) -> tuple[Value, Value | None]:
+def attention(machine: Machine, layer: Attention, hidden: Value, tower: Tower) -> tuple[Value, Value | None]:
     """What comes out, and the weights where they are written out.
 
     source: modeling_vit.py:ViTAttention.forward; modeling_clip.py:CLIPAttention.forward
     """
     matrices, names = layer.matrices(), layer.names
-    query, key, value = (
-        transpose(machine, split_dim(machine, made, 2, (layer.heads, layer.head_dim)), 1, 2)
-        for made in [machine.call(names[each], matrices[each].play, machine, hidden) for each in "qkv"]
-    )
-    out, weights = biased.plain(machine, query, key, value, mask, causal=layer.causal, probability=layer.dropout, upcast=True)
+    made = []
+    for each in "qkv":
+        made.append(machine.call(names[each], matrices[each].play, machine, hidden))
+        if tower.at_once:
+            made[-1] = _headed(machine, layer, made[-1])
+    if not tower.at_once:
+        for place in range(3):
+            made[place] = _headed(machine, layer, made[place])
+    query, key, value = made
+    del made
+    mask, drop = tower.mask, layer.dropout
+    out, weights = biased.plain(machine, query, key, value, mask, causal=layer.causal, probability=drop, upcast=True)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     return machine.call(names["o"], matrices["o"].play, machine, out), weights
+
+
+def _headed(machine: Machine, layer: Attention, made: Value) -> Value:
+    return transpose(machine, split_dim(machine, made, 2, (layer.heads, layer.head_dim)), 1, 2)
 
 
 def layer(machine: Machine, block: Block, hidden: Value, tower: Tower) -> Value:
@@ -56,16 +68,16 @@ def layer(machine: Machine, block: Block, hidden: Value, tower: Tower) -> Value:
     drops = block.part("dropout") if block.has("dropout") else None
     residual = hidden
     hidden = machine.call(before, block.part(before).play, machine, hidden)
-    hidden, weights = machine.call(attend, attention, machine, block.part(attend), hidden, tower.mask)
+    hidden, weights = machine.call(attend, attention, machine, block.part(attend), hidden, tower)
     if drops is not None:
         hidden = machine.call("dropout", drops.play, machine, hidden)
-    hidden = add(machine, hidden, residual) if tower.residual_last else add(machine, residual, hidden)
+    hidden = add(machine, hidden, residual) if tower.at_once else add(machine, residual, hidden)
     residual = hidden
     hidden = machine.call(after, block.part(after).play, machine, hidden)
     hidden = machine.call("mlp", block.part("mlp").play, machine, hidden)
     if drops is not None:
         hidden = machine.call("dropout", drops.play, machine, hidden)
-    hidden = add(machine, hidden, residual) if tower.residual_last else add(machine, residual, hidden)
+    hidden = add(machine, hidden, residual) if tower.at_once else add(machine, residual, hidden)
     del residual, weights  # the layer's locals, the last of them an underscore
     return hidden
 

@@ -139,7 +139,7 @@ def play(machine: Machine, architecture: str, config: ViTConfig, root: Any, batc
 def _body(machine: Machine, root: Any, pixels: Value, masked: Value | None) -> tuple[Value, Value | None]:
     """source: modeling_vit.py:ViTModel.forward"""
     embedded = machine.call("embeddings", _embedded, machine, root.part("embeddings"), pixels)
-    tower = vision.Tower(("layernorm_before", "attention", "layernorm_after"), residual_last=True)
+    tower = vision.Tower(("layernorm_before", "attention", "layernorm_after"), at_once=True)
     hidden = vision.run(machine, "layers", root.part("layers"), embedded, tower)
     states = machine.call("layernorm", root.part("layernorm").play, machine, hidden)
     if not root.has("pooler.dense"):
