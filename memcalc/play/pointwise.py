@@ -220,8 +220,14 @@ def where(machine: Machine, mask: Value, value: Value, other: Value | None = Non
 
 
 def _where_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    other = machine.like(grad, "where.self") if node.needs(1) else None
-    return machine.like(grad, "where.self") if node.needs(0) else None, other
+    return tuple(_chosen(machine, grad) if node.needs(i) else None for i in range(2))
+
+
+def _chosen(machine: Machine, grad: Value) -> Value:
+    zero = machine.new((), grad.dtype, "scalar_tensor")  # where(condition, grad, 0)
+    out = machine.like(grad, "where.self")
+    del zero
+    return out
 
 
 def masked_fill(machine: Machine, value: Value, mask: Value) -> Value:

@@ -19,7 +19,7 @@ from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
-from memcalc.play.pointwise import scaled
+from memcalc.play.pointwise import scaled, to
 from memcalc.play.values import Life
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, allocs, frees
@@ -130,8 +130,8 @@ def _iterate(
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or (plan.scheme.parameter == "float16" and plan.scheme.step == "textbook"):
-        big = scaled(machine, loss)
+    if plan.scheme.scaler or plan.scheme.step == "textbook":
+        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
         Engine(machine).run(big)
         del big
     else:
