@@ -1,6 +1,6 @@
 """What traces of a part of the grid come to, kept in a file, so that the played step is held against them without torch.
 
-``python -m benchmarks.played.record [FAMILY …]`` traces the second shape of every setting of the families (a second or two each)
+``python -m benchmarks.played.record [FAMILY …]`` traces the second shape of every setting, a second or two each,
 and writes their heights; ``python -m benchmarks.played`` is the whole grid, traced anew.
 """
 
