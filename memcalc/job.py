@@ -51,6 +51,10 @@ class Training(Section):
     """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """The norm gradients are clipped to; none without it."""
+    lora: dict[str, Argument] | None = None
+    """Options of peft's LoraConfig, as ``r: 8``: the model is frozen but for adapters; none without it."""
+    quantization: Literal["nf4", "nf4-double"] | None = None
+    """Of a frozen base's matrices: 4 bits by bitsandbytes, with its scales in FP32 or quantised in turn."""
 
 
 class Parallelism(Section):
@@ -123,6 +127,10 @@ class Job(Section):
     parallelism: Parallelism = Field(default_factory=Parallelism)
     hardware: Hardware = Field(default_factory=Hardware)
     behaviour: Behaviour = Field(default_factory=Behaviour)
+    implementation: str = "transformers"
+    """Whose code of the model runs; see ``memcalc.implementations``."""
+    implementation_args: dict[str, Argument] = Field(default_factory=dict)
+    """What that implementation is told, as ``version: 2024-03-14``."""
 
 
 SECTIONS: dict[str, type[Section]] = {"training": Training, "parallelism": Parallelism, "hardware": Hardware}

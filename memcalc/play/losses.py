@@ -24,6 +24,14 @@ def _nll_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Grad
     return (machine.like(saved[0], "nll_loss_backward"),)
 
 
+def cross_entropies(machine: Machine, scores: Value, target: Value) -> Value:
+    """The cross-entropy of each row, without a reduction."""
+    logs = log_softmax(machine, scores, scores.dtype)
+    losses = machine.new(target.shape, logs.dtype, "nll_loss_forward")
+    total = machine.new((), logs.dtype, "nll_loss_forward")
+    return machine.record(losses, (logs,), (logs, target, total), _nll_backward)
+
+
 def mse(machine: Machine, scores: Value, target: Value) -> Value:
     """The mean squared error, in FP32 under autocast."""
     target = machine.wide(target)

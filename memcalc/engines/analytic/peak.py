@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.static import Account
-from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
-from memcalc.families.base import Family, load_family
+from memcalc.families.base import Family
 from memcalc.footprint import Components, Footprint, Peak
 from memcalc.job import Job
 from memcalc.models import Model
@@ -63,7 +63,7 @@ def _playable(job: Job, plan: Plan, model: Model) -> Family:
         raise NotModelledError("parallelism", plan.backend, "has a step over several ranks that is not played yet")
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
-    return load_family(model.family)
+    return family_of(model)
 
 
 def around_of(account: Account, needs: Sequence[Any]) -> Around:
