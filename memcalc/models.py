@@ -29,6 +29,7 @@ class Model:
         shapes_known: False for a bare size, whose one tensor stands for many of unknown shapes.
         implementation: whose code it is.
         adapter: what stands on its layers, as a machine asks it (``memcalc.play.adapting``); None for nothing.
+        prefix: what stands before every name of ``root``'s tensors.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     shapes_known: bool = True
     implementation: str = "transformers"
     adapter: Any = None
+    prefix: str = ""
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

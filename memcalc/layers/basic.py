@@ -36,7 +36,12 @@ class Linear:
             yield Tensor("bias", (self.out_features,), kind="linear")
 
     def play(self, machine: Machine, value: Value) -> Value:
-        """``(..., in)`` to ``(..., out)``."""
+        """``(..., in)`` to ``(..., out)``, with the adapter that stands on it."""
+        adapter = machine.policy.adapter
+        return self.plain(machine, value) if adapter is None else adapter.linear(machine, self, value)
+
+    def plain(self, machine: Machine, value: Value) -> Value:
+        """The product alone."""
         shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
         weight = machine.parameter("weight", shape, "linear")
         bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias else None

@@ -18,6 +18,7 @@ from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
+from memcalc.play.adapting import counted
 from memcalc.play.graph import Engine
 from memcalc.play.machine import Machine, Policy
 from memcalc.play.pointwise import scaled
@@ -56,15 +57,6 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     )  # fmt: skip
 
 
-def counted(name: str) -> str:
-    """A parameter's name without the places it has in lists of modules, of which the machine plays some for all.
-
-    >>> counted("h.0.attn.weight"), counted("h.*.attn.weight"), counted("h.last.attn.weight")
-    ('h.*.attn.weight', 'h.*.attn.weight', 'h.*.attn.weight')
-    """
-    return ".".join("*" if part.isdigit() or part == "last" else part for part in name.split("."))
-
-
 def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Behaviour, *, unrolled: bool = False) -> Played:
     """Forward and backward of a steady iteration.
 
@@ -77,6 +69,7 @@ def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Beh
         )
     machine = Machine(policy_of(plan, model, job, behaviour))
     machine.tied, machine.unrolled = dict(model.tied), unrolled
+    machine.path = model.prefix
     reading = read_inputs(job.training, family, model, machine.policy.dtype)
     held = () if model.implementation == USUAL else load_implementation(model.implementation).held(
         model, reading.batch, machine.policy.dtype
