@@ -6,9 +6,9 @@ source: Lightning-AI/litgpt lora.py: LoRALinear.forward, LoRAQKVLinear.forward, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.layers.basic import Linear
 from memcalc.play.conv1d import conv1d
 from memcalc.play.copies import index_copy, index_copy_in_place
 from memcalc.play.machine import Machine
@@ -45,7 +45,7 @@ class Lora:
 class LoraLinear:
     """A frozen matrix with ``lora_A`` and ``lora_B`` beside it; without them where its rank is 0."""
 
-    base: Linear
+    base: Any
     lora: Lora | None
 
     def tensors(self) -> Iterator[Tensor]:
@@ -77,7 +77,7 @@ class LoraFused:
         lora: what is adapted.
     """
 
-    base: Linear
+    base: Any
     widths: tuple[Count, Count, Count]
     lora: Lora
 

@@ -19,6 +19,7 @@ from memcalc.implementations._litgpt_scripts import SCRIPTS, head
 from memcalc.implementations.base import Asked, Implementation
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear
+from memcalc.layers.packed import PackedLinear
 from memcalc.models import Model
 from memcalc.play.checkpoint import checkpointed
 from memcalc.play.machine import Machine
@@ -58,7 +59,7 @@ VERSIONS: Mapping[str, Version] = {
         "own", residual_first=True, shares=True, low_tables=True, lora_scales=False, in_place=False, counts=False
     ),
     "2023-10-27": Version("cast_last", lora_scales=False, in_place=False, counts=False),  # 0cc02afa
-    "2024-03-14": Version("cast_first", lora_scales=False, in_place=False),  # 4a9b7e62, 41dece20, 0d207708
+    "2024-03-15": Version("cast_first", lora_scales=False, in_place=False),  # 4a9b7e62, 41dece20, 0d207708
     "2024-03-28": Version("cast_first", in_place=False),  # 3cf6493c, 58c5b188, 43c44323
     "2024-05-06": Version("cast_first"),  # 101e31d2, f247be87
     "2024-08-02": Version("float_weight"),  # 2b195c7f
@@ -89,6 +90,7 @@ class Shape:
     version: Version = field(default_factory=lambda: VERSIONS["2024-08-02"])
     lora: Lora | None = None
     script: str = "full"
+    quantization: str | None = None
 
 
 def _llama(config: Any) -> Shape:
@@ -150,8 +152,12 @@ def build(model: Model, asked: Asked) -> Model:
     if model.family not in SHAPES or not str(model.architecture).endswith("ForCausalLM"):
         raise NotModelledError("implementation", "litgpt", f"is not modelled for {model.architecture or model.family}",
                                f"use one of {either(list(SHAPES))}")  # fmt: skip
+    if asked.quantization is not None and asked.lora is None:
+        raise InputError("training.quantization", asked.quantization, "is of a frozen base, and nothing else trains",
+                         "add adapters, as lora: {r: 8}")  # fmt: skip
     version, script = _version(asked.arguments), _script(asked)
-    shape = replace(SHAPES[model.family](model.config), version=version, lora=_lora(asked, version), script=script)
+    shape = replace(SHAPES[model.family](model.config), version=version, lora=_lora(asked, version), script=script,
+                    quantization=asked.quantization)  # fmt: skip
     root = Module((("lm_head", _matrix(shape, "head", shape.width, shape.vocabulary, bias=shape.head_bias)),
                    ("transformer", _body(shape))))  # fmt: skip
     tensors = tuple(
@@ -189,10 +195,22 @@ def _lora(asked: Asked, version: Version) -> Lora | None:
 
 
 def _matrix(shape: Shape, part: str, into: Count, out: Count, *, bias: bool) -> Layer:
-    base = Linear(into, out, bias)
+    base = _linear(shape, into, out, bias=bias)
     if shape.lora is None:
         return base
     return LoraLinear(base, shape.lora if part in shape.lora.targets else None)
+
+
+def _linear(shape: Shape, into: Count, out: Count, *, bias: bool) -> Any:
+    """An ``nn.Linear``; in 4 bits each is another, lm_head too, quantised from FP16.
+
+    source: lightning 2.1.0 fabric/plugins/precision/bitsandbytes.py: BitsandbytesPrecision.init_context, _Linear4bit
+    """
+    base = Linear(into, out, bias)
+    if shape.quantization is None:
+        return base
+    # requirements of all these commits: bitsandbytes 0.41.0 to 0.42.0
+    return PackedLinear(base, "float16", nested=shape.quantization == "nf4-double", keeps=True)
 
 
 def _norm(shape: Shape) -> LitNorm:
@@ -215,7 +233,7 @@ def _block(shape: Shape, *, sliding: bool) -> LitBlock:
 
 def _attention(shape: Shape, *, sliding: bool) -> LitAttention:
     width, size = shape.width, shape.head_size
-    fused = Linear(width, (shape.heads + 2 * shape.groups) * size, shape.bias)
+    fused = _linear(shape, width, (shape.heads + 2 * shape.groups) * size, bias=shape.bias)
     widths = (shape.heads * size, shape.groups * size, shape.groups * size)
     qkv = fused if shape.lora is None else LoraFused(fused, widths, shape.lora)
     return LitAttention(
