@@ -12,7 +12,7 @@ from typing import Any
 
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
-from memcalc.play.adapting import ADAPTER, Peft, counted
+from memcalc.play.adapting import ADAPTER, Peft
 from memcalc.tensors import Tensor
 
 PREFIX = "base_model.model."

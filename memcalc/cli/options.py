@@ -160,8 +160,9 @@ def lora_options(words: list[str] | None) -> dict[str, Any] | None:
     """
     found = pairs(words, "--lora")
     names = found.get("target_modules")
-    if isinstance(names, str) and names != "all-linear" and all(part.replace(".", "_").isidentifier() for part in names.split(",")):
-        found["target_modules"] = names.split(",")
+    listed = names.split(",") if isinstance(names, str) and names != "all-linear" else []
+    if listed and all(part.replace(".", "_").isidentifier() for part in listed):
+        found["target_modules"] = listed
     return found or None
 
 

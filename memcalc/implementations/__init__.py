@@ -24,7 +24,7 @@ def load_implementation(name: str) -> Implementation:
         InputError: none of that name is modelled.
     """
     if name not in KNOWN:
-        known = (USUAL, *KNOWN)
-        raise InputError("implementation", name, "is not an implementation whose layers are modelled", did_you_mean(name, known))
+        near = did_you_mean(name, (USUAL, *KNOWN))
+        raise InputError("implementation", name, "is not an implementation whose layers are modelled", near)
     found: Implementation = import_module(f"memcalc.implementations.{name}").IMPLEMENTATION
     return found

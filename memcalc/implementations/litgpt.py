@@ -201,7 +201,7 @@ def _matrix(shape: Shape, part: str, into: Count, out: Count, *, bias: bool) -> 
     return LoraLinear(base, shape.lora if part in shape.lora.targets else None)
 
 
-def _linear(shape: Shape, into: Count, out: Count, *, bias: bool) -> Any:
+def _linear(shape: Shape, into: Count, out: Count, *, bias: bool) -> Linear | PackedLinear:
     """An ``nn.Linear``; in 4 bits each is another, lm_head too, quantised from FP16.
 
     source: lightning 2.1.0 fabric/plugins/precision/bitsandbytes.py: BitsandbytesPrecision.init_context, _Linear4bit

@@ -76,8 +76,8 @@ class Peft(NamedTuple):
 
     def _plain(self, machine: Machine, layer: Any, value: Value, result: Value) -> Value:
         first, second = self._matrices(machine, layer)
-        beside = linear(machine, linear(machine, dropout(machine, value, self.dropout), first), second)
-        return add(machine, result, scaled(machine, beside))
+        dropped = dropout(machine, value, self.dropout)
+        return add(machine, result, scaled(machine, linear(machine, linear(machine, dropped, first), second)))
 
     def _dora(self, machine: Machine, layer: Any, value: Value, result: Value) -> Value:
         base: Value | None = result
