@@ -108,9 +108,7 @@ class LoraFused:
         first = machine.parameter("lora_A", (rank * len(chosen), self.base.in_features), "linear")
         second = machine.parameter("lora_B", (sum(chosen, 0), rank), "linear")
         after_a = linear(machine, dropout(machine, value, self.lora.dropout), first)
-        after_b = self._convolved(
-            machine, transpose(machine, after_a, 1, 2), unsqueeze(machine, second, 2), chosen
-        )
+        after_b = self._convolved(machine, transpose(machine, after_a, 1, 2), unsqueeze(machine, second, 2), chosen)
         after_b = transpose(machine, after_b, 1, 2)
         lora = scaled(machine, self._pad(machine, after_b))
         return add(machine, pretrained, lora)
@@ -138,4 +136,3 @@ class LoraFused:
         index = machine.new((self.padded(),), "int64", "tensor")
         result = index_copy(machine, result, index, merge_dims(machine, value, 0, 1))
         return transpose(machine, split_dim(machine, result, 0, shape[:2]), 0, 1)
-

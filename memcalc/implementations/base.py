@@ -28,7 +28,7 @@ class Asked:
     quantization: str | None = None
 
 
-def nothing_held(model: Model, batch: Batch, dtype: str) -> Iterable[tuple[Buffer, Count]]:
+def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """No buffers beside the model's."""
     return ()
 
@@ -42,7 +42,8 @@ class Implementation:
         source: project and commits that were read.
         build: the model of a family's config with this project's tensors and layers.
         play: its training forward and loss: (machine, architecture, config, root, batch) -> (loss, what is held to backward).
-        held: buffers whose size goes by the batch: (model, batch, dtype of the parameters) -> (buffer, how many).
+        held: buffers whose size goes by the batch: (model, batch, dtype of the parameters, that of matrix products) ->
+            (buffer, how many).
         arguments: names of its arguments.
         adapts: whether it has adapters of its own, in place of peft's.
     """
@@ -51,6 +52,6 @@ class Implementation:
     source: str
     build: Callable[[Model, Asked], Model]
     play: Callable[..., tuple[Any, Any]]
-    held: Callable[[Model, Batch, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
+    held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
     arguments: tuple[str, ...] = ()
     adapts: bool = False

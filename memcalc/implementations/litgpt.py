@@ -310,11 +310,11 @@ def _block_play(machine: Machine, layer: LitBlock, x: Value, tables: Tables) -> 
     return layer.play(machine, x, tables)
 
 
-def held(model: Model, batch: Batch, dtype: str) -> Iterable[tuple[Buffer, Count]]:
+def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """Rotary tables, as long as the batch's sequences (``max_seq_length``), and the index that padding goes by, once made."""
     shape: Shape = model.config
-    low = shape.version.low_tables and dtype != "float32"
-    size = batch.tokens * shape.rotated * ITEMSIZE["float16" if low else "float32"]
+    table = "float16" if shape.version.low_tables and dtype != "float32" else "float32"
+    size = batch.tokens * shape.rotated * ITEMSIZE[table]
     yield Buffer("cos", size, "buffer"), 1
     yield Buffer("sin", size, "buffer"), 1
     if shape.lora is not None and shape.version.in_place:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
     """The mean cross-entropy of rows of scores ``(n, classes)`` (pytorch LossNLL.cpp:cross_entropy_loss)."""
-    logs = log_softmax(machine, scores, scores.dtype)
+    logs = machine.wide(log_softmax(machine, scores, scores.dtype))  # autocast: nll_loss is on its FP32 list
     loss = machine.new((), logs.dtype, "nll_loss_forward")
     total = machine.new((), logs.dtype, "nll_loss_forward")
     return machine.record(loss, (logs,), (logs, target, total), _nll_backward)

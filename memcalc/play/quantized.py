@@ -23,7 +23,13 @@ BLOCK, OUTER = 64, 256
 
 
 def linear_4bit(
-    machine: Machine, value: Value, shape: tuple[Count, Count], bias: Value | None, *, stored: str, nested: bool,
+    machine: Machine,
+    value: Value,
+    shape: tuple[Count, Count],
+    bias: Value | None,
+    *,
+    stored: str,
+    nested: bool,
     keeps: bool = False,
 ) -> Value:
     """``x @ W.T + b`` by a matrix ``(out, in)`` in 4 bits, whose scales say it was of dtype ``stored``.

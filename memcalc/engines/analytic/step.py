@@ -71,16 +71,20 @@ def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Beh
     machine.tied, machine.unrolled = dict(model.tied), unrolled
     machine.path = model.prefix
     reading = read_inputs(job.training, family, model, machine.policy.dtype)
-    held = () if model.implementation == USUAL else load_implementation(model.implementation).held(
-        model, reading.batch, machine.policy.dtype
-    )
-    more = tuple(allocs(buffer, times) for buffer, times in held)
+    more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
     steps = plan.accumulation
     _iterate(machine, plan, family, model, reading, last=not _several(machine, steps), divided=_several(machine, steps))
     if _several(machine, steps):
         _again(machine, plan, family, model, reading, steps - 1)
     played = _converted(machine, reading)
     return replace(played, before=(*more, *played.before))
+
+
+def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:
+    """What another implementation holds besides."""
+    if model.implementation == USUAL:
+        return ()
+    return load_implementation(model.implementation).held(model, reading.batch, dtype, plan.scheme.copy or dtype)
 
 
 def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
