@@ -144,7 +144,7 @@ def _block(machine: Machine, layer: NanoBlock, x: Value, context: Any) -> Value:
 
 
 def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
-    """The logits of the step before: the loop lets go of them when the next are there (train.py: logits, loss = model(X, Y))."""
+    """The logits of the step before, held until the next are there (train.py: logits, loss = model(X, Y))."""
     yield (
         Buffer("logits of the step before", batch.rows * batch.tokens * model.config.vocabulary * ITEMSIZE[low], "activation"),
         1,

@@ -96,7 +96,9 @@ class Embedding:
 
     def play(self, machine: Machine, indices: Value) -> Value:
         """``(...)`` to ``(..., width)``."""
-        return kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
+        out = kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
+        adapter = machine.policy.adapter
+        return out if adapter is None else adapter.embedded(machine, indices, out)
 
 
 @dataclass(frozen=True, slots=True)

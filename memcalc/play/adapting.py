@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from memcalc.play.graph import Leaf
 from memcalc.play.matmul import linear
 from memcalc.play.pointwise import add, div, dropout, mul, scaled, shifted, sub, to
 from memcalc.play.quantized import linear_4bit
@@ -26,6 +27,10 @@ class Adapter(Protocol):
 
     def linear(self, machine: Machine, layer: Any, value: Value) -> Value:
         """A linear layer's forward, at the machine's path, with whatever stands on it."""
+        ...
+
+    def embedded(self, machine: Machine, indices: Value, out: Value) -> Value:
+        """What a table gave, as the model goes on with it."""
         ...
 
 
@@ -62,6 +67,18 @@ class Peft(NamedTuple):
             value = to(machine, value, machine.policy.dtype_of("linear"))
         result = self._dora(machine, layer, value, result) if self.dora else self._plain(machine, layer, value, result)
         return to(machine, result, dtype)
+
+    def embedded(self, machine: Machine, indices: Value, out: Value) -> Value:
+        """Under checkpointing the input's embeddings are a leaf that asks for a gradient.
+
+        source: transformers 5.23.0 modeling_utils.py:enable_input_require_grads, which adapted models call for with
+        checkpointing
+        """
+        if machine.policy.checkpointing != "none" and out.node is None and indices.storage.life.name == "input_ids":
+            leaf = Leaf("", out.shape, out.dtype)
+            leaf.meta = out.detached()  # AccumulateGrad holds its variable
+            out.node = leaf
+        return out
 
     def _base(self, machine: Machine, layer: Any, value: Value, *, packed: bool) -> Value:
         if not packed:
