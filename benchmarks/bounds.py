@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.published.predict import read_kept
+from benchmarks.published.predict import KEPT, KEPT_ANALYTIC, read_kept
 from benchmarks.published.records import Record, load
 from benchmarks.published.scope import why_not
 from memcalc.bounds import FILE
@@ -34,15 +34,17 @@ MEASUREMENTS = Path(__file__).parents[1] / "measurements"
 
 
 def published() -> Iterator[list[Any]]:
-    """A row for each published step in scope that has a prediction."""
-    kept = read_kept()
-    for record in load():
-        told = kept.get(record.id, {})
-        if record.kind == "train_step" and record.metric in METRICS and "predicted" in told and not why_not(record):
-            yield [
-                record.id, told["engine"], family_of(record), record.implementation, record.metric, told["predicted"],
-                record.measured, record.halfwidth,
-            ]  # fmt: skip
+    """A row for each published step in an engine's scope that it has a prediction of."""
+    for engine, file in (("trace", KEPT), ("analytic", KEPT_ANALYTIC)):
+        kept = read_kept(file)
+        for record in load():
+            told = kept.get(record.id, {})
+            asked = record.kind == "train_step" and record.metric in METRICS and not why_not(record, engine)
+            if asked and told.get("predicted") is not None:
+                yield [
+                    record.id, told["engine"], family_of(record), record.implementation, record.metric, told["predicted"],
+                    record.measured, record.halfwidth,
+                ]  # fmt: skip
 
 
 def family_of(record: Record) -> str:

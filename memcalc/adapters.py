@@ -12,12 +12,11 @@ from typing import Any
 
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
+from memcalc.play.adapting import ADAPTER, Peft
 from memcalc.tensors import Tensor
 
 PREFIX = "base_model.model."
 """What peft puts before every name (peft_model.py:PeftModel.base_model, tuners/tuners_utils.py:BaseTuner.model)."""
-ADAPTER = "default"
-"""peft's name of the only adapter (mapping_func.py:get_peft_model)."""
 TRANSPOSED = frozenset({"gpt2"})
 """Families whose linear layers are Conv1D, with weights of in by out (transformers 5.23.0 pytorch_utils.py:Conv1D)."""
 TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -34,9 +33,11 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }  # fmt: skip
 """What is adapted where nobody says (peft 0.21.2 utils/constants.py:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)."""
-SAME_BYTES = frozenset({"lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "task_type"})
-"""Options that change no tensor."""
+SAME_BYTES = frozenset({"lora_alpha", "lora_dropout", "use_rslora", "use_dora", "fan_in_fan_out", "task_type"})
+"""Options that change no tensor but a dropout's mask and DoRA's magnitudes, which are made here."""
 PATH = "lora"
+HEADS = frozenset({"lm_head", "embed_out", "score", "qa_outputs", "classifier"})
+"""Modules that bitsandbytes leaves in their dtype: what comes last, and what is tied to the embedding."""
 
 
 def with_adapters(model: Model, options: Mapping[str, Any]) -> Model:
@@ -64,12 +65,53 @@ def with_adapters(model: Model, options: Mapping[str, Any]) -> Model:
         known = sorted({_module(tensor.name).rpartition(".")[2] for tensor in model.parameters if tensor.kind == "linear"})
         raise InputError(f"{PATH}.target_modules", ", ".join(targets), f"is no module of {model.name}",
                          did_you_mean(targets[0], known))  # fmt: skip
+    dora = bool(options.get("use_dora"))
     names = {tensor.name: _renamed(tensor.name, modules) for tensor in model.tensors}
     tied = {_renamed(name, modules): names.get(first, _renamed(first, modules)) for name, first in model.tied.items()}
-    return replace(model, tensors=tuple(_adapted(model, names, modules, rank)), tied=tied, root=None)
+    return replace(model, tensors=tuple(_adapted(model, names, modules, rank, dora=dora)), tied=tied, root=None)
 
 
-def _adapted(model: Model, names: Mapping[str, str], modules: set[str], rank: int) -> Iterator[Tensor]:
+def adapted(model: Model, options: Mapping[str, Any], quantization: str | None = None) -> Model:
+    """The same, ready to be played: its layers with the adapters on them, and its matrices in 4 bits where that is asked.
+
+    Raises:
+        InputError, NotModelledError: as :func:`with_adapters`, or a model whose layers are not known.
+    """
+    found = with_adapters(model, options)
+    mark = f".lora_A.{ADAPTER}.weight"
+    targets = frozenset(one.name.removesuffix(mark) for one in found.parameters if one.name.endswith(mark))
+    packed: frozenset[str] = frozenset()
+    if quantization is not None:
+        if options.get("use_dora"):
+            raise NotModelledError(f"{PATH}.use_dora", True, "on a quantised base is not modelled yet", "leave one out")
+        found, packed = quantized(found, nested=quantization == "nf4-double")
+    adapter = Peft(targets, _rank(options), float(options.get("lora_dropout") or 0.0), bool(options.get("use_dora")), packed,
+                   quantization == "nf4-double")  # fmt: skip
+    return replace(found, root=model.root, adapter=adapter, prefix=PREFIX.rstrip("."))
+
+
+def quantized(model: Model, *, nested: bool) -> tuple[Model, frozenset[str]]:
+    """(the model with its matrices in 4 bits, paths of their modules); what reads out the vocabulary stays as it is.
+
+    source: transformers 5.23.0 quantizers/base.py:get_keys_to_not_convert (output embeddings), integrations/bitsandbytes.py:
+    replace_with_bnb_linear
+    """
+    from memcalc.quantization import packed
+
+    tensors: list[Tensor] = []
+    paths: set[str] = set()
+    for tensor in model.tensors:
+        module = _module(tensor.name)
+        head = module.removeprefix(PREFIX).removesuffix(".base_layer").rpartition(".")[2] in HEADS
+        if tensor.kind != "linear" or tensor.trainable or len(tensor.shape) != 2 or head or tensor.role != "parameter":
+            tensors.append(tensor)
+            continue
+        tensors += packed(tensor, nested=nested)
+        paths.add(module.removesuffix(".base_layer"))
+    return replace(model, tensors=tuple(tensors)), frozenset(paths)
+
+
+def _adapted(model: Model, names: Mapping[str, str], modules: set[str], rank: int, *, dora: bool) -> Iterator[Tensor]:
     """The model's tensors frozen, and the adapters after the last tensor of the module they stand beside."""
     beside: list[Tensor] = []
     where: tuple[str, object] = ("", ())
@@ -79,14 +121,14 @@ def _adapted(model: Model, names: Mapping[str, str], modules: set[str], rank: in
             yield from beside
             where, beside = (module, tensor.spans), []
         if tensor.role == "parameter" and module in modules and tensor.name.endswith(".weight"):
-            beside = list(_adapters(PREFIX + module, tensor, rank, model.family))
+            beside = list(_adapters(PREFIX + module, tensor, rank, model.family, dora=dora))
         frozen = replace(tensor, name=names[tensor.name])
         yield replace(frozen, trainable=False) if tensor.role == "parameter" else frozen
     yield from beside
 
 
-def _adapters(module: str, weight: Tensor, rank: int, family: str) -> Iterator[Tensor]:
-    """A of (rank, in) and B of (out, rank)."""
+def _adapters(module: str, weight: Tensor, rank: int, family: str, *, dora: bool) -> Iterator[Tensor]:
+    """A of (rank, in), B of (out, rank), and DoRA's magnitude of (out)."""
     if weight.kind != "linear" or len(weight.shape) != 2:
         raise NotModelledError(f"{PATH}.target_modules", module, f"is read as {weight.kind}, whose adapters are not "
                                "modelled yet", "name linear layers")  # fmt: skip
@@ -95,6 +137,8 @@ def _adapters(module: str, weight: Tensor, rank: int, family: str) -> Iterator[T
         # B starts as zeros, so that the adapted model starts as the model (layer.py:LoraLayer.reset_lora_parameters)
         name = f"{module}.lora_{letter}.{ADAPTER}.weight"
         yield replace(weight, name=name, shape=shape, trainable=True, zeros=letter == "B")
+    if dora:
+        yield replace(weight, name=f"{module}.lora_magnitude_vector.{ADAPTER}.weight", shape=(out,), trainable=True)
 
 
 def _rank(options: Mapping[str, Any]) -> int:

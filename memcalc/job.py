@@ -55,6 +55,10 @@ class Training(Section):
     """Whether ``zero_grad`` drops gradients; else it fills them with zeros, and they live from step to step."""
     routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
     """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
+    lora: dict[str, Argument] | None = None
+    """Options of peft's LoraConfig, as ``r: 8``: the model is frozen but for adapters; none without it."""
+    quantization: Literal["nf4", "nf4-double"] | None = None
+    """Of a frozen base's matrices: 4 bits by bitsandbytes, with its scales in FP32 or quantised in turn."""
 
 
 class Parallelism(Section):
@@ -127,6 +131,10 @@ class Job(Section):
     parallelism: Parallelism = Field(default_factory=Parallelism)
     hardware: Hardware = Field(default_factory=Hardware)
     behaviour: Behaviour = Field(default_factory=Behaviour)
+    implementation: str = "transformers"
+    """Whose code of the model runs; see ``memcalc.implementations``."""
+    implementation_args: dict[str, Argument] = Field(default_factory=dict)
+    """What that implementation is told, as ``version: 2024-03-14``."""
 
 
 SECTIONS: dict[str, type[Section]] = {"training": Training, "parallelism": Parallelism, "hardware": Hardware}

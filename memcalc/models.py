@@ -27,6 +27,9 @@ class Model:
         dtype: the dtype its weights are stored in, where that is known.
         assumptions: what the reader had to assume.
         shapes_known: False for a bare size, whose one tensor stands for many of unknown shapes.
+        implementation: whose code it is.
+        adapter: what stands on its layers, as a machine asks it (``memcalc.play.adapting``); None for nothing.
+        prefix: what stands before every name of ``root``'s tensors.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Model:
     dtype: str | None = None
     assumptions: tuple[str, ...] = ()
     shapes_known: bool = True
+    implementation: str = "transformers"
+    adapter: Any = None
+    prefix: str = ""
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

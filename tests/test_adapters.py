@@ -57,7 +57,7 @@ def test_what_starts_as_zeros_is_said():
         ("llama", {"r": 0}, InputError, "lora.r: 0 is not a rank; give 1 or more"),
         ("llama", {"target_modules": ["q_porj"]}, InputError, "is no module of"),
         ("opt", {"target_modules": "all-linear"}, NotModelledError, "is a pattern"),
-        ("opt", {"use_dora": True}, NotModelledError, "lora.use_dora: True is not modelled yet; leave it out"),
+        ("opt", {"layer_replication": [[0, 1]]}, NotModelledError, "is not modelled yet; leave it out"),
         (
             "opt",
             {"target_modules": ["embed_tokens"]},

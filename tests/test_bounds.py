@@ -82,9 +82,15 @@ def test_the_share_is_the_order_statistics():
 def test_the_records_that_ship_are_those_of_the_published_runs():
     """memcalc/recorded.json is what the script makes of the committed predictions, and every id is a case with a source."""
     assert script.text() == FILE.read_text()
-    kept = {one["id"]: one for one in json.loads((ROOT / "benchmarks/published/predictions.json").read_text())}
-    assert len(recorded()) >= 24
-    assert all(kept[one.id]["predicted"] == one.predicted for one in recorded() if one.implementation == "litgpt")
+    files = {"trace": "predictions.json", "analytic": "analytic.json"}
+    kept = {
+        (engine, one["id"]): one
+        for engine, file in files.items()
+        for one in json.loads((ROOT / "benchmarks/published" / file).read_text())
+    }
+    assert len(recorded()) >= 48
+    litgpt = [one for one in recorded() if one.implementation == "litgpt"]
+    assert all(kept[one.engine, one.id]["predicted"] == one.predicted for one in litgpt)
     assert set(json.loads(FILE.read_text())["columns"]) == set(Recorded.__dataclass_fields__)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import ANALYTIC, engine_of, sharding
+from benchmarks.published.scope import ANALYTIC, engine_of, quantization, sharding
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -36,6 +36,19 @@ ACCUMULATED = 2
 all after it."""
 HELD = ("parameters", "parameter_copies", "master_parameters", "buffers", "gradients", "optimizer_states")
 """What is alive once a step is done and its gradients are not dropped yet."""
+
+
+LITGPT = {
+    "q": "query", "k": "key", "v": "value", "proj": "projection", "mlp": "mlp", "head": "head",
+}  # fmt: skip
+"""The same parts in litgpt's words."""
+DATES = {
+    "29de2828": "2023-09-27", "8641822b": "2023-10-16", "0cc02afa": "2023-10-27", "4a9b7e62": "2024-03-15",
+    "41397ed6": "2024-03-15", "41dece20": "2024-03-15", "bc3c337f": "2024-03-15", "3e9fd36c": "2024-03-16",
+    "0d207708": "2024-03-17", "3cf6493c": "2024-03-28", "58c5b188": "2024-04-19", "43c44323": "2024-04-24",
+    "101e31d2": "2024-05-06", "f247be87": "2024-07-05", "2b195c7f": "2024-08-02",
+}  # fmt: skip
+"""When litgpt's commits were made (git log --format='%h %cs'), by which its record tells one code from another."""
 
 
 @dataclass
@@ -84,13 +97,27 @@ def question(record: Record, engine: str = "trace") -> Question:
         "parallelism": dict(sharding(record) or {}) if analytic else {},
         "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
     }  # fmt: skip
-    if analytic and record.kind == "train_step" and record.implementation in set(ANALYTIC.implementations) - {"transformers"}:
+    asks = analytic and record.kind == "train_step"
+    lora = _lora(record, analytic=asks)
+    if asks and record.implementation in set(ANALYTIC.implementations) - {"transformers"}:
         job["implementation"] = record.implementation
+        job["implementation_args"] = _arguments(record)
+    if asks and not rest:
+        training |= {key: value for key, value in (("lora", lora), ("quantization", quantization(record))) if value}
+        lora = None
     image = isinstance(config, str)
     return Question(
-        job=job, lora=_lora(record), loss="cross_entropy" if image else None, inputs=_inputs(record),
+        job=job, lora=lora, loss="cross_entropy" if image else None, inputs=_inputs(record),
         adapters={"fp32": "float32"}.get(rest), reading=_reading(record, analytic=analytic),
     )  # fmt: skip
+
+
+def _arguments(record: Record) -> dict[str, Any]:
+    """What an implementation is told: litgpt's date, and its script where that is not the usual one."""
+    if record.implementation != "litgpt":
+        return {}
+    told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
+    return {**told, "script": "pretrain"} if "extensions/thunder" in str(record.raw["source"]) else told
 
 
 def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
@@ -117,14 +144,16 @@ def _inputs(record: Record) -> tuple[str, ...]:
     return (f"args0={dtype}[{record.raw['micro_batch_size']},3,{side},{side}]",)
 
 
-def _lora(record: Record) -> dict[str, Any] | None:
-    if record.method != "lora":
+def _lora(record: Record, *, analytic: bool) -> dict[str, Any] | None:
+    if record.method not in ("lora", "qlora"):
         return None
     told, arch = record.raw["trainable"], str(record.raw["model"].get("arch"))
-    pieces = PIECES[SAME.get(arch, arch)]
+    own = record.implementation == "litgpt" and analytic
+    pieces = {part: (word,) for part, word in LITGPT.items()} if own else PIECES[SAME.get(arch, arch)]
     names = [name for target in told["targets"] for name in pieces.get(target, (target,))]
+    usual = 0.05 if own else 0.0  # finetune/lora.py:lora_dropout
     return {
-        "r": told["rank"], "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", 0.0),
+        "r": told["rank"], "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", usual),
         "target_modules": list(dict.fromkeys(names)),
     }  # fmt: skip
 

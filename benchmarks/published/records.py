@@ -51,6 +51,7 @@ OPTIMIZERS: Sequence[tuple[str, tuple[str, dict[str, Any]]]] = (
 """From an optimizer's words to its registry name and options; ``adamw_hf`` took tensors one by one, as foreach=False does."""
 
 PRECISIONS: Sequence[tuple[str, str]] = (
+    (r"^nf4 .*\bbf16", "bf16-pure"),
     (r"bf16-mixed|bf16 AMP", "amp-bf16"),
     (r"fp16 AMP", "amp-fp16"),
     (r"fp32 sharded params|bf16 mixed precision \(fp32 shards\)", "fsdp2-mixed"),

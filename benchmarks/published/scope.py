@@ -38,6 +38,7 @@ class Features:
         offload: tensors that are sent to the host and come back.
         in_backward: an update within backward.
         ranks: several ranks, as ``sharding`` understands them.
+        dated: implementations that changed, of which the commit of a run's code must be told.
     """
 
     implementations: tuple[str, ...]
@@ -50,11 +51,12 @@ class Features:
     offload: bool = False
     in_backward: bool = False
     ranks: bool = False
+    dated: tuple[str, ...] = ()
 
 
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
-ANALYTIC = Features(implementations=("transformers",))
+ANALYTIC = Features(implementations=("transformers", "litgpt"), quantized=True, dated=("litgpt",))
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
 
@@ -109,7 +111,7 @@ def _reasons(record: Record, modelled: Features) -> Iterator[Reason]:
 
 
 def _quantized(record: Record, modelled: Features) -> Reason | None:
-    known = modelled.quantized or not record.quantized
+    known = not record.quantized or (modelled.quantized and quantization(record) is not None)
     return None if known else Reason("quantized base", "a quantised base is not modelled")
 
 
@@ -185,6 +187,11 @@ def _implementation(record: Record, modelled: Features) -> Reason | None:
     return Reason("implementation", f"implementation {named} is not modelled yet", stand_in)
 
 
+def _dated(record: Record, modelled: Features) -> Reason | None:
+    known = record.kind in STATIC or record.implementation not in modelled.dated or record.raw["source"].get("code_commit")
+    return None if known else Reason("commit", "the commit of the run's code is not told, and that code changed")
+
+
 def _model(record: Record, modelled: Features) -> Reason | None:
     from benchmarks.published.models import config_of
 
@@ -198,8 +205,14 @@ def _model(record: Record, modelled: Features) -> Reason | None:
 
 RULES: tuple[Rule, ...] = (
     _quantized, _method, _compiled, _offload, _in_backward, _optimizer, _precision, _adapters, _ranks, _checkpointing, _sizes,
-    _device, _implementation, _model,
+    _device, _implementation, _dated, _model,
 )  # fmt: skip
+
+
+def quantization(record: Record) -> str | None:
+    """The job's word for a base in 4 bits by bitsandbytes; None for another."""
+    words = str(record.raw["trainable"].get("base_quantization")) if record.quantized else ""
+    return {"nf4": "nf4", "nf4-dq": "nf4-double"}.get(words.removeprefix("bnb."))
 
 
 def sharding(record: Record) -> dict[str, object] | None:

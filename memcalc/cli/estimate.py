@@ -54,6 +54,9 @@ def estimate(
     attention: o.AttentionKernel = None,
     max_grad_norm: o.Clipping = None,
     keep_gradients: o.KeepGradients = False,
+    lora: o.Lora = None,
+    quantization: o.Quantization = None,
+    implementation: o.ImplementationName = None,
     dp: o.Dp = None,
     zero_stage: o.Stage = None,
     zero_backend: o.Backend = None,
@@ -76,7 +79,6 @@ def estimate(
     loss: o.LossName = None,
     step: o.StepName = None,
     routing_imbalance: o.Routing = None,
-    lora: o.Lora = None,
     allocator: o.Allocator = None,
     timeline: Annotated[Path | None, _traced("--timeline", "The step as .html, .json, .png or .svg.", "FILE")] = None,
     snapshot: Annotated[Path | None, _traced("--snapshot", "The same for PyTorch's memory visualiser.", "FILE")] = None,
@@ -92,10 +94,11 @@ def estimate(
         attention=attention, max_grad_norm=max_grad_norm, set_to_none=False if keep_gradients else None,
         routing_imbalance=routing_imbalance, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
         zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp, cp=cp, ep=ep, engine=engine,
-        gpu=gpu, memory=memory, headroom=headroom, scope=scope,
+        gpu=gpu, memory=memory, headroom=headroom, scope=scope, lora=o.lora_options(lora), quantization=quantization,
+        implementation=implementation,
     )  # fmt: skip
     asked = {
-        "--input": inputs, "--loss": loss, "--step": step, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
+        "--input": inputs, "--loss": loss, "--step": step, "--allocator": allocator, "--timeline": timeline,
         "--snapshot": snapshot, "--top": top, "--by": by,
     }  # fmt: skip
     footprint: Footprint
@@ -104,7 +107,7 @@ def estimate(
 
         footprint = traced(
             mapping, Wanted(timeline, snapshot, top, by), form.value, exact=exact, explain=explain, app_dir=app_dir,
-            inputs=tuple(inputs or ()), loss=loss, step=step, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
+            inputs=tuple(inputs or ()), loss=loss, step=step, allocator=allocator or "",
         )  # fmt: skip
     else:
         for flag, value in asked.items():

@@ -43,6 +43,9 @@ def fit(
     gradient_accumulation_steps: o.Accumulation = None,
     attention: o.AttentionKernel = None,
     max_grad_norm: o.Clipping = None,
+    lora: o.Lora = None,
+    quantization: o.Quantization = None,
+    implementation: o.ImplementationName = None,
     dp: o.Dp = None,
     zero_stage: o.Stage = None,
     zero_backend: o.Backend = None,
@@ -65,6 +68,7 @@ def fit(
         image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps, attention=attention,
         max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
         dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,
+        lora=o.lora_options(lora), quantization=quantization, implementation=implementation,
     )  # fmt: skip
     from memcalc.fit import fit as find
     from memcalc.fit import grid_of

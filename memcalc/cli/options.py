@@ -54,6 +54,15 @@ AttentionKernel = Annotated[
 ]
 Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
 KeepGradients = Annotated[bool, _option("--keep-gradients", group=TRAINING, text="Zeroed, not dropped: set_to_none=False.")]
+Lora = Annotated[
+    list[str] | None, _option("--lora", group=TRAINING, text="Adapters on a frozen base: r=8.", metavar="KEY=VALUE")
+]
+Quantization = Annotated[
+    str | None, _option("--quantization", group=TRAINING, text="Of that base: nf4, nf4-double.", metavar="NAME")
+]
+ImplementationName = Annotated[
+    str | None, _option("--implementation", group=TRAINING, text="Whose code (default transformers).", metavar="NAME")
+]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
 Backend = Annotated[
@@ -87,7 +96,6 @@ Routing = Annotated[
     float | None,
     _option("--routing-imbalance", group=TRACE, text="The fullest expert's share (even: 1).", metavar="X"),
 ]
-Lora = Annotated[list[str] | None, _option("--lora", group=TRACE, text="An option of peft's LoRA: r=8.", metavar="KEY=VALUE")]
 Allocator = Annotated[
     str | None, _option("--allocator", group=TRACE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")
 ]
@@ -154,6 +162,20 @@ def pairs(words: list[str] | None, flag: str) -> dict[str, Any]:
             raise InputError(flag, word, "is not KEY=VALUE", "write it as fused=true")
         result[key] = scalar(value)
     return result
+
+
+def lora_options(words: list[str] | None) -> dict[str, Any] | None:
+    """What ``--lora`` says; names of modules with commas between are a list. None where nothing is said.
+
+    >>> lora_options(["r=8", "target_modules=q_proj,v_proj"])
+    {'r': 8, 'target_modules': ['q_proj', 'v_proj']}
+    """
+    found = pairs(words, "--lora")
+    names = found.get("target_modules")
+    listed = names.split(",") if isinstance(names, str) and names != "all-linear" else []
+    if listed and all(part.replace(".", "_").isidentifier() for part in listed):
+        found["target_modules"] = listed
+    return found or None
 
 
 def scalar(text: str) -> Any:

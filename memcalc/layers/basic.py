@@ -37,7 +37,12 @@ class Linear:
             yield Tensor("bias", (self.out_features,), kind="linear")
 
     def play(self, machine: Machine, value: Value) -> Value:
-        """``(..., in)`` to ``(..., out)``."""
+        """``(..., in)`` to ``(..., out)``, with the adapter that stands on it."""
+        adapter = machine.policy.adapter
+        return self.plain(machine, value) if adapter is None else adapter.linear(machine, self, value)
+
+    def plain(self, machine: Machine, value: Value) -> Value:
+        """The product alone."""
         shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
         weight = machine.parameter("weight", shape, "linear")
         bias = machine.parameter("bias", (self.out_features,), "linear") if self.bias else None
@@ -96,7 +101,9 @@ class Embedding:
 
     def play(self, machine: Machine, indices: Value) -> Value:
         """``(...)`` to ``(..., width)``."""
-        return kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
+        out = kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
+        adapter = machine.policy.adapter
+        return out if adapter is None else adapter.embedded(machine, indices, out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Frame:
             self.holders.append(ref(holder))
             self.count += 1
             return holder
-        if self.holders[self.again]() is not None:  # nothing is kept for a node that is gone: its result was of no use
+        if self.holders[self.again]() is not None:  # its node is still part of the graph (_recomputation_hook: weak_holders)
             self.made[self.again] = value.detached()
             value.storage.life.saved = True
         self.again += 1

@@ -210,10 +210,12 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
         storage = value.storage
     else:
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage
-    storage.life.role, storage.life.name = "gradient", f"{leaf.name}.grad"
     leaf.gradient = storage
+    if leaf.name:  # a parameter's
+        storage.life.role, storage.life.name = "gradient", f"{leaf.name}.grad"
     del value, storage
-    machine.stored(leaf)
+    if leaf.name:
+        machine.stored(leaf)
 
 
 def count_of(shape: Shape) -> Count:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
     """The mean cross-entropy of rows of scores ``(n, classes)`` (pytorch LossNLL.cpp:cross_entropy_loss)."""
-    # the softmax is asked for in the scores' dtype, also under autocast; the loss itself is on its FP32 list
-    logs = machine.wide(log_softmax(machine, scores, scores.dtype))
+    logs = machine.wide(log_softmax(machine, scores, scores.dtype))  # autocast: nll_loss is on its FP32 list
     loss = machine.new((), logs.dtype, "nll_loss_forward")
     total = machine.new((), logs.dtype, "nll_loss_forward")
     return machine.record(loss, (logs,), (logs, target, total), _nll_backward)
@@ -24,6 +23,14 @@ def cross_entropy(machine: Machine, scores: Value, target: Value) -> Value:
 
 def _nll_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     return (machine.like(saved[0], "nll_loss_backward"),)
+
+
+def cross_entropies(machine: Machine, scores: Value, target: Value) -> Value:
+    """The cross-entropy of each row, without a reduction."""
+    logs = log_softmax(machine, scores, scores.dtype)
+    losses = machine.new(target.shape, logs.dtype, "nll_loss_forward")
+    total = machine.new((), logs.dtype, "nll_loss_forward")
+    return machine.record(losses, (logs,), (logs, target, total), _nll_backward)
 
 
 def mse(machine: Machine, scores: Value, target: Value) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Condition, Count, is_array
 from memcalc.kernels.behaviour import Behaviour
@@ -14,6 +14,9 @@ from memcalc.play.graph import Backward, Leaf, Node
 from memcalc.play.values import Life, Order, Shape, Storage, Value
 from memcalc.tape.events import Phase, Role
 from memcalc.tensors import ITEMSIZE, Kind
+
+if TYPE_CHECKING:
+    from memcalc.play.adapting import Adapter
 
 AUTOCAST_WEIGHTS = "parameter_copy"
 
@@ -39,6 +42,7 @@ class Machine:
         behaviour: the software and GPU that are assumed.
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
+        held: what the script around the model holds until backward is through.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -55,6 +59,7 @@ class Machine:
         self.frames: list[Any] = []
         self.sections: list[Section] = []
         self.unrolled = self.again = False
+        self.held: Any = None
         self.casts: dict[str, Value] = {}
         self._sequence = 0
         self._section: Section | None = None
@@ -384,6 +389,7 @@ class Policy:
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
+        adapter: what stands on linear layers; None for nothing.
         behaviour: the software and GPU.
     """
 
@@ -398,9 +404,11 @@ class Policy:
         checkpointing: str = "none",
         cache: bool = False,
         gradients_kept: bool = False,
+        adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache, self.gradients_kept = checkpointing, cache, gradients_kept
+        self.checkpointing, self.cache = checkpointing, cache
+        self.gradients_kept, self.adapter = gradients_kept, adapter
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

@@ -30,6 +30,11 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
     return _unflattened(machine, made, (*shape[:-1], out))
 
 
+def flattened_shape(value: Value) -> tuple[Count, ...]:
+    """The dimensions of a value that a matrix product takes for rows."""
+    return value.shape[:-1]
+
+
 def _cast(machine: Machine, value: Value, weight: Value, bias: Value | None) -> tuple[Value, Value, Value | None]:
     if machine.autocast is None:
         return value, weight, bias

@@ -202,8 +202,9 @@ def pieces(machine: Machine, value: Value, dim: int, lengths: Sequence[Count]) -
     return outs
 
 
-def _pieces_backward(machine: Machine, node: Node, saved: Any, grads: list[Value | None]) -> Gradients:
+def _pieces_backward(machine: Machine, node: Node, saved: Any, grads: Any) -> Gradients:
     shape, dtype = node.meta
+    grads = [grads] if node.results == 1 else grads
     if all(grad is None for grad in grads):
         return (None,)
     return (machine.new(shape, dtype, "cat"),)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from memcalc.errors import MemcalcError
+from memcalc.errors import MemcalcError, NotModelledError
 from memcalc.families.base import load_family
 from memcalc.job import Hardware, Job, read_job
 from memcalc.models import Model
@@ -141,9 +141,25 @@ def variant(patch: Patch, reader: Reader) -> Variant:
 def setting(patch: Patch) -> Setting:
     """The job of a patch of settings; its model, ranks and numbers are stand-ins."""
     try:
-        return Setting(read_job(nested({"model": "any", **patch})))
+        job = read_job(nested({"model": "any", **patch}))
+        refuse_unswept(job)
+        return Setting(job)
     except MemcalcError as error:
         return Setting(error=str(error))
+
+
+def refuse_unswept(job: Job) -> None:
+    """What changes a model's tensors is not swept yet, and is refused rather than passed over.
+
+    Raises:
+        NotModelledError: adapters, or another implementation's layers.
+    """
+    for path, value, usual in (
+        ("training.lora", job.training.lora, None), ("training.quantization", job.training.quantization, None),
+        ("implementation", job.implementation, "transformers"),
+    ):  # fmt: skip
+        if value != usual:
+            raise NotModelledError(path, value, "is not swept yet", "use estimate, check or fit")
 
 
 def plan(job: Job, ranks: Mapping[str, int | None]) -> Plan | str:

@@ -19,13 +19,14 @@ from memcalc.footprint import Peak
 from memcalc.job import read_job
 from tests.published.test_published import SMALL, features, record
 
+LITGPT = {"repo": "Lightning-AI/litgpt", "code_commit": "3cf6493c"}
 AGAIN = "predict them again: python -m benchmarks.published.predict --engine analytic"
 
 
 @pytest.mark.parametrize(
     ("repo", "said"),
     [
-        ("Lightning-AI/litgpt", "implementation litgpt is not modelled yet"),
+        ("Lightning-AI/litgpt", "the commit of the run's code is not told, and that code changed"),
         ("NVIDIA/Megatron-LM", "implementation megatron is not modelled yet"),
         ("pytorch/torchtitan", "implementation torchtitan is not modelled yet"),
         ("huggingface/transformers", None),
@@ -38,21 +39,33 @@ def test_another_implementation_is_out_of_scope_until_it_is_listed(repo, said):
 
 
 def test_scopes_differ_by_engine():
-    """Steps of litgpt's are in the trace's scope, which runs litgpt's code, and not in the analytic one's."""
+    """Steps of litgpt's are in both scopes, in the analytic one's where the commit of the code is told."""
     litgpt = record(source={"repo": "Lightning-AI/litgpt"})
     assert not why_not(litgpt)
     assert why_not(litgpt, "analytic")
+    assert not why_not(record(source=LITGPT), "analytic")
     assert features(source={"repo": "Lightning-AI/litgpt"}) == []
+
+
+def test_litgpt_s_jobs_say_which_code():
+    """A run of litgpt's becomes a job with the date of its commit, its own names of adapted parts, and its default dropout."""
+    lora = {"method": "lora", "rank": 4, "targets": ["q", "mlp"]}
+    job = question(record(source=LITGPT, trainable=lora), "analytic").job
+    assert job["implementation_args"] == {"version": "2024-03-28"}
+    assert job["training"]["lora"]["target_modules"] == ["query", "mlp"]
+    assert job["training"]["lora"]["lora_dropout"] == 0.05
+    quantized = {**lora, "method": "qlora", "base_quantization": "bnb.nf4-dq"}
+    assert question(record(source=LITGPT, trainable=quantized), "analytic").job["training"]["quantization"] == "nf4-double"
 
 
 def test_scope_widens_in_one_place(monkeypatch):
     """An implementation that is added to the engine's list is in scope, and its name is in the job."""
-    wider = Features(implementations=("transformers", "litgpt"))
+    wider = Features(implementations=("transformers", "torchtitan"))
     monkeypatch.setattr(scope, "STEP", {**scope.STEP, "analytic": wider})
     monkeypatch.setattr(convert, "ANALYTIC", wider)
-    litgpt = record(source={"repo": "Lightning-AI/litgpt"})
-    assert not why_not(litgpt, "analytic")
-    assert question(litgpt, "analytic").job["implementation"] == "litgpt"
+    titan = record(source={"repo": "pytorch/torchtitan"})
+    assert not why_not(titan, "analytic")
+    assert question(titan, "analytic").job["implementation"] == "torchtitan"
     assert "implementation" not in question(record(), "analytic").job
 
 
@@ -70,6 +83,7 @@ def test_scope_widens_in_one_place(monkeypatch):
 def test_each_feature_opens_its_records(monkeypatch, change, feature, widened):
     """Every switch of the list keeps records out while it is off, and is no reason once it is on."""
     found = record(**change)
+    monkeypatch.setattr(scope, "STEP", {"analytic": Features(implementations=("transformers",))})
     assert feature in [reason.feature for reason in why_not(found, "analytic")]
     monkeypatch.setattr(scope, "STEP", {"analytic": Features(implementations=("transformers",), **widened)})
     assert feature not in [reason.feature for reason in why_not(found, "analytic")]
@@ -155,7 +169,7 @@ def test_a_file_by_path_says_why_each_case_is_out(tmp_path, capsys):
     assert main([str(path), "--engine", "analytic"]) == 0
     said = capsys.readouterr().out
     assert "| huggingface/transformers | optimizer_state | tensors | 1 |" in said
-    assert "other: implementation litgpt is not modelled yet" in said
+    assert "other: the commit of the run's code is not told" in said
     assert KEPT_ANALYTIC.read_bytes() == before
 
 
@@ -166,7 +180,7 @@ def test_listing_of_nothing():
 
 def test_needs_agree_with_the_rule():
     """A step that needs nothing built is in scope, or what keeps it out is in the record and not in the engine."""
-    stated = {"metric", "sizes", "device", "optimizer", "precision", "unit"}
+    stated = {"metric", "sizes", "device", "optimizer", "precision", "unit", "commit"}
     for each in load():
         if each.grade != "C" and each.kind == "train_step" and not needs(each):
             assert {reason.feature for reason in why_not(each, "analytic")} <= stated

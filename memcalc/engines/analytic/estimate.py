@@ -15,6 +15,7 @@ from memcalc.models import Model
 from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan, check_parameters, check_settings, make_plan, understood
+from memcalc.prepared import prepared
 from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card
 from memcalc.units import checked_bytes
@@ -41,6 +42,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
         NotModelledError: a parallelism memcalc does not model yet.
     """
+    model = prepared(model, job)
     plan = make_plan(job)
     check_parameters(plan, model)
     ignored = check_settings(job, model)

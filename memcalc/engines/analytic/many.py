@@ -13,6 +13,7 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.plan import check_parameters, make_plan
 from memcalc.play.machine import SplitError
+from memcalc.prepared import prepared
 from memcalc.tape.fold import fold
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
     """
     import numpy
 
+    model = prepared(model, job)
     plan = make_plan(job)
     check_parameters(plan, model)
     account = accounts(plan, model, int(plan.shards * plan.replicas))[0]

@@ -10,11 +10,11 @@ from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
-from memcalc.families.base import Family, load_family
+from memcalc.families.base import Family
 from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
@@ -71,7 +71,7 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
-    return load_family(model.family)
+    return family_of(model)
 
 
 def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None, chip: Chip) -> Around:

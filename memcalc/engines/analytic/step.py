@@ -6,6 +6,7 @@ Forward and backward are played on shapes (``memcalc.play``); what is kept is th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -13,10 +14,12 @@ from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
+from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
+from memcalc.play.adapting import counted
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
 from memcalc.play.pointwise import scaled, to
@@ -46,10 +49,11 @@ class Played:
 
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
-    frozen = {tensor.name for tensor in model.parameters if not tensor.trainable}
+    frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
     dtype = plan.scheme.parameter or model.dtype or "float32"
     return Policy(
-        dtype, keeps=plan.scheme.keeps, trains=(lambda name: name not in frozen) if frozen else (lambda name: True),
+        dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
+        adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         gradients_kept=keeps_gradients(plan),
     )  # fmt: skip
@@ -78,23 +82,40 @@ def play_step(
     machine.tied, machine.unrolled = dict(model.tied), unrolled
     if in_buckets:
         machine.policy.on_gradient = _into_its_bucket
+    machine.path = model.prefix
     reading = read_inputs(job.training, family, model, machine.policy.dtype)
+    more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
     steps = plan.accumulation
     _iterate(machine, plan, family, model, reading, last=not _several(machine, steps), divided=_several(machine, steps))
     if _several(machine, steps):
         _again(machine, plan, family, model, reading, steps - 1)
-    return _converted(machine, reading)
+    played = _converted(machine, reading)
+    return replace(played, before=(*more, *played.before))
+
+
+def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:
+    """What another implementation holds besides."""
+    if model.implementation == USUAL:
+        return ()
+    return load_implementation(model.implementation).held(model, reading.batch, dtype, plan.scheme.copy or dtype)
 
 
 def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     """Forward and backward of a job written as a mapping; for benchmarks and tests."""
     from memcalc.job import read_job
     from memcalc.plan import make_plan
+    from memcalc.prepared import prepared
     from memcalc.readers.source import read_model
 
     job = read_job(mapping)
-    model = read_model(job.model)
-    return play_step(job, make_plan(job), model, load_family(model.family), Behaviour(), unrolled=unrolled)
+    model = prepared(read_model(job.model), job)
+    return play_step(job, make_plan(job), model, family_of(model), Behaviour(), unrolled=unrolled)
+
+
+def family_of(model: Model) -> Family:
+    """The family, played as the model's implementation plays it."""
+    family = load_family(model.family)
+    return family if model.implementation == USUAL else replace(family, play=load_implementation(model.implementation).play)
 
 
 def _into_its_bucket(machine: Machine, leaf: Leaf) -> None:
@@ -137,6 +158,7 @@ def _iterate(
     else:
         Engine(machine).run(loss)
     del loss
+    machine.held = None
 
 
 def _converted(machine: Machine, reading: Reading) -> Played:

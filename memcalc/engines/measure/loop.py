@@ -13,7 +13,8 @@ import torch
 from memcalc.engines.measure.meter import CudaMeter, Meter, Recorder
 from memcalc.engines.measure.question import Question
 from memcalc.engines.measure.walked import Rows, gradient_rows, input_rows, kept_rows, state_rows
-from memcalc.errors import InputError
+from memcalc.errors import InputError, NotModelledError
+from memcalc.implementations import USUAL
 from memcalc.measurement import Iteration, Phase
 from memcalc.runtime.around import all_zeros, counts_of, floating_dtype, only_kernel, trained_parameters, waiting
 from memcalc.runtime.build import Built, build, cast_parameters, with_lora
@@ -80,15 +81,18 @@ class Loop:
     def build(self) -> None:
         """Model, batch, wrapper and optimizer, each a part of ``init``."""
         question, plan, recorder = self.question, self.question.plan, self.recorder
-        import_early(plan.optimizer, lora=question.settings.lora is not None)
+        lora = question.settings.lora
+        if question.job.training.lora is not None or question.job.implementation != USUAL:
+            raise NotModelledError("training.lora", question.job.training.lora, "is no key of what is measured", "use --lora")
+        import_early(plan.optimizer, lora=lora is not None)
         with recorder.phase("init", "model"):
             self.built = build(
                 question.job, inputs=question.settings.inputs, app_dir=question.app_dir, base_dir=question.base_dir,
                 seed=question.settings.seed, usual=CPU_SEQUENCE if question.device == "cpu" else SEQUENCE,
             )  # fmt: skip
             module = self.built.module
-            if question.settings.lora is not None:
-                module = with_lora(module, question.settings.lora)
+            if lora is not None:
+                module = with_lora(module, lora)
             self.zeros = all_zeros(module)
             cast_parameters(module, plan.scheme)
             module.to(question.place)

@@ -37,6 +37,7 @@ from memcalc.engines.trace.tracker import Tracker
 from memcalc.engines.trace.values import Values
 from memcalc.errors import InputError
 from memcalc.footprint import Footprint, ModelSummary
+from memcalc.implementations import USUAL
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
@@ -130,6 +131,7 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     require_one_rank(plan)
     if feed.step is not None:
         require_own_step(job)
+    _refuse_unbuilt(job)
     machine = machine_of(job)
     try:
         require_runnable(plan.optimizer)
@@ -181,8 +183,9 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         feed.progress("building the model", 0)
         with no_values():
             built = make()
-            if feed.lora is not None:
-                built = built._replace(module=with_lora(built.module, feed.lora))
+            lora = job.training.lora if feed.lora is None else feed.lora
+            if lora is not None:
+                built = built._replace(module=with_lora(built.module, lora))
         stack.enter_context(faked(built.module, mode))
         stack.enter_context(as_real_tensors())
         if valued:
@@ -234,3 +237,17 @@ def _summary(built: Built, module: Any) -> ModelSummary:
 
 def _sizes(built: Built, job: Job) -> dict[str, int]:
     return {key: value for key, value in built.sizes.items() if getattr(job.training, key) is None}
+
+
+def _refuse_unbuilt(job: Job) -> None:
+    """What this engine does not build by itself.
+
+    Raises:
+        NotModelledError: another implementation's code, or a quantised base.
+    """
+    if job.implementation != USUAL:
+        raise NotModelledError("implementation", job.implementation, "is not built from a config",
+                               "give its module, as py:package.module:factory, or use engine analytic")  # fmt: skip
+    if job.training.quantization is not None:
+        raise NotModelledError("training.quantization", job.training.quantization, "has kernels that a trace cannot run",
+                               "use engine analytic")  # fmt: skip

@@ -1,0 +1,57 @@
+"""What an implementation is: another project's code of a family's model, whose layers hold and keep other tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field
+from typing import Any
+
+from memcalc.arrays import Count
+from memcalc.families._forward import Batch
+from memcalc.models import Model
+from memcalc.records import dataclass
+from memcalc.tape.events import Buffer
+
+
+@dataclass
+class Asked:
+    """What a job says of an implementation.
+
+    Attributes:
+        arguments: the implementation's own.
+        lora: options of adapters; None without them.
+        quantization: of a frozen base; None without it.
+    """
+
+    arguments: Mapping[str, Any]
+    lora: Mapping[str, Any] | None = None
+    quantization: str | None = None
+
+
+def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
+    """No buffers beside the model's."""
+    return ()
+
+
+@dataclass
+class Implementation:
+    """A project's code.
+
+    Attributes:
+        name: as a job has it.
+        source: project and commits that were read.
+        build: the model of a family's config with this project's tensors and layers.
+        play: its training forward and loss: (machine, architecture, config, root, batch) -> (loss, what is held to backward).
+        held: buffers whose size goes by the batch: (model, batch, dtype of the parameters, that of matrix products) ->
+            (buffer, how many).
+        arguments: names of its arguments.
+        adapts: whether it has adapters of its own, in place of peft's.
+    """
+
+    name: str
+    source: str
+    build: Callable[[Model, Asked], Model]
+    play: Callable[..., tuple[Any, Any]]
+    held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
+    arguments: tuple[str, ...] = ()
+    adapts: bool = False

@@ -1,0 +1,328 @@
+"""Litgpt's GPT under its own scripts: fused attention, no tied head, logits and loss in chunks, adapters of its own.
+
+source: Lightning-AI/litgpt model.py, lora.py, config.py, utils.py, finetune/*.py, pretrain.py, at the commits of ``VERSIONS``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, replace
+from typing import Any, Literal, NamedTuple
+
+from memcalc.arrays import Count
+from memcalc.errors import InputError, NotModelledError, did_you_mean, either
+from memcalc.families._forward import Batch
+from memcalc.families._rotary_decoder import head_sizes
+from memcalc.implementations._litgpt_layers import LitAttention, LitBlock, LitMLP, LitNorm, Tables
+from memcalc.implementations._litgpt_lora import TARGETS, Lora, LoraFused, LoraLinear
+from memcalc.implementations._litgpt_scripts import SCRIPTS, head
+from memcalc.implementations.base import Asked, Implementation
+from memcalc.layers.base import Layer, Module, Stack
+from memcalc.layers.basic import Embedding, Linear
+from memcalc.layers.packed import PackedLinear
+from memcalc.models import Model
+from memcalc.play.checkpoint import checkpointed
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import scaled, tanh
+from memcalc.play.values import Value
+from memcalc.records import dataclass
+from memcalc.tape.events import Buffer
+from memcalc.tensors import ITEMSIZE
+
+NormKind = Literal["layer", "own", "cast_last", "cast_first", "float_weight"]
+
+
+class Version(NamedTuple):
+    """What changed from time to time.
+
+    Attributes:
+        rms: how an RMSNorm is written.
+        residual_first: the order of a parallel block's sums.
+        shares: whether a single key head is not repeated.
+        low_tables: whether rotary tables are FP16 where the model is in 16 bits.
+        lora_scales: whether the adapted model scales its embeddings, as the plain one does.
+        in_place: how an adapter's result is padded.
+        counts: whether the loss is divided by a count of tokens.
+    """
+
+    rms: NormKind
+    residual_first: bool = False
+    shares: bool = False
+    low_tables: bool = False
+    lora_scales: bool = True
+    in_place: bool = True
+    counts: bool = True
+
+
+VERSIONS: Mapping[str, Version] = {
+    "2023-09-27": Version(  # 29de2828, 8641822b
+        "own", residual_first=True, shares=True, low_tables=True, lora_scales=False, in_place=False, counts=False
+    ),
+    "2023-10-27": Version("cast_last", lora_scales=False, in_place=False, counts=False),  # 0cc02afa
+    "2024-03-15": Version("cast_first", lora_scales=False, in_place=False),  # 4a9b7e62, 41dece20, 0d207708
+    "2024-03-28": Version("cast_first", in_place=False),  # 3cf6493c, 58c5b188, 43c44323
+    "2024-05-06": Version("cast_first"),  # 101e31d2, f247be87
+    "2024-08-02": Version("float_weight"),  # 2b195c7f
+}
+"""By the date of the first commit that was read with it. A date between two is taken for the earlier one's."""
+
+
+@dataclass
+class Shape:
+    """A model as litgpt's ``Config`` has it, read from a config of Hugging Face's (litgpt config.py)."""
+
+    vocabulary: Count
+    width: Count
+    layers: Count
+    heads: Count
+    groups: Count
+    head_size: Count
+    rotated: Count
+    inner: Count
+    norm: Literal["layer", "rms"] = "rms"
+    mlp: Literal["neox", "llama", "gemma"] = "llama"
+    bias: bool = False
+    head_bias: bool = False
+    parallel: bool = False
+    shared_norm: bool = False
+    gemma: bool = False
+    capped: bool = False
+    version: Version = field(default_factory=lambda: VERSIONS["2024-08-02"])
+    lora: Lora | None = None
+    script: str = "full"
+    quantization: str | None = None
+
+
+def _llama(config: Any) -> Shape:
+    return _rotary(config, head_sizes(config).head_dim)
+
+
+def _rotary(config: Any, rotated: Count, **more: Any) -> Shape:
+    heads, groups, size = head_sizes(config)
+    return Shape(config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, size, rotated,
+                 config.intermediate_size, **more)  # fmt: skip
+
+
+def _phi(config: Any) -> Shape:
+    from memcalc.families._rotary_decoder import rotary_width
+    from memcalc.families.phi import ROTATED
+
+    return _rotary(config, rotary_width(config, ROTATED), norm="layer", mlp="neox", bias=True, head_bias=True, parallel=True,
+                   shared_norm=True)  # fmt: skip
+
+
+def _gemma(config: Any) -> Shape:
+    return _rotary(config, head_sizes(config).head_dim, mlp="gemma", gemma=True)
+
+
+def _gemma2(config: Any) -> Shape:
+    return _rotary(config, head_sizes(config).head_dim, mlp="gemma", gemma=True, capped=True)
+
+
+def _gpt_neox(config: Any) -> Shape:
+    from memcalc.families.gpt_neox import rotary_dim
+
+    heads = config.num_attention_heads
+    return Shape(config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, heads, config.hidden_size // heads,
+                 rotary_dim(config), config.intermediate_size, "layer", "neox", bias=True,
+                 parallel=config.use_parallel_residual)  # fmt: skip
+
+
+def _falcon(config: Any) -> Shape:
+    if config.new_decoder_architecture or not config.multi_query or not config.parallel_attn or config.alibi:
+        raise NotModelledError("implementation", "litgpt", "is known of falcon with one key head and parallel attention alone")
+    heads, width = config.num_attention_heads, config.hidden_size
+    return Shape(config.vocab_size, width, config.num_hidden_layers, heads, 1, width // heads, width // heads, 4 * width,
+                 "layer", "neox", bias=bool(config.bias), parallel=True, shared_norm=True)  # fmt: skip
+
+
+SHAPES: Mapping[str, Callable[[Any], Shape]] = {
+    "llama": _llama, "mistral": _llama, "phi": _phi, "phi3": _llama, "gemma": _gemma, "gemma2": _gemma2, "gpt_neox": _gpt_neox,
+    "falcon": _falcon,
+}  # fmt: skip
+
+
+def build(model: Model, asked: Asked) -> Model:
+    """The model with litgpt's tensors, its head never tied; adapted where the job asks for it.
+
+    Raises:
+        NotModelledError: a family whose config is not translated.
+        InputError: arguments that litgpt's record does not know.
+    """
+    if model.family not in SHAPES or not str(model.architecture).endswith("ForCausalLM"):
+        raise NotModelledError("implementation", "litgpt", f"is not modelled for {model.architecture or model.family}",
+                               f"use one of {either(list(SHAPES))}")  # fmt: skip
+    if asked.quantization is not None and asked.lora is None:
+        raise InputError("training.quantization", asked.quantization, "is of a frozen base, and nothing else trains",
+                         "add adapters, as lora: {r: 8}")  # fmt: skip
+    version, script = _version(asked.arguments), _script(asked)
+    shape = replace(SHAPES[model.family](model.config), version=version, lora=_lora(asked, version), script=script,
+                    quantization=asked.quantization)  # fmt: skip
+    root = Module((("lm_head", _matrix(shape, "head", shape.width, shape.vocabulary, bias=shape.head_bias)),
+                   ("transformer", _body(shape))))  # fmt: skip
+    tensors = tuple(
+        replace(one, trainable=shape.lora is None or ".lora_" in one.name or one.name.startswith("lora_"))
+        for one in root.tensors()
+    )
+    return replace(model, tensors=tensors, tied={}, root=root, config=shape)
+
+
+def _version(arguments: Mapping[str, Any]) -> Version:
+    date = str(arguments.get("version", max(VERSIONS)))
+    known = [each for each in VERSIONS if each <= date]
+    if not known:
+        raise InputError("implementation_args.version", date, "is before what is known of litgpt",
+                         f"give a date from {min(VERSIONS)} on")  # fmt: skip
+    return VERSIONS[max(known)]
+
+
+def _script(asked: Asked) -> str:
+    script = str(asked.arguments.get("script", "full"))
+    if script not in ("full", "pretrain"):
+        raise InputError("implementation_args.script", script, "is no script of litgpt's", "use full or pretrain")
+    return script if asked.lora is None else "lora"
+
+
+def _lora(asked: Asked, version: Version) -> Lora | None:
+    """Litgpt's defaults: finetune/lora.py:setup (rank 8, dropout 0.05, query and value)."""
+    if asked.lora is None:
+        return None
+    targets = asked.lora.get("target_modules") or ("query", "value")
+    for name in targets:
+        if name not in TARGETS:
+            raise InputError("training.lora.target_modules", name, "is nothing that litgpt adapts", did_you_mean(name, TARGETS))
+    return Lora(int(asked.lora.get("r", 8)), float(asked.lora.get("lora_dropout", 0.05)), frozenset(targets), version.in_place)
+
+
+def _matrix(shape: Shape, part: str, into: Count, out: Count, *, bias: bool) -> Layer:
+    base = _linear(shape, into, out, bias=bias)
+    if shape.lora is None:
+        return base
+    return LoraLinear(base, shape.lora if part in shape.lora.targets else None)
+
+
+def _linear(shape: Shape, into: Count, out: Count, *, bias: bool) -> Linear | PackedLinear:
+    """An ``nn.Linear``; in 4 bits each is another, lm_head too, quantised from FP16.
+
+    source: lightning 2.1.0 fabric/plugins/precision/bitsandbytes.py: BitsandbytesPrecision.init_context, _Linear4bit
+    """
+    base = Linear(into, out, bias)
+    if shape.quantization is None:
+        return base
+    # requirements of all these commits: bitsandbytes 0.41.0 to 0.42.0
+    return PackedLinear(base, "float16", nested=shape.quantization == "nf4-double", keeps=True)
+
+
+def _norm(shape: Shape) -> LitNorm:
+    return LitNorm(shape.width, "layer" if shape.norm == "layer" else shape.version.rms, shape.gemma)
+
+
+def _body(shape: Shape) -> Module:
+    layer = _block(shape, sliding=False)
+    stack = Stack(layer, shape.layers)
+    return Module((("wte", Embedding(shape.vocabulary, shape.width)), ("h", stack), ("ln_f", _norm(shape))))
+
+
+def _block(shape: Shape, *, sliding: bool) -> LitBlock:
+    parts: list[tuple[str, Layer]] = [("norm_1", _norm(shape)), ("attn", _attention(shape, sliding=sliding))]
+    parts += [("post_attention_norm", _norm(shape))] if shape.capped else []
+    parts += [] if shape.shared_norm else [("norm_2", _norm(shape))]
+    parts += [("mlp", _mlp(shape)), *((("post_mlp_norm", _norm(shape)),) if shape.capped else ())]
+    return LitBlock(tuple(parts), shape.parallel, shape.version.residual_first)
+
+
+def _attention(shape: Shape, *, sliding: bool) -> LitAttention:
+    width, size = shape.width, shape.head_size
+    fused = _linear(shape, width, (shape.heads + 2 * shape.groups) * size, bias=shape.bias)
+    widths = (shape.heads * size, shape.groups * size, shape.groups * size)
+    qkv = fused if shape.lora is None else LoraFused(fused, widths, shape.lora)
+    return LitAttention(
+        qkv, _matrix(shape, "projection", shape.heads * size, width, bias=shape.bias), shape.heads, shape.groups, size,
+        shape.rotated, shares=shape.version.shares, softcap=shape.capped, sliding=sliding,
+    )  # fmt: skip
+
+
+def _mlp(shape: Shape) -> LitMLP:
+    def matrix(into: Count, out: Count) -> Layer:
+        return _matrix(shape, "mlp", into, out, bias=shape.bias)
+
+    first = ("fc",) if shape.mlp == "neox" else ("fc_1", "fc_2")
+    parts = [(name, matrix(shape.width, shape.inner)) for name in first]
+    return LitMLP(shape.mlp, (*parts, ("proj", matrix(shape.inner, shape.width))))
+
+
+def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
+    """A script's forward and loss."""
+    run = SCRIPTS[config.script]
+    return run(machine, lambda: _forward(machine, config, root, batch), batch["labels"], counts=config.version.counts), None
+
+
+def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> list[Value]:
+    """source: model.py:GPT.forward, lora.py:GPT.forward"""
+    body = root.part("transformer")
+    table = (batch.tokens, shape.rotated)
+    tables = Tables(machine.constant(table, _tables(shape, machine)), machine.constant(table, _tables(shape, machine)))
+    with machine.at("transformer"):
+        x = machine.call("wte", body.part("wte").play, machine, batch["input_ids"])
+        if shape.gemma and (shape.lora is None or shape.version.lora_scales):
+            x = scaled(machine, x)
+        x = _layers(machine, shape, body.part("h"), x, tables)
+        x = machine.call("ln_f", body.part("ln_f").play, machine, x)
+    logits = head(machine, root.part("lm_head").play, x, chunked=shape.lora is not None)
+    if not shape.capped:
+        return logits
+    if shape.lora is not None:
+        return logits  # lora.py caps what is not in chunks alone
+    return [scaled(machine, tanh(machine, scaled(machine, logits[0], "div.Tensor")))]
+
+
+def _tables(shape: Shape, machine: Machine) -> str:
+    """Their dtype (model.py:build_rope_cache, under Fabric's default dtype)."""
+    return "float16" if shape.version.low_tables and machine.policy.dtype != "float32" else "float32"
+
+
+def _layers(machine: Machine, shape: Shape, stack: Stack, x: Value, tables: Tables) -> Value:
+    """Blocks one after another; of Gemma 2 in pairs, the first of which looks back on a window."""
+    each = (_block(shape, sliding=True), stack.layer) if shape.capped else (stack.layer,)
+    box, count = [x], stack.count // len(each)
+    del x
+
+    def step(index: object) -> None:
+        for place, layer in enumerate(each):
+            number = index * len(each) + place if isinstance(index, int) else index
+            box[0] = machine.call(f"h.{number}", checkpointed, machine, _block_play, machine, layer, box[0], tables)
+
+    if not machine.same(count * len(each), stack.count):
+        raise NotModelledError("model.num_hidden_layers", stack.count, "is odd where kinds of layers alternate", "use even")
+    if machine.unrolled or machine.decide(count <= 3):
+        place = 0
+        while machine.decide(place < count):
+            step(place)
+            place += 1
+        return box.pop()
+    step(0)
+    machine.repeated(count - 2, lambda: step("*"), box)
+    step("last")
+    return box.pop()
+
+
+def _block_play(machine: Machine, layer: LitBlock, x: Value, tables: Tables) -> Value:
+    return layer.play(machine, x, tables)
+
+
+def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
+    """Rotary tables, as long as the batch's sequences (``max_seq_length``), and the index that padding goes by, once made."""
+    shape: Shape = model.config
+    table = "float16" if shape.version.low_tables and dtype != "float32" else "float32"
+    size = batch.tokens * shape.rotated * ITEMSIZE[table]
+    yield Buffer("cos", size, "buffer"), 1
+    yield Buffer("sin", size, "buffer"), 1
+    if shape.lora is not None and shape.version.in_place:
+        fused = _attention(shape, sliding=False).qkv
+        yield Buffer("transformer.h.*.attn.attn._lora_ind", 8 * fused.padded(), "buffer"), shape.layers
+
+
+IMPLEMENTATION = Implementation(
+    name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,
+    arguments=("version", "script"), adapts=True,
+)  # fmt: skip

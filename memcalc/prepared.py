@@ -1,0 +1,49 @@
+"""The model a job trains: of the implementation it names, and with the adapters and the quantised base it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from memcalc.errors import InputError, NotModelledError, either
+from memcalc.implementations import USUAL, load_implementation
+from memcalc.job import Job
+from memcalc.models import Model
+
+
+def prepared(model: Model, job: Job) -> Model:
+    """The model as the job trains it; itself where the job asks for nothing of the kind.
+
+    Raises:
+        InputError: an unknown implementation, an argument it does not have, or adapters that cannot be.
+        NotModelledError: what is not modelled of it.
+    """
+    training = job.training
+    if job.implementation == USUAL:
+        if job.implementation_args:
+            raise InputError("implementation_args", job.implementation_args, "are of no use to transformers", "leave them out")
+        return _adapted(model, job)
+    from memcalc.implementations.base import Asked
+
+    found = load_implementation(job.implementation)
+    for key in job.implementation_args:
+        if key not in found.arguments:
+            raise InputError(f"implementation_args.{key}", job.implementation_args[key], f"is not known to {found.name}",
+                             f"use {either(list(found.arguments))}" if found.arguments else "leave it out")  # fmt: skip
+    if model.config is None:
+        raise NotModelledError("implementation", found.name, "needs a model's config", "name a model")
+    if training.lora is not None and not found.adapts:
+        raise NotModelledError("training.lora", training.lora, f"is not modelled on {found.name}", "leave it out")
+    asked = Asked(job.implementation_args, training.lora, training.quantization)
+    return replace(found.build(model, asked), implementation=found.name)
+
+
+def _adapted(model: Model, job: Job) -> Model:
+    training = job.training
+    if training.lora is None:
+        if training.quantization is not None:
+            raise InputError("training.quantization", training.quantization, "is of a frozen base, and nothing else trains",
+                             "add adapters, as lora: {r: 8}")  # fmt: skip
+        return model
+    from memcalc.adapters import adapted
+
+    return adapted(model, training.lora, training.quantization)
