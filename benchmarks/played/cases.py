@@ -90,6 +90,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "roberta": {**BERT},
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
+    # rows of 344 bytes, which grouped products pad; the others' have whole 16 bytes, as CUDA asks
+    "mixtral": {**ROTARY, "intermediate_size": 172, "num_local_experts": 5, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        **ROTARY,
+        "head_dim": 24,
+        "num_hidden_layers": 3,
+        "moe_intermediate_size": 72,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+    },
     "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""

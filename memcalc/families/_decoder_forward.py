@@ -35,6 +35,7 @@ class Style:
         kinds: a layer of each kind.
         dropout: the name of the part that drops embeddings; ``""`` for one without a name, None for none.
         both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
+        one_mask: whether all kinds share one mask, as those that differ in their feed-forward alone do.
     """
 
     layer: Callable[..., Value]
@@ -44,6 +45,7 @@ class Style:
     kinds: Mapping[str, Block] | None = None
     dropout: str | None = None
     both_masks: bool = True
+    one_mask: bool = False
 
 
 def pre_norm(
@@ -81,7 +83,7 @@ def decoded(
     """The same from the embeddings on."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
     context.place = place = positions(machine, batch.tokens)
-    if style.order is not None:
+    if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine))
     if style.window is None:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
@@ -94,7 +96,12 @@ def decoded(
         hidden = root.part("").play(machine, hidden)
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, place, context)
-    hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
+    if style.order is None:
+        hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
+    else:
+        assert style.kinds is not None
+        contexts = dict.fromkeys(style.kinds, context)
+        hidden = run_kinds(machine, names.layers, style.kinds, style.order(machine), style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     return hidden, context.cache
 
@@ -121,7 +128,7 @@ def _alternating(
     if style.both_masks or "sliding_attention" in there:
         assert style.window is not None
         slide.mask = window_mask(machine, context.place, batch, embeds.dtype, style.window, eager=eager)
-    contexts = {"full_attention": full, "sliding_attention": slide}
+    contexts = {kind: slide if kind.endswith("sliding_attention") else full for kind in style.kinds}
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
         slide.cos, slide.sin = full.cos, full.sin
