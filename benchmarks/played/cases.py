@@ -102,6 +102,18 @@ MODELS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
         "mlp_only_layers": [1],
     },
+    "qwen2_moe": {
+        **ROTARY,
+        "num_hidden_layers": 4,
+        "moe_intermediate_size": 72,
+        "shared_expert_intermediate_size": 200,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": 80,
+        "max_window_layers": 3,
+    },
     "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
@@ -119,7 +131,7 @@ PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
 WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2")
 """Families whose attention is only written out: transformers has no other, or scores are capped."""
-WINDOWED = ("mistral", "qwen2", "olmo3", "gemma3_text")
+WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
 """Families with a mask where the window is shorter than the sequence, which flash takes none of."""
 KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
