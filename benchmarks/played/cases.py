@@ -114,6 +114,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "sliding_window": 80,
         "max_window_layers": 3,
     },
+    "gpt_oss": {
+        **ROTARY,
+        "head_dim": 24,
+        "num_hidden_layers": 3,
+        "intermediate_size": 72,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "sliding_window": 80,
+    },
     "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
@@ -129,8 +138,8 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
 
 PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
-WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2")
-"""Families whose attention is only written out: transformers has no other, or scores are capped."""
+WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2", "gpt_oss")
+"""Families whose attention is only written out: transformers has no other, scores are capped, or there are sinks."""
 WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
 """Families with a mask where the window is shorter than the sequence, which flash takes none of."""
 KERNELS = {

@@ -36,6 +36,7 @@ class Style:
         dropout: the name of the part that drops embeddings; ``""`` for one without a name, None for none.
         both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
         one_mask: whether all kinds share one mask, as those that differ in their feed-forward alone do.
+        placed_masks: whether masks of layers of several kinds are given the positions, to look for packed rows (not gpt_oss).
     """
 
     layer: Callable[..., Value]
@@ -46,6 +47,7 @@ class Style:
     dropout: str | None = None
     both_masks: bool = True
     one_mask: bool = False
+    placed_masks: bool = True
 
 
 def pre_norm(
@@ -124,10 +126,11 @@ def _alternating(
     assert style.kinds is not None
     embeds, eager, there = hidden, context.eager, kinds_in(machine, order)
     full, slide = context, replace(context)
-    full.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=eager)
+    place = context.place if style.placed_masks else None
+    full.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     if style.both_masks or "sliding_attention" in there:
         assert style.window is not None
-        slide.mask = window_mask(machine, context.place, batch, embeds.dtype, style.window, eager=eager)
+        slide.mask = window_mask(machine, place, batch, embeds.dtype, style.window, eager=eager)
     contexts = {kind: slide if kind.endswith("sliding_attention") else full for kind in style.kinds}
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
@@ -163,13 +166,15 @@ def headed_forward(
     layer: Style | Callable[..., Value],
     *,
     width: Any = None,
+    eager: bool = False,
 ) -> tuple[Value, Any]:
     """A decoder under the head its architecture names; the loss of the bare body is its output's mean.
 
-    ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated.
+    ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated;
+    ``eager`` says that attention is written out whatever the job asks for.
     """
     style = layer if isinstance(layer, Style) else Style(layer, None if width is None else Rotary(width))
-    eager = machine.policy.attention == "eager"
+    eager = eager or machine.policy.attention == "eager"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return causal(machine, root, batch, names, style, eager=eager)
 

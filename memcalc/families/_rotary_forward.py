@@ -21,19 +21,21 @@ class Rotary:
         width: dimensions of a head that are rotated.
         wide: whether they stay in FP32 (olmo).
         paired: whether each angle stands twice side by side (cohere).
+        half: whether each angle stands once (gpt_oss).
         kind: the type of scaling: ``dynamic`` and ``longrope`` look at the positions first.
     """
 
     width: Count
     wide: bool = False
     paired: bool = False
+    half: bool = False
     kind: str = "default"
 
 
-def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False) -> Rotary:
+def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False, half: bool = False) -> Rotary:
     """Those of a config, under the type of scaling it asks for."""
     settings = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or RotarySettings()
-    return Rotary(width, wide, paired, str(settings.kind))
+    return Rotary(width, wide, paired, half, str(settings.kind))
 
 
 def turn_tables(machine: Machine, rotary: Rotary, dtype: str, place: Value, context: Context) -> None:
@@ -77,6 +79,8 @@ def _angles(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Valu
     wide = machine.new((1, tokens, 1), "float32", "_to_copy")
     angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
     del wide
+    if rotary.half:
+        return angles, angles
     if not rotary.paired:
         return angles, machine.new((1, tokens, width), "float32", "cat")
     return angles, machine.new((1, tokens, width), "float32", "repeat_interleave.self_int")

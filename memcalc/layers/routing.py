@@ -12,14 +12,14 @@ from memcalc.arrays import Count
 from memcalc.errors import NotModelledError
 from memcalc.play.activations import activated
 from memcalc.play.grouped import grouped_mm
-from memcalc.play.inplace import added_in_place
+from memcalc.play.inplace import added_in_place, clamp
 from memcalc.play.machine import Machine
 from memcalc.play.matmul import linear
 from memcalc.play.norms import softmax
 from memcalc.play.picking import picked
-from memcalc.play.pointwise import mul, to
+from memcalc.play.pointwise import mul, scaled, shifted, sigmoid, to
 from memcalc.play.reduce import sum_last, sum_over
-from memcalc.play.reshape import merge_dims, pieces, split_dim, transpose, unsqueeze
+from memcalc.play.reshape import merge_dims, pieces, split_dim, strided, transpose, unsqueeze
 from memcalc.play.routing import counted, divided_in_place, inverse, sorted_with_places, summed_up, topk
 from memcalc.play.values import Value
 
@@ -72,7 +72,22 @@ def by_softmax_cast(machine: Machine, router: Router, hidden: Value) -> Routed:
     return logits, best, places
 
 
-ROUTES: dict[str, Callable[[Machine, Router, Value], Routed]] = {"softmax": by_softmax, "softmax_cast": by_softmax_cast}
+def by_softmax_of_best(machine: Machine, router: Router, hidden: Value) -> Routed:
+    """Shares of the chosen experts alone.
+
+    source: transformers 5.23.0 models/gpt_oss/modeling_gpt_oss.py:GptOssTopKRouter.forward
+    """
+    bias = machine.parameter("bias", (router.experts,), "linear")
+    logits = linear(machine, hidden, matrix(machine, router), bias)
+    best, places = topk(machine, logits, chosen(router))
+    return logits, softmax(machine, best, best.dtype), places
+
+
+ROUTES: dict[str, Callable[[Machine, Router, Value], Routed]] = {
+    "softmax": by_softmax,
+    "softmax_cast": by_softmax_cast,
+    "softmax_of_best": by_softmax_of_best,
+}
 """By a router's ``route``."""
 
 
@@ -126,5 +141,16 @@ def _grouped(
 
 def _gated(machine: Machine, experts: Experts, value: Value) -> Value:
     """source: transformers 5.23.0 integrations/moe.py:_default_apply_gate"""
+    if experts.activation == "swiglu_clamped":
+        return _clamped_swiglu(machine, experts, value)
     gate, up = pieces(machine, value, -1, (experts.intermediate, experts.intermediate))
     return mul(machine, activated(machine, experts.activation, gate), up)
+
+
+def _clamped_swiglu(machine: Machine, experts: Experts, value: Value) -> Value:
+    """source: transformers 5.23.0 models/gpt_oss/modeling_gpt_oss.py:GptOssExperts._apply_gate"""
+    gate, up = strided(machine, value, experts.intermediate), strided(machine, value, experts.intermediate)
+    gate = clamp(machine, gate, least=False)
+    up = clamp(machine, up)
+    glu = mul(machine, gate, sigmoid(machine, scaled(machine, gate)))
+    return mul(machine, shifted(machine, up), glu)
