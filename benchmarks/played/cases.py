@@ -13,6 +13,10 @@ CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
         "max_position_embeddings": 300, "type_vocab_size": 3, **WORDS}  # fmt: skip
 
+LATENT = {**ROTARY, "num_hidden_layers": 3, "num_key_value_heads": 8, "moe_intermediate_size": 72, "num_experts_per_tok": 3,
+          "first_k_dense_replace": 1, "n_shared_experts": 2, "q_lora_rank": 56, "kv_lora_rank": 40, "qk_nope_head_dim": 24,
+          "qk_rope_head_dim": 16, "v_head_dim": 32}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
     "mistral": {**ROTARY, "sliding_window": 128},
@@ -123,6 +127,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 3,
         "sliding_window": 80,
     },
+    "deepseek_v3": {**LATENT, "n_routed_experts": 8, "n_group": 4, "topk_group": 2},
     "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
@@ -140,11 +145,13 @@ PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
 WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2", "gpt_oss")
 """Families whose attention is only written out: transformers has no other, scores are capped, or there are sinks."""
+LATENTS = ("deepseek_v2", "deepseek_v3")
+"""Families whose keys and values differ in width, which flash attention does not take."""
 WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
 """Families with a mask where the window is shorter than the sequence, which flash takes none of."""
 KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
-    **dict.fromkeys(WINDOWED, ("auto", "eager")),
+    **dict.fromkeys((*WINDOWED, *LATENTS), ("auto", "eager")),
     "falcon": ("efficient", "eager"),
 }
 """Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""

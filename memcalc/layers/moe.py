@@ -32,6 +32,7 @@ class Router:
         correction: whether a buffer of that shape is added for the choice alone (DeepSeek-V3's load balancing).
         groups: the groups experts stand in, of which ``top_groups`` are considered; None for no groups.
         scoring: how scores become weights.
+        grouped: whether the choice is among the best groups, where a family's config says so.
         normalised: whether the weights of the chosen ones are brought to a sum of 1.
         route: the steps from scores to weights (:mod:`memcalc.layers.routing`).
     """
@@ -44,6 +45,7 @@ class Router:
     groups: Count | None = None
     top_groups: Count | None = None
     scoring: Literal["softmax", "sigmoid"] = "softmax"
+    grouped: bool = False
     normalised: bool = False
     route: str = "softmax"
 

@@ -12,15 +12,16 @@ from memcalc.arrays import Count
 from memcalc.errors import NotModelledError
 from memcalc.play.activations import activated
 from memcalc.play.grouped import grouped_mm
+from memcalc.play.indexing import gather
 from memcalc.play.inplace import added_in_place, clamp
 from memcalc.play.machine import Machine
 from memcalc.play.matmul import linear
 from memcalc.play.norms import softmax
 from memcalc.play.picking import picked
-from memcalc.play.pointwise import mul, scaled, shifted, sigmoid, to
+from memcalc.play.pointwise import add, masked_fill, mul, scaled, shifted, sigmoid, to
 from memcalc.play.reduce import sum_last, sum_over
-from memcalc.play.reshape import merge_dims, pieces, split_dim, strided, transpose, unsqueeze
-from memcalc.play.routing import counted, divided_in_place, inverse, sorted_with_places, summed_up, topk
+from memcalc.play.reshape import expand, merge_dims, pieces, split_dim, strided, transpose, unsqueeze
+from memcalc.play.routing import counted, divided_in_place, greatest, inverse, sorted_with_places, summed_up, topk
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
@@ -83,10 +84,73 @@ def by_softmax_of_best(machine: Machine, router: Router, hidden: Value) -> Route
     return logits, softmax(machine, best, best.dtype), places
 
 
+def _of_best_groups(machine: Machine, router: Router, scores: Value, group_scores: Value) -> Value:
+    """Which experts stand in the groups that are considered: true for the others."""
+    assert router.groups is not None
+    assert router.top_groups is not None
+    numbers = topk(machine, group_scores, router.top_groups)[1]
+    mask = machine.like(group_scores, "zeros_like")
+    shape = (*mask.shape, router.experts // router.groups)
+    wide = merge_dims(machine, expand(machine, unsqueeze(machine, mask, 2), shape), 1, 2)
+    asked = machine.like(wide, "_to_copy", "bool")
+    others = machine.like(asked, "bitwise_not")
+    del numbers
+    return others
+
+
+def _by_group(machine: Machine, router: Router, scores: Value) -> Value:
+    assert router.groups is not None
+    return split_dim(machine, scores, 1, (router.groups, router.experts // router.groups))
+
+
+def _logits_in_float(machine: Machine, router: Router, hidden: Value) -> Value:
+    """Scores in FP32, of operands that are; autocast has its own way."""
+    weight = matrix(machine, router)
+    return linear(machine, to(machine, hidden, "float32"), to(machine, weight, "float32"))
+
+
+def by_sigmoid(machine: Machine, router: Router, hidden: Value) -> Routed:
+    """Chosen by corrected scores among the best groups, weighed by the plain ones.
+
+    source: transformers 5.23.0 models/deepseek_v3/modeling_deepseek_v3.py:DeepseekV3TopkRouter.forward
+    """
+    hidden = merge_dims(machine, hidden, 0, 1)
+    logits = _logits_in_float(machine, router, hidden)
+    scores = sigmoid(machine, logits)
+    choice = add(machine, scores, machine.constant((router.experts,), "float32"))
+    group_scores = sum_last(machine, topk(machine, _by_group(machine, router, choice), 2)[0])
+    choice = masked_fill(machine, choice, _of_best_groups(machine, router, choice, group_scores))
+    places = topk(machine, choice, chosen(router))[1]
+    weights = gather(machine, scores, places)
+    if router.normalised:
+        total = shifted(machine, sum_last(machine, weights, keep=True))
+        weights = divided_in_place(machine, weights, total)
+    weights = scaled(machine, weights)
+    return logits, weights, places
+
+
+def by_softmax_in_float(machine: Machine, router: Router, hidden: Value) -> Routed:
+    """Shares in FP32, the best of all or of the best groups.
+
+    source: transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py:DeepseekV2TopkRouter.forward
+    """
+    hidden = merge_dims(machine, hidden, 0, 1)
+    logits = _logits_in_float(machine, router, hidden)
+    scores = softmax(machine, logits, "float32")
+    if router.grouped:
+        group_scores = greatest(machine, _by_group(machine, router, scores), keep=False)[0]
+        scores = masked_fill(machine, scores, _of_best_groups(machine, router, scores, group_scores))
+    weights, places = topk(machine, scores, chosen(router))
+    weights = scaled(machine, weights)
+    return logits, weights, places
+
+
 ROUTES: dict[str, Callable[[Machine, Router, Value], Routed]] = {
     "softmax": by_softmax,
     "softmax_cast": by_softmax_cast,
     "softmax_of_best": by_softmax_of_best,
+    "sigmoid": by_sigmoid,
+    "softmax_in_float": by_softmax_in_float,
 }
 """By a router's ``route``."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from memcalc.play.values import Shape, Value
 
@@ -26,7 +27,7 @@ class _StopError(Exception):
 class _Holder:
     """What a node keeps in place of a tensor."""
 
-    __slots__ = ("frame", "place")
+    __slots__ = ("__weakref__", "frame", "place")
 
     def __init__(self, frame: Frame, place: int) -> None:
         self.frame, self.place = frame, place
@@ -50,6 +51,7 @@ class Frame:
         self.state = (machine.path, machine.autocast)
         self.selective = selective
         self.count = 0
+        self.holders: list[ref[_Holder]] = []
         self.again: int | None = None
         self.made: dict[int, Value] = {}
         self.cached: list[Value] = []
@@ -60,9 +62,11 @@ class Frame:
         if self.again is None:
             holder = _Holder(self, self.count)
             self.count += 1
+            self.holders.append(ref(holder))
             return holder
-        self.made[self.again] = value.detached()
-        value.storage.life.saved = True
+        if self.holders[self.again]() is not None:  # its node is still there (checkpoint.py:_recomputation_hook, weak_holders)
+            self.made[self.again] = value.detached()
+            value.storage.life.saved = True
         self.again += 1
         if self.again == self.count:
             raise _StopError

@@ -40,9 +40,9 @@ def _chosen_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> G
     return (machine.new(node.meta, grad.dtype, "new_zeros"),)
 
 
-def greatest(machine: Machine, value: Value) -> tuple[Value, Value]:
-    """The greatest of the last dimension, which goes to 1, and its place, which is saved."""
-    shape = (*value.shape[:-1], 1)
+def greatest(machine: Machine, value: Value, *, keep: bool = True) -> tuple[Value, Value]:
+    """The greatest of the last dimension, which goes to 1 or away, and its place, which is saved."""
+    shape = (*value.shape[:-1], 1) if keep else value.shape[:-1]
     out, places = machine.new(shape, value.dtype, "max.dim"), machine.new(shape, "int64", "max.dim")
     machine.record(out, (value,), (places,), _chosen_backward, value.shape)
     return out, places
