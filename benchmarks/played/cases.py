@@ -128,6 +128,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "sliding_window": 80,
     },
     "deepseek_v3": {**LATENT, "n_routed_experts": 8, "n_group": 4, "topk_group": 2},
+    "deepseek_v2": {**LATENT, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy"},
     "electra": {**BERT, "embedding_size": 56},
 }
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""

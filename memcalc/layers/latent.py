@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from memcalc.layers.attending import Context, core, rotated
 from memcalc.layers.basic import Linear, rms_norm
+from memcalc.play.complexes import as_complex, as_real, turned_by
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, mul, sub
+from memcalc.play.pointwise import add, mul, sub, to
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, pieces, split_dim, strided, transpose, unsqueeze
 from memcalc.play.values import Value
 from memcalc.play.written import written_into
@@ -53,6 +54,8 @@ def _queries(machine: Machine, layer: LatentAttention, hidden: Value) -> Value:
 
 
 def _turn(machine: Machine, layer: LatentAttention, query: Value, key: Value, context: Context) -> tuple[Value, Value]:
+    if layer.turned == "complex":
+        return _turned_complex(machine, query, key, context)
     if not layer.interleaved:
         return rotated(machine, query, key, context)
     return _turned_pairs(machine, query, key, context)
@@ -74,6 +77,25 @@ def _pair(machine: Machine, first: Value, second: Value, cos: Value, sin: Value)
     turned = sub(machine, mul(machine, first, cos), mul(machine, second, sin))
     other = add(machine, mul(machine, second, cos), mul(machine, first, sin))
     return cat(machine, (turned, other), -1)
+
+
+def _turned_complex(machine: Machine, query: Value, key: Value, context: Context) -> tuple[Value, Value]:
+    """source: transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py:apply_rotary_emb"""
+    assert context.cos is not None
+    wide = _in_complex(machine, query)
+    wide_key = _in_complex(machine, key)
+    angles = unsqueeze(machine, context.cos, 1)
+    turned = _from_complex(machine, turned_by(machine, wide, angles), query.dtype)
+    return turned, _from_complex(machine, turned_by(machine, wide_key, angles), key.dtype)
+
+
+def _in_complex(machine: Machine, value: Value) -> Value:
+    paired = split_dim(machine, to(machine, value, "float32"), 3, (value.shape[3] // 2, 2))
+    return as_complex(machine, paired)
+
+
+def _from_complex(machine: Machine, value: Value, dtype: str) -> Value:
+    return to(machine, merge_dims(machine, as_real(machine, value), 3, 4), dtype)
 
 
 def _widened(machine: Machine, layer: LatentAttention, low: Value, key_turned: Value) -> tuple[Value, Value]:
