@@ -17,6 +17,9 @@ CLIP_TEXT = {"vocab_size": 304, "hidden_size": 64, "intermediate_size": 136, "nu
              "max_position_embeddings": 300, "eos_token_id": 303, "projection_dim": 56}  # fmt: skip
 CLIP_VISION = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 40,
                "patch_size": 8, "projection_dim": 56}  # fmt: skip
+LATENT = {**ROTARY, "num_hidden_layers": 3, "num_key_value_heads": 8, "moe_intermediate_size": 72, "num_experts_per_tok": 3,
+          "first_k_dense_replace": 1, "n_shared_experts": 2, "q_lora_rank": 56, "kv_lora_rank": 40, "qk_nope_head_dim": 24,
+          "qk_rope_head_dim": 16, "v_head_dim": 32}  # fmt: skip
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
@@ -25,7 +28,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "mt5": {"d_model": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 40, "d_ff": 200,
             "decoder_start_token_id": 0, **WORDS},
     "bart": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
-             "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "max_position_embeddings": 300, "decoder_start_token_id": 2,
+             "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136,
+             "max_position_embeddings": 300, "decoder_start_token_id": 2,
              **WORDS},
     "whisper": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
                 "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "num_mel_bins": 20,
@@ -110,6 +114,41 @@ MODELS: dict[str, dict[str, Any]] = {
     "roberta": {**BERT},
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
+    # rows of 344 bytes, which grouped products pad; the others' have whole 16 bytes, as CUDA asks
+    "mixtral": {**ROTARY, "intermediate_size": 172, "num_local_experts": 5, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        **ROTARY,
+        "head_dim": 24,
+        "num_hidden_layers": 3,
+        "moe_intermediate_size": 72,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+    },
+    "qwen2_moe": {
+        **ROTARY,
+        "num_hidden_layers": 4,
+        "moe_intermediate_size": 72,
+        "shared_expert_intermediate_size": 200,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": 80,
+        "max_window_layers": 3,
+    },
+    "gpt_oss": {
+        **ROTARY,
+        "head_dim": 24,
+        "num_hidden_layers": 3,
+        "intermediate_size": 72,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "sliding_window": 80,
+    },
+    "deepseek_v3": {**LATENT, "n_routed_experts": 8, "n_group": 4, "topk_group": 2},
+    "deepseek_v2": {**LATENT, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy"},
     "electra": {**BERT, "embedding_size": 56},
     "deberta-v2": {**BERT, "relative_attention": True, "position_buckets": 24, "norm_rel_ebd": "layer_norm",
                    "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "type_vocab_size": 0,
@@ -140,13 +179,15 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
 
 PRECISIONS = ("bf16", "amp-fp16", "fp16")
 ATTENTIONS = ("flash", "eager")
-WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2")
-"""Families whose attention is only written out: transformers has no other, or scores are capped."""
-WINDOWED = ("mistral", "qwen2", "olmo3", "gemma3_text")
+WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2", "gpt_oss")
+"""Families whose attention is only written out: transformers has no other, scores are capped, or there are sinks."""
+LATENTS = ("deepseek_v2", "deepseek_v3")
+"""Families whose keys and values differ in width, which flash attention does not take."""
+WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
 """Families with a mask where the window is shorter than the sequence, which flash takes none of."""
 KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
-    **dict.fromkeys(WINDOWED, ("auto", "eager")),
+    **dict.fromkeys((*WINDOWED, *LATENTS), ("auto", "eager")),
     "falcon": ("efficient", "eager"),
     "deberta-v2": ("eager",),
 }

@@ -35,6 +35,8 @@ class Style:
         kinds: a layer of each kind.
         dropout: the name of the part that drops embeddings; ``""`` for one without a name, None for none.
         both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
+        one_mask: whether all kinds share one mask, as those that differ in their feed-forward alone do.
+        placed_masks: whether masks of layers of several kinds are given the positions, to look for packed rows (not gpt_oss).
     """
 
     layer: Callable[..., Value]
@@ -44,6 +46,8 @@ class Style:
     kinds: Mapping[str, Block] | None = None
     dropout: str | None = None
     both_masks: bool = True
+    one_mask: bool = False
+    placed_masks: bool = True
 
 
 def pre_norm(
@@ -81,7 +85,7 @@ def decoded(
     """The same from the embeddings on."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
     context.place = place = positions(machine, batch.tokens)
-    if style.order is not None:
+    if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine))
     if style.window is None:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
@@ -94,7 +98,12 @@ def decoded(
         hidden = root.part("").play(machine, hidden)
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, place, context)
-    hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
+    if style.order is None:
+        hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
+    else:
+        assert style.kinds is not None
+        contexts = dict.fromkeys(style.kinds, context)
+        hidden = run_kinds(machine, names.layers, style.kinds, style.order(machine), style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     return hidden, context.cache
 
@@ -117,11 +126,12 @@ def _alternating(
     assert style.kinds is not None
     embeds, eager, there = hidden, context.eager, kinds_in(machine, order)
     full, slide = context, replace(context)
-    full.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=eager)
+    place = context.place if style.placed_masks else None
+    full.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     if style.both_masks or "sliding_attention" in there:
         assert style.window is not None
-        slide.mask = window_mask(machine, context.place, batch, embeds.dtype, style.window, eager=eager)
-    contexts = {"full_attention": full, "sliding_attention": slide}
+        slide.mask = window_mask(machine, place, batch, embeds.dtype, style.window, eager=eager)
+    contexts = {kind: slide if kind.endswith("sliding_attention") else full for kind in style.kinds}
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
         slide.cos, slide.sin = full.cos, full.sin
@@ -156,13 +166,15 @@ def headed_forward(
     layer: Style | Callable[..., Value],
     *,
     width: Any = None,
+    eager: bool = False,
 ) -> tuple[Value, Any]:
     """A decoder under the head its architecture names; the loss of the bare body is its output's mean.
 
-    ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated.
+    ``layer`` is how its body runs, or the order of its blocks where it is llama's with ``width`` dimensions of a head rotated;
+    ``eager`` says that attention is written out whatever the job asks for.
     """
     style = layer if isinstance(layer, Style) else Style(layer, None if width is None else Rotary(width))
-    eager = machine.policy.attention == "eager"
+    eager = eager or machine.policy.attention == "eager"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return causal(machine, root, batch, names, style, eager=eager)
 

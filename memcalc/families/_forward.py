@@ -84,12 +84,15 @@ def positions(machine: Machine, tokens: Count) -> Value:
     return unsqueeze(machine, shifted(machine, counted), 0)
 
 
-def causal_mask(machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool) -> Value | None:
+def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str, *, eager: bool) -> Value | None:
     """What ``create_causal_mask`` makes without a padding mask: for a kernel nothing, once it has seen that nothing is packed.
+
+    Without ``place`` it does not look.
 
     source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
     """
-    find_packed(machine, place, batch)
+    if place is not None:
+        find_packed(machine, place, batch)
     return eager_mask(machine, batch, dtype) if eager else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from memcalc.arrays import Count, minimum
-from memcalc.families._alternating import Order
+from memcalc.arrays import Condition, Count, minimum
+from memcalc.families._alternating import Order, in_turns
 from memcalc.layers.attending import Context
 from memcalc.play.checkpoint import checkpointed
 from memcalc.play.machine import Machine
@@ -88,3 +88,29 @@ def all_full(total: Count) -> Order:
 def kinds_in(machine: Machine, order: Order) -> set[str]:
     """The kinds that occur."""
     return {kind for turn, times in order if machine.decide(times > 0) for kind in turn}
+
+
+def in_steps(machine: Machine, total: Count, step: Count, never: Collection[int], present: Condition) -> Order:
+    """Every ``step``-th layer is ``sparse`` but those in ``never``, the others ``dense``; all are where none may be sparse."""
+    dense: tuple[str, ...] = ("dense",)
+    if not machine.decide(present):
+        return ((dense, total),)
+    if never:
+        kinds: list[str] = []
+        while machine.decide(len(kinds) < total):
+            index = len(kinds)
+            kinds.append("sparse" if index not in never and machine.decide((index + 1) % step == 0) else "dense")
+        return in_turns(kinds)
+    turn: tuple[str, ...] = ("sparse",)
+    while machine.decide(len(turn) < step):
+        turn = dense + turn
+    rest: tuple[tuple[tuple[str, ...], Count], ...] = ()
+    while machine.decide(len(rest) < total % step):
+        rest += ((dense, 1),)
+    return ((turn, total // step), *rest)
+
+
+def dense_first(total: Count, first: Count) -> Order:
+    """The layers before ``first`` are ``dense``, those from it on ``sparse``."""
+    dense = minimum(first, total)
+    return ((("dense",), dense), (("sparse",), total - dense))

@@ -10,14 +10,15 @@ from memcalc.play.reshape import expand
 from memcalc.play.values import Value
 
 
-def window_mask(machine: Machine, place: Value, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:
+def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:
     """What ``create_sliding_window_causal_mask`` makes of ``reach`` positions without a padding mask.
 
-    For a kernel nothing where the window is longer than the sequence.
+    For a kernel nothing where the window is longer than the sequence. Without ``place`` it does not look for packed rows.
 
     source: transformers 5.23.0 masking_utils.py: create_sliding_window_causal_mask, _ignore_causal_mask_sdpa, sdpa_mask
     """
-    find_packed(machine, place, batch)
+    if place is not None:
+        find_packed(machine, place, batch)
     if not eager and machine.decide(batch.tokens < reach):
         return None
     seen = _seen(machine, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from memcalc.errors import NotModelledError
 from memcalc.families._rotary import RotaryConfig
 from memcalc.families.base import Flag, MaybeZero, Probability, Size
 from memcalc.layers.moe import ExpertLayout
@@ -28,6 +29,10 @@ class MixtureConfig(RotaryConfig):
     hidden_dropout: Probability | None = None
     expert_layout: ExpertLayout = "stacked"
     """How the experts' matrices are kept: as transformers 5 does, or one module for each."""
+    output_router_logits: Flag = False
+    """Whether the loss has the routers' own as a part."""
+    router_jitter_noise: Probability = 0.0
+    """How far mixtral's routers' inputs are shaken."""
 
 
 def head_sizes(config: Any) -> tuple[Any, Any, Any]:
@@ -44,3 +49,16 @@ def check_layer_types(config: Any) -> tuple[str, str, str] | None:
     if types is not None and len(types) != config.num_hidden_layers:
         return "layer_types", f"are {len(types)} for num_hidden_layers = {config.num_hidden_layers}", "list one for each layer"
     return None
+
+
+def check_mixture(config: Any) -> None:
+    """What a mixture's forward is not modelled with.
+
+    Raises:
+        NotModelledError: the routers' own loss, or noise on their inputs.
+    """
+    if config.output_router_logits:
+        raise NotModelledError("model.output_router_logits", True, "adds a loss that is not modelled", "use engine trace")
+    if config.router_jitter_noise > 0:
+        noise = config.router_jitter_noise
+        raise NotModelledError("model.router_jitter_noise", noise, "is noise that is not modelled", "set it to 0")

@@ -21,19 +21,23 @@ class Rotary:
         width: dimensions of a head that are rotated.
         wide: whether they stay in FP32 (olmo).
         paired: whether each angle stands twice side by side (cohere).
+        half: whether each angle stands once (gpt_oss).
+        complex: whether cosine and sine are one complex number (deepseek_v2), held where cosines are.
         kind: the type of scaling: ``dynamic`` and ``longrope`` look at the positions first.
     """
 
     width: Count
     wide: bool = False
     paired: bool = False
+    half: bool = False
+    complex: bool = False
     kind: str = "default"
 
 
-def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False) -> Rotary:
+def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False, half: bool = False) -> Rotary:
     """Those of a config, under the type of scaling it asks for."""
     settings = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or RotarySettings()
-    return Rotary(width, wide, paired, str(settings.kind))
+    return Rotary(width, wide, paired, half, kind=str(settings.kind))
 
 
 def turn_tables(machine: Machine, rotary: Rotary, dtype: str, place: Value, context: Context) -> None:
@@ -49,6 +53,8 @@ def turn_tables(machine: Machine, rotary: Rotary, dtype: str, place: Value, cont
 
 def _tables(machine: Machine, rotary: Rotary, dtype: str, place: Value) -> tuple[Value, Value]:
     _looked(machine, rotary)
+    if rotary.complex:
+        return _complex_tables(machine, rotary, place)
     angles, both = _angles(machine, rotary, place)
     cos = scaled(machine, machine.like(both, "cos"))
     sin = scaled(machine, machine.like(both, "sin"))
@@ -56,6 +62,19 @@ def _tables(machine: Machine, rotary: Rotary, dtype: str, place: Value) -> tuple
     if rotary.wide:
         return cos, sin
     return to(machine, cos, dtype), to(machine, sin, dtype)
+
+
+def _complex_tables(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Value]:
+    """source: transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py:DeepseekV2RotaryEmbedding.forward"""
+    tokens, width = place.shape[1], rotary.width
+    wide = machine.new((1, tokens, 1), "float32", "_to_copy")
+    angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
+    del wide
+    ones = machine.like(angles, "ones_like")
+    turns = machine.like(angles, "polar", "complex64")
+    del ones
+    turns = machine.like(turns, "mul.Tensor")
+    return turns, turns
 
 
 def _looked(machine: Machine, rotary: Rotary) -> None:
@@ -77,6 +96,8 @@ def _angles(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Valu
     wide = machine.new((1, tokens, 1), "float32", "_to_copy")
     angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
     del wide
+    if rotary.half:
+        return angles, angles
     if not rotary.paired:
         return angles, machine.new((1, tokens, width), "float32", "cat")
     return angles, machine.new((1, tokens, width), "float32", "repeat_interleave.self_int")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from memcalc.arrays import Count
-from memcalc.families._alternating import alternating, listed, others, periodic
-from memcalc.families._decoder import decoder_architecture
-from memcalc.families._mixture import EXPERTS, MixtureConfig, check_layer_types, head_sizes
+from memcalc.families._alternating import Order, alternating, in_turns, listed, others, periodic
+from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
+from memcalc.families._mixture import EXPERTS, MixtureConfig, check_layer_types, check_mixture, head_sizes
 from memcalc.families._rotary import rotated
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Depth, Family, Flag, MaybeZero, Size
-from memcalc.layers.basic import Parameter, RotaryTable, rms_norm
+from memcalc.layers.basic import Norm, Parameter, RotaryTable, rms_norm
 from memcalc.layers.moe import Experts, Mixture, Router
 from memcalc.layers.transformer import Attention, Block
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class GptOssConfig(MixtureConfig):
@@ -40,16 +45,21 @@ class GptOssConfig(MixtureConfig):
         return check_layer_types(self) or super().check()
 
 
+def gpt_oss_norm(width: Count) -> Norm:
+    """A root-mean-square normalisation scaled in FP32 (modeling_gpt_oss.py:GptOssRMSNorm)."""
+    return rms_norm(width, function="rms_float_scale")
+
+
 def block(config: GptOssConfig, window: Count | None) -> Block:
     """One decoder layer."""
     heads, kv_heads, head_dim = head_sizes(config)
     hidden, experts, bias = config.hidden_size, config.num_experts, config.attention_bias
     attention = Attention(
         hidden, heads, kv_heads, head_dim, bias, output_bias=bias, extra=(("sinks", Parameter((heads,))),),
-        dropout=config.attention_dropout, window=window, rotary=rotated(config, head_dim),
+        dropout=config.attention_dropout, window=window, rotary=rotated(config, head_dim), turn="chunks",
     )  # fmt: skip
     mixture = Mixture(
-        Router(hidden, experts, config.num_experts_per_tok, bias=True),
+        Router(hidden, experts, config.num_experts_per_tok, bias=True, route="softmax_of_best"),
         # a clamped SwiGLU whatever hidden_act says
         Experts(experts, hidden, config.intermediate_size, bias=True, transposed=True, activation="swiglu_clamped"),
         names=(("router", "router"), ("experts", "experts")),
@@ -58,8 +68,8 @@ def block(config: GptOssConfig, window: Count | None) -> Block:
         (
             ("self_attn", attention),
             ("mlp", mixture),
-            ("input_layernorm", rms_norm(hidden)),
-            ("post_attention_layernorm", rms_norm(hidden)),
+            ("input_layernorm", gpt_oss_norm(hidden)),
+            ("post_attention_layernorm", gpt_oss_norm(hidden)),
         )
     )
 
@@ -71,7 +81,29 @@ def build(config: GptOssConfig, architecture: str) -> Architecture:
     sliding = periodic(total, 2) if config.layer_types is None else listed(config.layer_types, "sliding_attention")
     layers = alternating((block(config, config.sliding_window), sliding), (block(config, window=None), others(total, sliding)))
     table = RotaryTable(rotated(config, head_dim))
-    return decoder_architecture(config, architecture, layers, rms_norm(config.hidden_size), rotary=table)
+    return decoder_architecture(config, architecture, layers, gpt_oss_norm(config.hidden_size), rotary=table)
+
+
+def layer_order(machine: Machine, config: GptOssConfig) -> Order:
+    """The kinds of layers from first to last."""
+    if config.layer_types is not None:
+        return in_turns(config.layer_types)
+    total = config.num_hidden_layers
+    rest = ((("sliding_attention",), 1),) if machine.decide(total % 2 == 1) else ()
+    return ((("sliding_attention", "full_attention"), total // 2), *rest)
+
+
+def play(machine: Machine, architecture: str, config: GptOssConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it: attention is always written out, as no kernel of torch's knows sinks."""
+    check_mixture(config)
+    *_, head_dim = head_sizes(config)
+    style = Style(
+        pre_norm, rotary_of(config, rotated(config, head_dim), half=True), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config),
+        kinds={"sliding_attention": block(config, config.sliding_window), "full_attention": block(config, None)},
+        placed_masks=False,
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(), style, eager=True)
 
 
 FAMILY = Family(
@@ -85,5 +117,6 @@ FAMILY = Family(
     ),
     usual="GptOssForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/gpt_oss/modeling_gpt_oss.py",
 )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._mixture import EXPERTS, MixtureConfig, head_sizes
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
+from memcalc.families._mixture import EXPERTS, MixtureConfig, check_mixture, head_sizes
 from memcalc.families._rotary import rotated
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Family, MaybeZero, Size
 from memcalc.layers.basic import RotaryTable, rms_norm
 from memcalc.layers.moe import Experts, Mixture, Router
 from memcalc.layers.transformer import Attention, Block
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class MixtralConfig(MixtureConfig):
@@ -65,6 +72,14 @@ def build(config: MixtralConfig, architecture: str) -> Architecture:
     )
 
 
+def play(machine: Machine, architecture: str, config: MixtralConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    check_mixture(config)
+    *_, head_dim = head_sizes(config)
+    style = Style(pre_norm, rotary_of(config, rotated(config, head_dim)), window=config.sliding_window)
+    return headed_forward(machine, architecture, config, root, batch, Names(question_body="model"), style)
+
+
 FAMILY = Family(
     model_type="mixtral",
     config=MixtralConfig,
@@ -77,5 +92,6 @@ FAMILY = Family(
     ),
     usual="MixtralForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/mixtral/modeling_mixtral.py; separate experts: conversion_mapping.py",
 )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcalc.arrays import Condition, both, not_
-from memcalc.families._alternating import alternating, matching, others, periodic
+from memcalc.families._alternating import Order, alternating, in_turns, matching, others, periodic
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._mixture import EXPERTS, MixtureConfig, check_layer_types, head_sizes
+from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
+from memcalc.families._forward import Batch
+from memcalc.families._kinds_forward import in_steps
+from memcalc.families._mixture import EXPERTS, MixtureConfig, check_layer_types, check_mixture, head_sizes
 from memcalc.families._rotary import rotated
+from memcalc.families._rotary_forward import rotary_of
 from memcalc.families.base import Architecture, Depth, Family, Flag, MaybeZero, Size
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import RotaryTable, rms_norm
 from memcalc.layers.moe import Experts, Mixture, Router, SharedExperts
 from memcalc.layers.transformer import Attention, Block, GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class Qwen2MoeConfig(MixtureConfig):
@@ -37,6 +45,8 @@ class Qwen2MoeConfig(MixtureConfig):
     shared_expert_intermediate_size: MaybeZero = 5632
     num_experts_per_tok: MaybeZero | None = 4
     num_experts: MaybeZero = 60
+    norm_topk_prob: Flag = False
+    """Whether the weights of the chosen experts are brought to a sum of 1."""
 
     def check(self) -> tuple[str, str, str] | None:
         """One type for each layer."""
@@ -47,9 +57,10 @@ def mixture(config: Qwen2MoeConfig) -> Mixture:
     """The feed-forward of a sparse layer."""
     hidden, shared = config.hidden_size, config.shared_expert_intermediate_size
     return Mixture(
-        Router(hidden, config.num_experts, config.num_experts_per_tok),
+        Router(hidden, config.num_experts, config.num_experts_per_tok, normalised=config.norm_topk_prob, route="softmax_cast"),
         Experts(config.num_experts, hidden, config.moe_intermediate_size, config.expert_layout, activation=config.hidden_act),
         SharedExperts(GatedMLP(hidden, shared, activation=config.hidden_act), name="shared_expert", gate="shared_expert_gate"),
+        order="gated",
     )
 
 
@@ -70,11 +81,16 @@ def block(config: Qwen2MoeConfig, feed_forward: Layer, *, window: bool) -> Block
     )
 
 
+def dense_mlp(config: Qwen2MoeConfig) -> GatedMLP:
+    """The feed-forward of a layer without experts."""
+    return GatedMLP(config.hidden_size, config.intermediate_size, activation=config.hidden_act)
+
+
 def layers(config: Qwen2MoeConfig) -> Module:
     """The decoder layers: sparse or dense, and with a sliding window or without where the config asks for any."""
     total, never = config.num_hidden_layers, config.mlp_only_layers or ()
     step, any_experts = config.decoder_sparse_step, config.num_experts > 0
-    sparse, dense = mixture(config), GatedMLP(config.hidden_size, config.intermediate_size, activation=config.hidden_act)
+    sparse, dense = mixture(config), dense_mlp(config)
     if not windowed(config):
         span = periodic(total, step, offset=1, never=never, present=any_experts)
         return alternating(
@@ -111,6 +127,47 @@ def build(config: Qwen2MoeConfig, architecture: str) -> Architecture:
     )
 
 
+def layer_order(machine: Machine, config: Qwen2MoeConfig) -> Order:
+    """The layers from first to last: sparse or dense, and their masks where any has a window."""
+    total, step, never = config.num_hidden_layers, config.decoder_sparse_step, config.mlp_only_layers or ()
+    steps = in_steps(machine, total, step, never, config.num_experts > 0)
+    if not windowed(config):
+        return tuple((tuple(f"{kind}_full_attention" for kind in turn), times) for turn, times in steps)
+    fed: list[str] = []
+    for turn, times in steps:
+        done = 0
+        while machine.decide(done < times):
+            fed += turn
+            done += 1
+
+    def mask(index: int) -> str:
+        if config.layer_types is not None:
+            return config.layer_types[index]
+        slides = index % 2 == 0 and machine.decide(index < config.max_window_layers)
+        return "sliding_attention" if slides else "full_attention"
+
+    return in_turns([f"{kind}_{mask(index)}" for index, kind in enumerate(fed)])
+
+
+def play(machine: Machine, architecture: str, config: Qwen2MoeConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    check_mixture(config)
+    *_, head_dim = head_sizes(config)
+    parts: dict[str, Any] = {"sparse": mixture(config), "dense": dense_mlp(config)}
+    # without use_sliding_window it is 0, and a mask of it is made all the same (configuration_qwen2_moe.py:__post_init__)
+    reach = config.sliding_window if config.use_sliding_window else 0
+    style = Style(
+        pre_norm, rotary_of(config, rotated(config, head_dim)), window=reach,
+        order=lambda machine: layer_order(machine, config),
+        kinds={
+            f"{kind}_{mask}": block(config, part, window=mask == "sliding_attention")
+            for kind, part in parts.items()
+            for mask in ("sliding_attention", "full_attention")
+        },
+    )  # fmt: skip
+    return headed_forward(machine, architecture, config, root, batch, Names(question_body="model"), style)
+
+
 FAMILY = Family(
     model_type="qwen2_moe",
     config=Qwen2MoeConfig,
@@ -123,5 +180,6 @@ FAMILY = Family(
     ),
     usual="Qwen2MoeForCausalLM",
     build=build,
+    play=play,
     source="transformers 5.23.0 models/qwen2_moe/modeling_qwen2_moe.py; separate experts: conversion_mapping.py",
 )

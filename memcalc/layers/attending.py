@@ -9,6 +9,7 @@ from memcalc.play import attention as kernels
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, clamped_in_place, mul, neg
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
+from memcalc.play.sinks import sink_attention
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 
@@ -164,6 +165,11 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
     if context.eager:
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
+        if any(name == "sinks" for name, _ in getattr(layer, "extra", ())):
+            sinks = machine.parameter("sinks", (layer.heads,), "other")
+            return sink_attention(
+                machine, query, key, value, context.mask, sinks, probability=layer.dropout, held=context.weights
+            )
         upcast, cap = getattr(layer, "upcast", True), getattr(layer, "softcap", None)
         return kernels.eager(
             machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, softcap=cap,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.layers.attending import Context
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, rms_norm
+from memcalc.layers.latent import latent
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -23,6 +28,8 @@ class LatentAttention:
         value_dim: dimensions of a head's value.
         bias: on the matrices that read or write hidden states (but not on a direct query matrix).
         dropout: of the attention probabilities.
+        interleaved: whether a pair of rotated dimensions stands side by side.
+        turned: how they are rotated: as pairs of numbers, or as complex ones (DeepSeek-V2).
 
     >>> [t.name for t in LatentAttention(8, 2, None, 4, 3, 2, 3).tensors()][:2]
     ['q_proj.weight', 'kv_a_proj_with_mqa.weight']
@@ -37,6 +44,18 @@ class LatentAttention:
     value_dim: Count
     bias: bool = False
     dropout: float = 0.0
+    interleaved: bool = True
+    turned: Literal["pairs", "complex"] = "pairs"
+
+    @property
+    def kv_heads(self) -> Count:
+        """Every head has a key and a value."""
+        return self.heads
+
+    @property
+    def causal(self) -> bool:
+        """Queries see what is before them."""
+        return True
 
     @property
     def query_dim(self) -> Count:
@@ -61,3 +80,7 @@ class LatentAttention:
                 ("o_proj", Linear(self.heads * self.value_dim, self.hidden, self.bias)),
             ]
         ).tensors()
+
+    def play(self, machine: Machine, hidden: Value, context: Context) -> Value:
+        """``(batch, length, hidden)`` to the same."""
+        return latent(machine, self, hidden, context)

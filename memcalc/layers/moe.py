@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.errors import NotModelledError
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Linear, Parameter
+from memcalc.layers.mixing import MIXTURES
+from memcalc.layers.routing import ROUTES, Routed, run_experts
 from memcalc.layers.transformer import GatedMLP
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -27,6 +32,9 @@ class Router:
         correction: whether a buffer of that shape is added for the choice alone (DeepSeek-V3's load balancing).
         groups: the groups experts stand in, of which ``top_groups`` are considered; None for no groups.
         scoring: how scores become weights.
+        grouped: whether the choice is among the best groups, where a family's config says so.
+        normalised: whether the weights of the chosen ones are brought to a sum of 1.
+        route: the steps from scores to weights (:mod:`memcalc.layers.routing`).
     """
 
     hidden: Count
@@ -37,6 +45,9 @@ class Router:
     groups: Count | None = None
     top_groups: Count | None = None
     scoring: Literal["softmax", "sigmoid"] = "softmax"
+    grouped: bool = False
+    normalised: bool = False
+    route: str = "softmax"
 
     def tensors(self) -> Iterator[Tensor]:
         """The scoring matrix, its bias, the correction."""
@@ -44,6 +55,10 @@ class Router:
         if self.correction:
             for tensor in Buffer((self.experts,)).tensors():
                 yield tensor.under("e_score_correction_bias")
+
+    def play(self, machine: Machine, hidden: Value) -> Routed:
+        """``(tokens, hidden)`` to scores, weights and numbers of the chosen experts."""
+        return ROUTES[self.route](machine, self, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,18 @@ class Experts:
                 parts.append((f"{name}_bias", Parameter((self.experts, wide), kind="expert")))
         yield from Module(parts).tensors()
 
+    def play(self, machine: Machine, hidden: Value, places: Value, weights: Value) -> Value:
+        """``(tokens, hidden)`` to the same, by the experts of those numbers, weighed.
+
+        Raises:
+            NotModelledError: every expert is a module of its own, as transformers 5 does not run them.
+        """
+        if self.layout == "separate":
+            raise NotModelledError(
+                "model.expert_layout", "separate", "is a layout whose activations are not modelled", "set it to stacked"
+            )
+        return run_experts(machine, self, hidden, places, weights)
+
 
 @dataclass(frozen=True, slots=True)
 class SharedExperts:
@@ -113,6 +140,8 @@ class Mixture:
     experts: Experts
     shared: SharedExperts | None = None
     names: tuple[tuple[Literal["router", "experts"], str], ...] = (("router", "gate"), ("experts", "experts"))
+    order: Literal["alone", "gated", "beside"] = "alone"
+    """The steps of the block (:mod:`memcalc.layers.mixing`): no shared experts, gated ones first, or plain ones last."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Router and experts, then what is shared."""
@@ -121,3 +150,11 @@ class Mixture:
         ]
         shared = self.shared.parts() if self.shared is not None else []
         yield from Module([*parts, *shared]).tensors()
+
+    def play(self, machine: Machine, hidden: Value) -> Value:
+        """``(batch, length, hidden)`` to the same."""
+        return MIXTURES[self.order](machine, self, hidden)
+
+    def named(self, part: str) -> str:
+        """The name of the router or of the experts."""
+        return next(name for each, name in self.names if each == part)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.layers.attending import Context, core, rotate_half, rotated
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, mul, neg, to
-from memcalc.play.reshape import cat, contiguous, merge_dims, narrow, split_dim, stack, strided, transpose, unsqueeze
+from memcalc.play.pointwise import add, mul, neg, sub, to
+from memcalc.play.reshape import cat, contiguous, merge_dims, narrow, pieces, split_dim, stack, strided, transpose, unsqueeze
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
@@ -123,10 +123,31 @@ def rotate_pairs(machine: Machine, value: Value) -> Value:
     return merge_dims(machine, stack(machine, (neg(machine, odd), even), -1), place - 1, place)
 
 
+def chunks(machine: Machine, layer: Attention, query: Value, key: Value, context: Context) -> Turned:
+    """Halves of the head turned one after the other by tables of half a head's width.
+
+    source: transformers 5.23.0 models/gpt_oss/modeling_gpt_oss.py:apply_rotary_pos_emb
+    """
+    assert context.cos is not None
+    assert context.sin is not None
+    cos, sin = unsqueeze(machine, context.cos, 1), unsqueeze(machine, context.sin, 1)
+    query, key = (_chunk_turned(machine, each, cos, sin) for each in (query, key))
+    return query, key, None
+
+
+def _chunk_turned(machine: Machine, value: Value, cos: Value, sin: Value) -> Value:
+    half = value.shape[-1] // 2
+    first, second = pieces(machine, value, -1, (half, half))
+    turned = sub(machine, mul(machine, first, cos), mul(machine, second, sin))
+    other = add(machine, mul(machine, second, cos), mul(machine, first, sin))
+    return cat(machine, (turned, other), -1)
+
+
 TURNS: dict[str, Callable[[Machine, Attention, Value, Value, Context], Turned]] = {
     "halves": halves,
     "wide": wide,
     "part": part,
     "pairs": pairs,
+    "chunks": chunks,
 }
 """By an attention's ``turn``."""

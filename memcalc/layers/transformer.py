@@ -61,7 +61,7 @@ class Attention:
     cross: bool = False
     added_bias: bool = False
     normed: Literal["head", "width", "view", "moved"] = "head"
-    turn: Literal["halves", "wide", "pairs", "part"] = "halves"
+    turn: Literal["halves", "wide", "pairs", "part", "chunks"] = "halves"
     upcast: bool = True
 
     def matrices(self) -> dict[str, Linear]:

@@ -34,14 +34,14 @@ def _added_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gr
     return grad if node.needs(0) else None, grad if node.needs(1) else None
 
 
-def clamp(machine: Machine, value: Value) -> Value:
-    """A value between two numbers; it is saved, and asked again in backward which of it is inside."""
-    return machine.record(machine.like(value, "clamp"), (value,), (value,), _clamp_backward)
+def clamp(machine: Machine, value: Value, *, least: bool = True) -> Value:
+    """A value between two numbers, or under one; it is saved, and asked again in backward which of it is inside."""
+    return machine.record(machine.like(value, "clamp"), (value,), (value,), _clamp_backward, least)
 
 
 def _clamp_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     """FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)"""
-    least = machine.like(saved[0], "ge.Scalar", "bool")
+    least = machine.like(saved[0], "ge.Scalar", "bool") if node.meta else None
     most = machine.like(saved[0], "le.Scalar", "bool")
     zero = machine.new((), grad.dtype, "scalar_tensor")
     out = machine.like(grad, "where.self")

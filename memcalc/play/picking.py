@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
-from memcalc.kernels.sorting import radix_sort
+from memcalc.kernels.sorting import cub_sort
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.values import Value
 
@@ -29,5 +29,5 @@ def _picked_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> G
     number = saved[0].numel
     held: list[tuple[str, Count]] = [] if grad.contiguous else [("contiguous values", grad.nbytes)]
     held += [(name, 8 * number) for name in ("linearIndex", "sorted_indices", "orig_indices", "range")]
-    machine.scratches([*held, ("cub radix sort", radix_sort(number, 8, 8))])
+    machine.scratches([*held, ("cub radix sort", cub_sort(number, 8, 8))])
     return (out,)

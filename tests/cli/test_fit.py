@@ -39,7 +39,7 @@ def test_a_table_answers_in_one_screen(memcalc):
     assert answer.code == 0
     assert answer.out.count("torch:SGD") == 2
     assert "batch" in answer.out
-    assert "by prediction" in answer.out
+    assert "kept" in answer.out
     assert max(map(len, answer.out.splitlines())) <= 100
 
 

@@ -35,7 +35,7 @@ from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
 from memcalc.engines.trace.values import Values
-from memcalc.errors import InputError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.implementations import USUAL
 from memcalc.job import Job

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from memcalc.engines.trace.cuda.overrides import override
-
-ALIGNMENT = 16
-"""Bytes a row of the result is padded to (pytorch GroupedMMUtils.h:create_grouped_gemm_output_tensor)."""
+from memcalc.kernels.grouped import padded_row
 
 
 def grouped_mm(
@@ -38,8 +36,7 @@ def grouped_mm(
     else:
         size = [self.shape[0], self.shape[1], mat2.shape[-1]]
     dtype = out_dtype or self.dtype
-    step = ALIGNMENT // dtype.itemsize
-    row = -(-size[-1] // step) * step
+    row = int(padded_row(size[-1], dtype.itemsize))
     strides = [row, 1] if len(size) == 2 else [size[1] * row, row, 1]
     return self.new_empty_strided(size, strides, dtype=dtype)
 

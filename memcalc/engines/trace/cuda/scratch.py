@@ -14,8 +14,8 @@ from typing import Any
 
 from memcalc.engines.trace.cuda.checked import CHECKED
 from memcalc.engines.trace.cuda.schema import bound as bind
+from memcalc.kernels import sorting
 from memcalc.kernels.behaviour import Behaviour
-from memcalc.kernels.sorting import radix_sort
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def round_up(value: int, multiple: int) -> int:
 
 def cub_sort(elements: int, key: int, value: int) -> Scratch:
     """The cub radix sort's temporary storage."""
-    return Scratch("cub radix sort", int(radix_sort(elements, key, value)), bound=True)
+    return Scratch("cub radix sort", int(sorting.cub_sort(elements, key, value)), bound=True)
 
 
 def cub_scan(elements: int, item: int) -> Scratch:
-    """The cub scan's or reduction's temporary storage: one descriptor a tile of at least 128 threads (dispatch_scan.cuh)."""
-    return Scratch("cub scan", (-(-elements // 128) + 32) * 2 * item + 1024, bound=True)
+    """The cub scan's or reduction's temporary storage."""
+    return Scratch("cub scan", int(sorting.cub_scan(elements, item)), bound=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
 from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.grouped import grouped_scratch
 
 
 def readable(shape: Any, stride: Any) -> bool:
@@ -57,9 +58,4 @@ def _grouped_mm(args: Arguments, _: Any, behaviour: Behaviour) -> list[Scratch]:
     groups = next((t.shape[0] for t in (args["mat2"], args["self"]) if t.dim() == 3), 1)
     offsets = args.get("offs")
     groups = offsets.shape[0] if offsets is not None else groups
-    if behaviour.major not in (9, 10):
-        return []  # a loop of products, each into a part of the result
-    return [
-        Scratch("problem descriptions", groups * 256, bound=True),
-        Scratch("cutlass workspace", 2**16 + groups * 1024, bound=True),
-    ]
+    return [Scratch(name, int(size), bound=True) for name, size in grouped_scratch(groups, behaviour)]
