@@ -230,11 +230,3 @@ class Raggedly(nn.Module):
 
     def forward(self, x):
         return self.way(self.linear(x))
-
-
-def two_losses(model, batch, optimizer):
-    """A step for the command line: two losses, one backward."""
-    out = model(*batch.values())
-    (out.sum() + out.square().mean()).backward()
-    optimizer.step()
-    optimizer.zero_grad()
