@@ -1,6 +1,7 @@
-"""What the traces of the grid come to, kept in a file, so that the played step is held against them without torch.
+"""What traces of a part of the grid come to, kept in a file, so that the played step is held against them without torch.
 
-``python -m benchmarks.played.record [FAMILY …]`` traces the families' jobs (a second or two each) and writes their heights.
+``python -m benchmarks.played.record [FAMILY …]`` traces the second shape of every setting, a second or two each,
+and writes their heights; ``python -m benchmarks.played`` is the whole grid, traced anew.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ def recorded() -> dict[str, dict[str, Any]]:
     return found
 
 
+def sliced(family: str) -> list[dict[str, Any]]:
+    """One shape of a family's jobs: the second, whose rows are several and whose sizes are odd."""
+    return jobs(family)[1::3]
+
+
 def main(families: list[str]) -> None:
     """Trace families and keep what they come to."""
     for family in families or sorted(MODELS):
         rows = {}
-        for job in jobs(family):
+        for job in sliced(family):
             found = heights(traced(job))
             rows[name_of(job)] = [found.top, found.net, found.saved]
         known = recorded()

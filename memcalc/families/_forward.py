@@ -48,9 +48,12 @@ def run_layers(
     hidden: Value,
     context: Any,
     *,
+    first: int = 0,
     kept: list[Value] | None = None,
 ) -> Value:
-    """A list of equal layers, each fed with what the one before it gave; ``kept`` collects what each gave.
+    """A list of equal layers, each fed with what the one before it gave.
+
+    ``first`` is the index of the first of them, ``kept`` collects what each gave.
 
     The first and the last are played as they are, those between them once for all.
     """
@@ -66,10 +69,10 @@ def run_layers(
     if machine.unrolled or machine.decide(count <= 3):
         place = 0
         while machine.decide(place < count):
-            step(place if stack.indices is None else stack.indices[place])
+            step(first + place if stack.indices is None else stack.indices[place])
             place += 1
         return box.pop()
-    step(0)
+    step(first)
     machine.repeated(count - 2, lambda: step("*"), box)
     step("last")
     return box.pop()

@@ -50,6 +50,13 @@ def _mean_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gra
     return (machine.new(node.meta, grad.dtype, "div.Scalar"),)
 
 
+def mean_over(machine: Machine, value: Value, dims: tuple[int, ...], *, keep: bool = False) -> Value:
+    """The mean over some dimensions."""
+    shape = tuple(1 if i in dims else s for i, s in enumerate(value.shape) if keep or i not in dims)
+    out = machine.new(shape, value.dtype, "mean.dim")
+    return machine.record(out, (value,), (), _mean_backward, value.shape)
+
+
 def mean_all(machine: Machine, value: Value) -> Value:
     """The mean over everything."""
     out = machine.new((), value.dtype, "mean")

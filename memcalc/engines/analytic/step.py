@@ -19,7 +19,7 @@ from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
-from memcalc.play.pointwise import scaled
+from memcalc.play.pointwise import scaled, to
 from memcalc.play.values import Life
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, allocs, frees
@@ -130,8 +130,8 @@ def _iterate(
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or (plan.scheme.parameter == "float16" and plan.scheme.step == "textbook"):
-        big = scaled(machine, loss)
+    if plan.scheme.scaler or plan.scheme.step == "textbook":
+        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
         Engine(machine).run(big)
         del big
     else:
@@ -191,8 +191,7 @@ class _Converter:
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
-                for first, later in kind.carried:
-                    self.same[first] = later
+                self.same |= dict(kind.carried)
                 self._scan(kind.body, kind.times)
             elif kind > 0:
                 self.born[life] = self.place
@@ -244,7 +243,10 @@ class _Converter:
         found = self.buffers.get(life)
         if found is None:
             site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
-            found = Buffer(site, life.size, self._role(life), module=life.module, operator=life.operator)  # type: ignore[arg-type]
+            found = Buffer(
+                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
+                shape=life.shape,  # type: ignore[arg-type]
+            )  # fmt: skip
             self.buffers[life] = found
         return found
 
