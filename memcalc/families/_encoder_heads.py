@@ -95,11 +95,11 @@ def check_labels(machine: Machine, kind: str, labels: Count) -> None:
     """Refuse the numbers of labels that have no loss, or another than cross-entropy.
 
     Raises:
-        NotModelledError: no class, a regression, or answers without two ends.
+        NotModelledError: no class, a regression, or answers without two ends and pairs that are not in one order of two.
     """
     if kind == "ForMultipleChoice":
         return
-    if kind == "ForQuestionAnswering":
+    if kind in ("ForQuestionAnswering", "ForPreTraining"):
         fits = machine.decide(labels == 2)
     else:
         fits = machine.decide(labels > (0 if kind == "ForTokenClassification" else 1))

@@ -214,7 +214,7 @@ def play(machine: Machine, architecture: str, config: AlbertConfig, root: Any, b
     scores = machine.call("predictions", heads.vocabulary, machine, root.part("predictions"), "", hidden)
     if kind == "ForMaskedLM":
         return heads.scored(machine, scores, batch["labels"])
-    heads.check_labels(machine, "ForQuestionAnswering", config.num_labels)  # sop_scores.view(-1, 2)
+    heads.check_labels(machine, kind, config.num_labels)  # sop_scores.view(-1, 2)
     pair = machine.call("sop_classifier", heads.classified, machine, root.part("sop_classifier"), pooled)
     return heads.two(machine, scores, batch["labels"], pair, batch["sentence_order_label"])
 

@@ -134,17 +134,20 @@ def _bias(
             made = _by_head(machine, layer.heads, _projected(machine, names[place], matrix, table))
             positions[kind] = repeat(machine, made, rows)
             del made
-    score = content = None
+    score = content = c2p_pos = None
     if layer.to_position:
-        content = _gathered(machine, query, positions["key"], _clamped(machine, shifted(machine, relative)))
+        content = bmm(machine, query, transpose(machine, positions["key"], 1, 2))
+        c2p_pos = _clamped(machine, shifted(machine, relative))
+        content = _gathered(machine, content, c2p_pos)
         score = shifted(machine, scaled(machine, content, "div.Tensor"))
     if layer.from_position:
-        turned = shifted(machine, machine.like(relative, "neg"))
-        other = transpose(machine, _gathered(machine, key, positions["query"], _clamped(machine, turned)), 1, 2)
+        p2c_pos = _clamped(machine, shifted(machine, machine.like(relative, "neg")))
+        other = bmm(machine, key, transpose(machine, positions["query"], 1, 2))
+        other = transpose(machine, _gathered(machine, other, p2c_pos), 1, 2)
         part = scaled(machine, other, "div.Tensor")
         score = shifted(machine, part) if score is None else added_in_place(machine, score, part)
         del part
-    del content
+    del content, c2p_pos
     return score
 
 
@@ -152,9 +155,8 @@ def _clamped(machine: Machine, index: Value) -> Value:
     return machine.like(index, "clamp")
 
 
-def _gathered(machine: Machine, content: Value, positions: Value, index: Value) -> Value:
+def _gathered(machine: Machine, scores: Value, index: Value) -> Value:
     """Of each token's scores against every distance those of the distances it is at."""
-    scores = bmm(machine, content, transpose(machine, positions, 1, 2))
-    tokens = content.shape[1]
+    tokens = scores.shape[1]
     index = Value(index.storage, (1, tokens, tokens), index.dtype)
-    return gather(machine, scores, expand(machine, index, (content.shape[0], tokens, tokens)))
+    return gather(machine, scores, expand(machine, index, (scores.shape[0], tokens, tokens)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.arrays import Count
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.reduce import split
+from memcalc.play.reshape import _split
 from memcalc.play.values import Value
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def _repeat_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> G
     times, shape = node.meta
     if machine.same(times, 1):
         return (grad,)
-    if not grad.contiguous:
-        grad = machine.new(grad.shape, grad.dtype, "clone")
     out = machine.new(shape, grad.dtype, "sum.dim_IntList")
-    split(machine, Value(grad.storage, (times, *shape), grad.dtype), [0])
+    split(machine, _split(grad, 0, (times, shape[0])), [0])
     return (out,)

@@ -64,6 +64,21 @@ def test_tensors_are_moved(told):
     assert (told["moved"], told["bare"], told["stays"]) == ("cuda:0", "cuda:0", True)
 
 
+def test_what_a_checkpoint_recomputes_is_told_the_same():
+    """``.to`` the device a tensor is on gives it back in the recomputation too, which runs inside backward."""
+    from torch.utils.checkpoint import checkpoint
+
+    stays: list[bool] = []
+
+    def stretch(x):
+        stays.append(x.to(device=x.device) is x)
+        return x.sin().cos()
+
+    with cuda_is_here(GPU):
+        checkpoint(stretch, torch.ones(3, device="cuda", requires_grad=True), use_reentrant=False).sum().backward()
+    assert stays == [True, True]
+
+
 def test_to_copies_only_where_something_changes():
     """``.to`` in all its spellings gives the tensor back unless device or dtype differ, or a copy is asked for."""
     with cuda_is_here(GPU):

@@ -64,6 +64,18 @@ def _to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
     return torch.Tensor.to(tensor, **{key: value for key, value in kwargs.items() if value is not None})
 
 
+_RUN_BACKWARD = torch.autograd.graph._engine_run_backward
+
+
+def _run_backward(*args: Any, **kwargs: Any) -> Any:
+    """With the function mode on, as in forward, for what a checkpoint recomputes inside.
+
+    Backward is a function that a mode is asked about, and torch leaves a mode while it is asked (torch/overrides.py).
+    """
+    with CudaFunctions():
+        return _RUN_BACKWARD(*args, **kwargs)
+
+
 def _cuda(tensor: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
     return _to(tensor, device=CUDA, non_blocking=non_blocking, **kwargs)
 
@@ -112,6 +124,7 @@ def _patches(machine: Machine) -> Iterator[tuple[Any, str, Any]]:
     yield torch.utils, "swap_tensors", _swap
     yield torch, "Generator", Generator
     yield torch._C._nn, "_parse_to", _parsed
+    yield torch.autograd, "_engine_run_backward", _run_backward
     yield torch.nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor  # draws again while values are out of bounds
     yield torch._C, "_group_tensors_by_device_and_dtype", _grouped
     yield torch._C, "_cuda_getCurrentRawStream", lambda *_: 0  # imported by whoever sees a GPU and has Triton
