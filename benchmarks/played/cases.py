@@ -24,8 +24,8 @@ MODELS: dict[str, dict[str, Any]] = {
            "decoder_start_token_id": 0, **WORDS},
     "mt5": {"d_model": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 40, "d_ff": 200,
             "decoder_start_token_id": 0, **WORDS},
-    "bart": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 3,
-             "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "max_position_embeddings": 300, "decoder_start_token_id": 2,
+    "bart": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+             "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "max_position_embeddings": 300, "decoder_start_token_id": 2,
              **WORDS},
     "whisper": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
                 "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "num_mel_bins": 20,
@@ -112,7 +112,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
     "electra": {**BERT, "embedding_size": 56},
-}
+    "deberta-v2": {**BERT, "relative_attention": True, "position_buckets": 24, "norm_rel_ebd": "layer_norm",
+                   "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "type_vocab_size": 0,
+                   "position_biased_input": False},
+    "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}  # fmt: skip
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
 SIZES: dict[str, tuple[dict[str, int], ...]] = {
@@ -149,9 +153,13 @@ KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
     **dict.fromkeys(WINDOWED, ("auto", "eager")),
     **dict.fromkeys(("falcon", "t5", "mt5"), ("efficient", "eager")),
+    "deberta-v2": ("eager",),
 }
-"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, T5's is its position biases, and flash takes neither."""
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, T5's is its position biases, and flash attention takes
+neither; DeBERTa's attention is written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
+NOT_CHECKPOINTED = {"albert", "resnet"}
+"""Families whose modules in transformers have no gradient checkpointing."""
 
 
 def jobs(family: str) -> list[dict[str, Any]]:
@@ -165,7 +173,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}
-        for checkpointing in CHECKPOINTING
+        for checkpointing in CHECKPOINTING[: 1 if family in NOT_CHECKPOINTED else None]
         for attention in kernels
         for precision in PRECISIONS
         for size in sizes

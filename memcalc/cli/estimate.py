@@ -84,10 +84,7 @@ def estimate(
     by: Annotated[str | None, _traced("--by", "The peak by module, operator or role.", "WHAT")] = None,
     app_dir: o.AppDir = None,
 ) -> None:
-    """Where the bytes of one training step go, and whether they fit.
-
-    Exits with 1 when --gpu or --memory is given and it certainly does not fit.
-    """
+    """Where the bytes of one training step go, and whether they fit."""
     mapping = o.job_mapping(
         model, params=params, sets=sets, optimizer=optimizer, optimizer_args=optimizer_arg, precision=precision,
         micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length, image_size=image_size,
@@ -116,7 +113,7 @@ def estimate(
         from memcalc.api import estimate_mapping
         from memcalc.formats import show
 
-        footprint = estimate_mapping(mapping, app_dir=app_dir)
+        footprint = estimate_mapping(mapping, app_dir=app_dir, explained=explain)
         show.one(footprint, form.value, exact=exact, explain=explain)
     if footprint.fits is not None and footprint.fits.verdict in ("does_not_fit", "tight"):
         raise typer.Exit(1)

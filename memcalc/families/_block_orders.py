@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from memcalc.families._forward import Context
 from memcalc.layers.base import Module
@@ -121,6 +122,8 @@ def ending_in_dropout(machine: Machine, block: Block, hidden: Value, context: Co
 
 
 def _ended(machine: Machine, parts: Module, value: Value, *more: Context) -> Value:
+    main: Any
+    dropout: Any
     (_, main), (_, dropout) = parts.parts
     value = main.play(machine, value, *more)
     made: Value = dropout.play(machine, value)

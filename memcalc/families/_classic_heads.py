@@ -64,11 +64,13 @@ def tokens(machine: Machine, root: Module, batch: Batch, names: Names, body: Bod
     source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2ForTokenClassification.forward; upcast it is
     loss/loss_utils.py:ForTokenClassification
     """
-    hidden = machine.call(names.body, body, machine, root.part(names.body), batch)
-    hidden = machine.call("dropout", root.part("dropout").play, machine, hidden)
+    outputs = machine.call(names.body, body, machine, root.part(names.body), batch)
+    hidden = machine.call("dropout", root.part("dropout").play, machine, outputs)
     logits = machine.call(names.token_head, root.part(names.token_head).play, machine, hidden)
     scores = to(machine, logits, "float32") if upcast else logits
-    return scores_loss(machine, scores, batch["labels"]), logits
+    loss = scores_loss(machine, scores, batch["labels"])
+    del outputs  # the body's output object holds its hidden states until now
+    return loss, logits
 
 
 def questions(machine: Machine, root: Module, batch: Batch, names: Names, body: Body) -> Output:

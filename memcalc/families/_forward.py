@@ -41,9 +41,19 @@ LayerPlay = Callable[[Machine, Any, Value, Any], Value]
 
 
 def run_layers(
-    machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Any, *, first: int = 0
+    machine: Machine,
+    name: str,
+    stack: Stack,
+    play: LayerPlay,
+    hidden: Value,
+    context: Any,
+    *,
+    first: int = 0,
+    kept: list[Value] | None = None,
 ) -> Value:
-    """A list of equal layers, each fed with what the one before it gave; ``first`` is the index of the first of them.
+    """A list of equal layers, each fed with what the one before it gave.
+
+    ``first`` is the index of the first of them, ``kept`` collects what each gave.
 
     The first and the last are played as they are, those between them once for all.
     """
@@ -52,6 +62,8 @@ def run_layers(
 
     def step(index: object) -> None:
         box[0] = machine.call(f"{prefix}{index}", checkpointed, machine, play, machine, stack.layer, box[0], context)
+        if kept is not None:
+            kept.append(box[0])
 
     count = stack.count
     if machine.unrolled or machine.decide(count <= 3):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memcalc.families._encoder_heads import bare, scores_loss
+from memcalc.families._encoder_heads import bare as bare
+from memcalc.families._encoder_heads import scores_loss as scores_loss
 from memcalc.families._forward import Batch
 from memcalc.layers.base import Module
 from memcalc.play import losses

@@ -120,4 +120,3 @@ def _guarded(machine: Machine, hidden: Value, sides: Sides) -> Value:
 def run(machine: Machine, root: Module, hidden: Value, sides: Sides) -> Value:
     """The list of layers."""
     return run_layers(machine, "layers", root.part("layers"), layer, hidden, sides)
-

@@ -244,4 +244,5 @@ def _classes(machine: Machine, config: Any, root: Any, batch: Batch) -> tuple[Va
     ids = batch["input_ids"]
     target = heads.shifted_right(machine, ids)
     hidden, encoded = machine.call("transformer", both, machine, root.part("transformer"), ids, target, batch)
-    return heads.last_token_classes(machine, root.part("classification_head"), hidden, ids, batch), encoded
+    loss, scores = heads.last_token_classes(machine, root.part("classification_head"), hidden, ids, batch)
+    return loss, (scores, encoded)

@@ -113,5 +113,3 @@ def check_sides(machine: Machine, tokens: ImageTokens, pixels: Value) -> None:
 def parameter(machine: Machine, name: str, held: Any) -> Value:
     """A single parameter of the module at work."""
     return machine.parameter(name, tuple(held.shape), held.kind)
-
-

@@ -28,7 +28,10 @@ def build(config: T5Config, architecture: str) -> Architecture:
 
 
 def play(machine: Machine, architecture: str, config: T5Config, root: Any, batch: Batch) -> tuple[Value, Any]:
-    """A training forward, as transformers runs it; what the decoder gives is scaled as the first T5 was, whose words are tied (T5Config.__post_init__: scale_decoder_outputs)."""
+    """A training forward, as transformers runs it.
+
+    What the decoder gives is scaled where words are tied, as in the first T5 (T5Config.__post_init__: scale_decoder_outputs).
+    """
     return t5_forward(machine, kind_of(architecture), config, root, batch, scale=config.tie_word_embeddings)
 
 

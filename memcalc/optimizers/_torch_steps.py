@@ -154,8 +154,8 @@ def adamax(o: Options, form: Implementation) -> Iterator[Section]:
 def rprop(o: Options, form: Implementation) -> Iterator[Section]:
     """torch/optim/rprop.py:223-408: signs of the products, and masks of one byte an element for one tensor at a time."""
     chosen = "+chosen -value -mask -chosen" if o.capturable else "-value -mask"
-    masks = f"+mask:nb +value:1f {chosen} " * 3
-    cleared = "+mask:nb +value:1f +cleared -value -mask -cleared"
+    masks = f"+mask:nb +value:1p {chosen} " * 3
+    cleared = "+mask:nb +value:1p +cleared -value -mask -cleared"
     if form == "foreach":
         yield together("+products")
         yield in_turn(masks)
@@ -164,7 +164,7 @@ def rprop(o: Options, form: Implementation) -> Iterator[Section]:
     if form == "single":
         yield in_turn(
             f"{'+grad' if o.maximize else '-grad'} +product +sign -product {masks} +clone =grad:clone"
-            f" +mask:nb +value:1f {chosen} +step -step -grad"
+            f" +mask:nb +value:1p {chosen} +step -step -grad"
         )
 
 

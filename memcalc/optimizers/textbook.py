@@ -23,6 +23,11 @@ def is_textbook_adam(entry: Optimizer, options: Options, form: Implementation) -
     return entry.cls in ADAMS and form == "single" and plain and (decoupled or not options.weight_decay)
 
 
+def told_to_take_one(entry: Optimizer) -> bool:
+    """Whether the class is one of torch's, told not to choose lists of tensors; others make a list of the one they get."""
+    return entry.cls.startswith("torch.optim.") and "foreach" in entry.options
+
+
 def textbook_events(
     entry: Optimizer,
     nodes: Sequence[Node],
@@ -52,7 +57,8 @@ def textbook_events(
         adam = in_turn(lambda param: f"{_cast(param, lowered)} +root +denominator -root -cast -denominator")
         return player.run([adam], nodes) if known else []
     if form == "single" and entry.cls not in ALL_AT_ONCE:
-        return one_by_one(entry, nodes, options, form, lowered, known=known, chip=chip)
+        inner = "single" if told_to_take_one(entry) else entry.implementation(options)
+        return one_by_one(entry, nodes, options, inner, lowered, known=known, chip=chip)
     casts = player.run([together(lambda param: _cast(param, lowered))], nodes)
     return [*casts, *step_events(entry, nodes, options, form, known=known, chip=chip), *player.end()]
 
@@ -71,12 +77,11 @@ def one_by_one(
     if not known:
         return []
     player = Player(chip)
-    inner = form if form in entry.implementations else entry.implementations[0]
 
     def visit(param: Param, left: Left, key: object) -> tuple[list[Event], Left]:
         born, own = player.turn(in_turn(_cast(param, lowered)).body(param), param, {}, (key, 0))
         died, _ = player.turn(in_turn("-cast").body(param), param, own, (key, 1))
-        return [*born, *step_events(entry, ((1, param),), options, inner, chip=chip), *died], left
+        return [*born, *step_events(entry, ((1, param),), options, form, chip=chip), *died], left
 
     return player.walk(nodes, {}, visit, ())[0]
 

@@ -68,7 +68,7 @@ class Machine:
     ) -> Value:
         """A fresh value, born on the tape."""
         size = self.bytes_of(shape, dtype)
-        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
+        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
         return Value(Storage(life, self), shape, dtype, order)
 
@@ -88,8 +88,8 @@ class Machine:
         return found[1]
 
     def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
-        """A fresh value of the same shape and order in memory."""
-        return self.new(value.shape, dtype or value.dtype, operator, value.order if value.dense else None)
+        """A fresh value of the same shape and order in memory, that of a slice too (ATen ExpandUtils.h:infer_dense_strides)."""
+        return self.new(value.shape, dtype or value.dtype, operator, value.order)
 
     def scratch(self, nbytes: Count, name: str) -> None:
         """Bytes that a kernel holds for a moment."""
@@ -317,10 +317,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [value and value.storage.life for value in box]
+        given = [None if value is None else value.storage.life for value in box]
         body()
         section.last = self._sequence
-        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        pairs = zip(given, box, strict=True)
+        carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)

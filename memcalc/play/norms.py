@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import Count
+from memcalc.arrays import Count, both, ceil_div, maximum, minimum, where
 from memcalc.play.graph import Gradients, Node, count_of
 from memcalc.play.pointwise import to
 from memcalc.play.values import Value
@@ -19,12 +19,12 @@ def layer_norm(machine: Machine, value: Value, weight: Value | None, bias: Value
         bias = None if bias is None else machine.wide(bias)
         weight = None if weight is None else machine.wide(weight)
         value = machine.wide(value)
-    machine.scratches(_copies(("input", value)))  # layer_norm_kernel.cu:layer_norm_cuda: input.expect_contiguous()
     out = machine.new(value.shape, value.dtype, "native_layer_norm")
     rows = (*value.shape[:-1], 1)
     # layer_norm_kernel.cu:layer_norm_cuda: statistics of the accumulation type
     mean = machine.new(rows, "float32", "native_layer_norm")
     rstd = machine.new(rows, "float32", "native_layer_norm")
+    machine.scratches(_copies(("input", value)))  # layer_norm_kernel.cu:layer_norm_cuda: input.expect_contiguous()
     return machine.record(out, (value, weight, bias), (value, weight, bias, mean, rstd), _layer_norm_backward)
 
 
@@ -33,8 +33,27 @@ def _layer_norm_backward(machine: Machine, node: Node, saved: Any, grad: Value) 
     of_value = machine.new(value.shape, value.dtype, "native_layer_norm_backward") if node.needs(0) else None
     of_weight = machine.new(weight.shape, weight.dtype, "native_layer_norm_backward") if node.needs(1) else None
     of_bias = machine.new(bias.shape, bias.dtype, "native_layer_norm_backward") if node.needs(2) else None
-    machine.scratches(_copies(("grad_out", grad), ("input", value)))
+    held = _copies(("grad_out", grad), ("input", value))
+    for name, of in (("dgamma", of_weight), ("dbeta", of_bias)):
+        if of is not None:
+            held += _column_blocks(machine, name, value, of)
+    machine.scratches(held)
     return of_value, of_weight, of_bias
+
+
+def _column_blocks(machine: Machine, name: str, value: Value, of: Value) -> list[tuple[str, Count]]:
+    """Many rows of few columns are summed block by block, since torch 2.8.
+
+    source: native/cuda/layer_norm_kernel.cu:LaunchGammaBetaBackwardCUDAKernel (32 rows a block, at most 32768 blocks)
+    """
+    behaviour = machine.policy.behaviour
+    if behaviour.torch < (2, 8):
+        return []
+    width = value.shape[-1]
+    rows = value.numel // width
+    split = both(rows > 64 * 1024, width // 32 < behaviour.multiprocessors // 2)
+    blocks = where(split, minimum(32768 // maximum(1, ceil_div(width, 32)), ceil_div(rows, 32)), 0)
+    return [(f"{name}_blocks", blocks * of.nbytes), (f"{name}, before its sum", where(split, of.nbytes, 0))]
 
 
 def _copies(*named: tuple[str, Value]) -> list[tuple[str, Count]]:
@@ -107,8 +126,6 @@ def _embedding_backward(machine: Machine, node: Node, saved: Any, grad: Value) -
 
 def _embedding_scratch(machine: Machine, number: Count, table: Any, item: int) -> list[tuple[str, Count]]:
     """native/cuda/EmbeddingBackwardKernel.cu:embedding_backward_cuda_kernel; up to 3,072 indices are added straight."""
-    from memcalc.arrays import minimum, where
-
     many = number > 3072
     number = where(many, number, 0)
     segments = minimum(number, table[0])

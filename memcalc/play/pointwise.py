@@ -50,8 +50,9 @@ def promoted(first: Value, second: Value) -> str:
 
 def _binary(machine: Machine, first: Value, second: Value, operator: str, dtype: str | None = None) -> Value:
     shape = broadcast(first.shape, second.shape)
-    leads = first if len(first.shape) == len(shape) and first.dense and alike(first.shape, shape) else second
-    order = leads.order if leads.dense and len(leads.shape) == len(shape) else None
+    whole = len(first.shape) == len(shape) and alike(first.shape, shape) and (first.dense or first.order is not None)
+    leads = first if whole else second
+    order = leads.order if len(leads.shape) == len(shape) else None
     return machine.new(shape, dtype or promoted(first, second), operator, order)
 
 

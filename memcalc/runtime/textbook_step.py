@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from memcalc.errors import NotModelledError
-from memcalc.optimizers.textbook import ALL_AT_ONCE, is_textbook_adam
+from memcalc.optimizers.textbook import ALL_AT_ONCE, is_textbook_adam, told_to_take_one
 from memcalc.runtime.masters import MasterWeights
 from memcalc.runtime.mixed_precision import LossScale, MixedPrecisionAdam
 from memcalc.runtime.optimizers import LEARNING_RATE, Trained, real_optimizer
@@ -50,7 +50,7 @@ class TextbookStep(Step):
         def make(masters: list[torch.Tensor]) -> Any:
             named = [each._replace(tensor=master) for each, master in zip(trained, masters, strict=True)]
             # in turn means one tensor at a time, also where a class would take lists of one on a GPU
-            alone = {"foreach": False} if in_turn and _has_foreach(recipe) else {}
+            alone = {"foreach": False} if in_turn and told_to_take_one(recipe.entry) else {}
             return real_optimizer(recipe.entry, {**alone, **recipe.arguments}, recipe.options, named, module)
 
         in_turn = recipe.implementation == "single"
@@ -85,11 +85,6 @@ class TextbookStep(Step):
 
     def _gradients(self) -> list[torch.Tensor]:
         return [param.grad for param in self.params if param.grad is not None]
-
-
-def _has_foreach(recipe: Recipe) -> bool:
-    """Whether the class is one of torch's that choose lists of tensors by themselves."""
-    return recipe.entry.cls.startswith("torch.optim.") and "foreach" in recipe.entry.options
 
 
 def _adam_arguments(recipe: Recipe) -> dict[str, Any]:

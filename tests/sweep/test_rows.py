@@ -117,7 +117,7 @@ def test_every_shipped_model_goes_as_arrays(strict, keys):
 
 
 def test_steps_of_every_size_go_as_arrays(strict):
-    """Batches, lengths, depths and widths that differ from point to point are played together, in as many parts as structures."""
+    """Batches, lengths, depths and widths that differ from point to point are played together, structure by structure."""
     sweep = run(
         {
             "base": {"precision": "amp-bf16", "optimizer": "sgd", "attention": "flash", "memory": "1GiB"},

@@ -28,13 +28,14 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     return estimate_whole(job, model).footprint
 
 
-def estimate_whole(job: Job, model: Model, *, replayed: bool = True) -> Whole:
+def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: bool = False) -> Whole:
     """The footprint of one job, and the tape it was read from where the step was played.
 
     Args:
         job: what is asked.
         model: its model.
         replayed: whether the step is played through the allocator too, for ``allocated`` and ``reserved``.
+        explained: whether every buffer of the played step is listed as well.
 
     Raises:
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
@@ -80,7 +81,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True) -> Whole:
         return Whole(footprint)
     from memcalc.engines.analytic.peak import whole_step
 
-    return whole_step(job, plan, model, fullest, footprint, replayed=replayed)
+    return whole_step(job, plan, model, fullest, footprint, replayed=replayed, explained=explained)
 
 
 def number(value: Count) -> int:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
+from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
-from memcalc.footprint import Components, Footprint, Peak
+from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from memcalc.allocator.played import Replay
 
 
-def whole_step(job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool) -> Whole:
+def whole_step(
+    job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool, explained: bool
+) -> Whole:
     """The footprint with the peak of the step, where the step can be played; else as it is, with the reason.
 
-    ``replayed`` asks for what the allocator makes of it.
+    ``replayed`` asks for what the allocator makes of it, ``explained`` for the buffers behind each component.
     """
     try:
         played, assumed = played_of(job, plan, model)
@@ -37,7 +40,7 @@ def whole_step(job: Job, plan: Plan, model: Model, account: Account, footprint: 
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
-    return _read(footprint, around, played, assumed, replayed=replayed)
+    return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -82,7 +85,7 @@ def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None
     )
 
 
-def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool) -> Whole:
+def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool, explained: bool) -> Whole:
     from memcalc.bounds import bounded
 
     tape = steady_tape(around, played)
@@ -108,10 +111,17 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
                 },
                 phases=footprint.phases if through is None else _phases(footprint, through),
                 assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
+                buffers=_explained(footprint, tape) if explained else footprint.buffers,
             )
         ),
         steps,
     )  # fmt: skip
+
+
+def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
+    """What the layout keeps, and of the other components what the played step holds."""
+    kept = [held for held in footprint.buffers if held.component not in EXPLAINED]
+    return (*kept, *held_by_role(tape))
 
 
 def _through(steps: Sequence[Event]) -> Replay:

@@ -170,6 +170,10 @@ class _Converter:
         self.left: set[Life] = set()
         self.workspaces: list[Buffer] = []
         self.same: dict[Life, Life] = {}
+        self.freed: set[Life] = set()
+        """What some turn of a stretch lets go of."""
+        self.handed: set[Life] = set()
+        """What each turn gives to the next, which lets go of it: one is left in the end, not one of every turn."""
         self.place = 0
         self.phase: Phase = "init"
         self.phases: dict[int, Phase] = {}
@@ -177,6 +181,7 @@ class _Converter:
     def look(self, tape: Sequence[Any]) -> None:
         """Where each life begins and ends, and how many stand behind it."""
         self._scan(tape, None)
+        self.handed = {later for first, later in self.same.items() if first in self.freed}
 
     def _scan(self, tape: Sequence[Any], times: Count | None) -> None:
         for kind, life in tape:
@@ -186,15 +191,17 @@ class _Converter:
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
-                for first, later in kind.carried:
-                    self.same[first] = later
+                self.same |= dict(kind.carried)
                 self._scan(kind.body, kind.times)
             elif kind > 0:
                 self.born[life] = self.place
                 if times is not None:
                     self.times[life] = times
-            elif self.born.get(life) != self.place:
-                self.left.add(life)
+            else:
+                if self.born.get(life) != self.place:
+                    self.left.add(life)
+                if times is not None:
+                    self.freed.add(life)
 
     def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
         """The events of a tape, or of the body of a stretch."""
@@ -212,7 +219,7 @@ class _Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                if not inside and life in self.times and life not in self.same.values():
+                if not inside and life in self.times and life not in self.handed:
                     yield frees(buffer, self.times[life])  # one was left by every turn
                 else:
                     yield Free(buffer, 1) if life in late else Free(buffer)
@@ -236,7 +243,10 @@ class _Converter:
         found = self.buffers.get(life)
         if found is None:
             site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
-            found = Buffer(site, life.size, self._role(life), module=life.module, operator=life.operator)  # type: ignore[arg-type]
+            found = Buffer(
+                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
+                shape=life.shape,  # type: ignore[arg-type]
+            )  # fmt: skip
             self.buffers[life] = found
         return found
 

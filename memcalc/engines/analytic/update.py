@@ -59,7 +59,7 @@ def step_events(
     chip: Chip = USUAL,
     flattened: Iterable[Event] = (),
 ) -> list[Event]:
-    """One step of the optimizer in a run that is under way.
+    """One step of the optimizer in a run that is under way; nothing of one that updates each parameter inside backward.
 
     Args:
         plan: the job with every name resolved.
@@ -69,6 +69,8 @@ def step_events(
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
         flattened: what happens once an engine has cast and flattened the gradients (``layout.early``: they go).
     """
+    if plan.optimizer.frees_gradients:
+        return []  # what its hooks need, update_events says of each parameter in turn
     update = update_events(plan, layout, model, chip)
     if own_masters(plan):
         looked = [] if clipped else _norms(plan, _gradients(plan, layout, model), None, chip)

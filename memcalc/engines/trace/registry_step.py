@@ -12,6 +12,7 @@ from memcalc.optimizers.base import Param, State
 from memcalc.optimizers.player import in_a_row
 from memcalc.optimizers.step import step_events
 from memcalc.optimizers.textbook import textbook_events
+from memcalc.runtime.mixed_precision import all_finite, total_norm
 from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.step_base import Recipe, Step
 from memcalc.tape.events import Alloc, Event, Free
@@ -27,6 +28,8 @@ class RegistryStep(Step):
     def __init__(self, recipe: Recipe, trained: Sequence[Trained]) -> None:
         self.recipe, self.trained = recipe, list(trained)
         self.notes = []
+        self.looked = False
+        """Whether the gradients of this step have been looked at for overflow."""
         wide = recipe.scheme.master is not None
         self.masters = [_master(each.tensor) if wide else None for each in self.trained]
         self.keyed = [
@@ -46,7 +49,11 @@ class RegistryStep(Step):
         scaled.backward()
 
     def clip(self, max_norm: float) -> float | None:
-        """In place, by torch's own function."""
+        """In place, by torch's own function; on masters as the textbook's step does."""
+        if self.recipe.scheme.step == "textbook":
+            self.looked = all_finite(self._gradients())
+            total_norm(self._gradients())
+            return None
         torch.nn.utils.clip_grad_norm_(self.params, max_norm)
         return None
 
@@ -57,12 +64,17 @@ class RegistryStep(Step):
             self._bear(described)
         recipe, nodes = self.recipe, in_a_row(described)
         if recipe.scheme.step == "textbook":
+            self.looked = self.looked or all_finite(self._gradients())
             pairs = zip(self.keyed, self.params, strict=True)
             lowered = frozenset(each.name for each, param in pairs if param.dtype != torch.float32)
             play(textbook_events(recipe.entry, nodes, recipe.options, recipe.implementation, lowered))
         else:
             play(step_events(recipe.entry, nodes, recipe.options, recipe.implementation))
+        self.looked = False
         return False
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [param.grad for param in self.params if param.grad is not None]
 
     def _grad_dtype(self, each: Trained, param: torch.Tensor) -> str | None:
         if self.recipe.scheme.master is not None:

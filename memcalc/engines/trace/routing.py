@@ -23,7 +23,7 @@ def choices(rows: int, chosen: int, experts: int, imbalance: float = 1.0) -> tor
 
     >>> choices(4, 2, 4).tolist()
     [[0, 1], [2, 3], [1, 2], [3, 0]]
-    >>> choices(8, 1, 4, 2.0).bincount().tolist()
+    >>> choices(8, 1, 4, 2.0).flatten().bincount().tolist()
     [2, 1, 1, 4]
     """
     row, place = torch.arange(rows), torch.arange(chosen)

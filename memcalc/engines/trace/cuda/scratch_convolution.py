@@ -22,7 +22,7 @@ def is_channels_last(*tensors: Any) -> bool:
 
 def workspace(*operands: Any) -> Scratch:
     """CuDNN's workspace, a bound."""
-    return Scratch("cuDNN workspace", bounded((t.numel(), t.element_size()) for t in operands), bound=True)
+    return Scratch("cuDNN workspace", int(bounded((t.numel(), t.element_size()) for t in operands)), bound=True)
 
 
 @scratch(
