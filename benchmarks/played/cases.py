@@ -39,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "clip": {"text_config": CLIP_TEXT, "vision_config": CLIP_VISION, "projection_dim": 56},
     "clip_text_model": {**CLIP_TEXT},
     "clip_vision_model": {**CLIP_VISION},
+    "resnet": {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [3, 5], "num_labels": 5},
     "mistral": {**ROTARY, "sliding_window": 128},
     "qwen2": {**ROTARY, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
     "qwen3": {**ROTARY, "head_dim": 24},
@@ -168,7 +169,11 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
         {"micro_batch_size": 3, "sequence_length": 33},
         {"micro_batch_size": 8, "sequence_length": 130},
     ),
-    "image_size": ({"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 8}),
+    "image_size": (
+        {"micro_batch_size": 1, "image_size": 40},
+        {"micro_batch_size": 3, "image_size": 40},
+        {"micro_batch_size": 8, "image_size": 40},
+    ),
     "sequence_length+source_length": (
         {"micro_batch_size": 1, "sequence_length": 64, "source_length": 40},
         {"micro_batch_size": 3, "sequence_length": 33, "source_length": 96},
@@ -188,13 +193,13 @@ WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
 KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
     **dict.fromkeys((*WINDOWED, *LATENTS), ("auto", "eager")),
-    "falcon": ("efficient", "eager"),
+    **dict.fromkeys(("falcon", "t5", "mt5"), ("efficient", "eager")),
     "deberta-v2": ("eager",),
 }
-"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take; DeBERTa's attention is
-written out, whatever is asked for."""
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, T5's is its position biases, and flash attention takes
+neither; DeBERTa's attention is written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
-NOT_CHECKPOINTED = {"albert"}
+NOT_CHECKPOINTED = {"albert", "resnet"}
 """Families whose modules in transformers have no gradient checkpointing."""
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from memcalc.arrays import Condition, Count
+from memcalc.families import _paired_heads as heads
+from memcalc.families import _resnet_forward as forward
 from memcalc.families._alternating import alternating, periodic
+from memcalc.families._forward import Batch
 from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Size
 from memcalc.layers.base import Layer, Maybe, Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.convolution import ConvNorm, ConvResidual, GlobalAveragePool, MaxPool, square_conv
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.tensors import Span
 
 
@@ -108,6 +113,45 @@ def build(config: ResNetConfig, architecture: str) -> Architecture:
     return Architecture(Module([("resnet", body), ("classifier.1", classifier)]))
 
 
+def play(machine: Machine, architecture: str, config: ResNetConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it.
+
+    source: transformers 5.23.0 models/resnet/modeling_resnet.py: the architecture's forward
+    """
+    forward.refuse_checkpointing(machine)
+    pixels = batch["pixel_values"]
+    if architecture == "ResNetForImageClassification":
+        states, pooled = machine.call("resnet", _body, machine, root.part("resnet"), pixels)
+        loss, kept = heads.image_classes(machine, root, forward.flat(machine, pooled), config, batch)
+        del states, pooled
+        return loss, kept
+    if architecture == "ResNetModel":
+        return heads.bare(machine, *_body(machine, root, pixels))
+    assert architecture == "ResNetBackbone", architecture
+    return heads.bare(machine, *_trunk(machine, root, pixels, keep=True))
+
+
+def _trunk(machine: Machine, root: Any, pixels: Value, *, keep: bool) -> tuple[Value, Any]:
+    """What the last stage gives; kept, what every stage is given too."""
+    stem = root.part("embedder.embedder")
+    value = machine.call("embedder.embedder", forward.conv_norm, machine, stem, pixels, False)
+    value = machine.call("embedder.pooler", forward.pooled_most, machine, root.part("embedder.pooler"), value)
+    given = [value]
+    for name, layers in forward.parts_of(root, "encoder.stages"):
+        value = forward.stage(machine, name, layers, value, in_place=False)
+        if keep:
+            given.append(value)
+    return value, tuple(given)
+
+
+def _body(machine: Machine, root: Any, pixels: Value) -> tuple[Value, Value]:
+    """source: modeling_resnet.py:ResNetModel.forward"""
+    states, given = _trunk(machine, root, pixels, keep=False)
+    pooled = machine.call("pooler", forward.pooled, machine, states)
+    del given
+    return states, pooled
+
+
 FAMILY = Family(
     model_type="resnet",
     config=ResNetConfig,
@@ -116,5 +160,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/resnet/modeling_resnet.py",
     inputs=IMAGE,
+    play=play,
     attends=False,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.play import batch_norm as batch_norms
 from memcalc.play import convolution as convolutions
 from memcalc.play import matmul as products
 from memcalc.play import normalised, pointwise
@@ -202,6 +203,12 @@ class BatchNorm:
         yield Tensor("running_mean", (self.width,), role="buffer")
         yield Tensor("running_var", (self.width,), role="buffer")
         yield Tensor("num_batches_tracked", (), dtype="int64", role="buffer")
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """``(rows, width, height, width)`` to the same, by the statistics of the batch."""
+        weight = machine.parameter("weight", (self.width,), "batch_norm")
+        bias = machine.parameter("bias", (self.width,), "batch_norm")
+        return batch_norms.batch_norm(machine, value, weight, bias)
 
 
 @dataclass(frozen=True, slots=True)

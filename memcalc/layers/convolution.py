@@ -32,10 +32,15 @@ class ConvNorm:
     activation: str | None = None
     names: tuple[str, str] = ("convolution", "normalization")
 
+    @property
+    def norm(self) -> BatchNorm:
+        """The normalisation of the convolution's channels."""
+        return BatchNorm(self.conv.out_channels)
+
     def tensors(self) -> Iterator[Tensor]:
         """Convolution, then norm."""
         conv, norm = self.names
-        yield from Module([(conv, self.conv), (norm, BatchNorm(self.conv.out_channels))]).tensors()
+        yield from Module([(conv, self.conv), (norm, self.norm)]).tensors()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.kernels.convolution import extent, workspace
-from memcalc.kernels.reduction import THREADS_PER_SM, Chip, layout, staging
+from memcalc.kernels.reduction import contiguous
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.values import Order, Value
 
@@ -94,21 +94,9 @@ def _convolution_backward(machine: Machine, node: Node, saved: Any, grad: Value)
 
 
 def _summed(machine: Machine, grad: Value) -> list[tuple[str, Count]]:
-    """The sum of a gradient to its channels, where that is split over thread blocks."""
-    strides: list[Count] = [0] * len(grad.shape)
-    step: Count = 1
-    for dim in reversed(grad.order or range(len(grad.shape))):
-        strides[dim], step = step, step * grad.shape[dim]
-    behaviour, item = machine.policy.behaviour, max(4, grad.itemsize)
-    chip = Chip(behaviour.multiprocessors, THREADS_PER_SM.get(behaviour.capability, 2048))
-    dims = [0, *range(2, len(grad.shape))]
-    count = len(grad.shape)
-
-    def part(which: int) -> Count:
-        def one(*numbers: int) -> int:
-            form = layout([int(n) for n in numbers[:count]], [int(n) for n in numbers[count:]], dims)
-            return staging(form, item, chip)[which]
-
-        return machine.each(one, *grad.shape, *strides)
-
-    return [("partial results", part(0)), ("semaphores", part(1))]
+    """What the sum of a gradient to its channels takes where it is split over thread blocks."""
+    order = tuple(grad.order or range(len(grad.shape)))
+    dims = [place for place, dim in enumerate(order) if dim != 1]
+    chip = machine.policy.behaviour.chip
+    partial, semaphores = contiguous([grad.shape[dim] for dim in order], dims, max(4, grad.itemsize), chip)
+    return [("partial results", partial), ("semaphores", semaphores)]

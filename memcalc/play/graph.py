@@ -206,7 +206,7 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     if leaf.gradient is not None or machine.policy.gradients_kept:
         return  # variable_grad += new_grad
     # references: this function's and the count's own; it must lie in memory as the parameter does
-    if sys.getrefcount(value) <= 2 and value.contiguous:
+    if sys.getrefcount(value) <= 2 and _lies_closely(machine, value):
         storage = value.storage
     else:
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage
@@ -216,6 +216,19 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     del value, storage
     if leaf.name:
         machine.stored(leaf)
+
+
+def _lies_closely(machine: Machine, value: Value) -> bool:
+    """Whether a gradient lies as its leaf would: also a slice within which no other dimension moves, of memory it then holds on to.
+
+    source: pytorch torch/csrc/autograd/utils/grad_layout_contract.h:obeys_layout_contract
+    """
+    if value.contiguous or value.order is not None:
+        return value.contiguous
+    outer = range(max(value.gaps))
+    if not all(machine.same(value.shape[dim], 1) for dim in outer):
+        return False
+    return machine.decide(value.nbytes <= value.storage.life.size)  # else it is stretched
 
 
 def count_of(shape: Shape) -> Count:

@@ -201,7 +201,8 @@ def _kernel(name: str) -> Callable[..., Gradients]:
 
 silu = unary("self", _kernel("silu_backward"), "silu")
 gelu = unary("self", _kernel("gelu_backward"), "gelu")
-relu = unary("result", _kernel("threshold_backward"), "relu")
+threshold_backward = _kernel("threshold_backward")
+relu = unary("result", threshold_backward, "relu")
 tanh = unary("result", _kernel("tanh_backward"), "tanh")
 sigmoid = unary("result", _kernel("sigmoid_backward"), "sigmoid")
 elu = unary("self", _kernel("elu_backward"), "elu")

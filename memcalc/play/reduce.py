@@ -54,6 +54,7 @@ def mean_over(machine: Machine, value: Value, dims: tuple[int, ...], *, keep: bo
     """The mean over some dimensions."""
     shape = tuple(1 if i in dims else s for i, s in enumerate(value.shape) if keep or i not in dims)
     out = machine.new(shape, value.dtype, "mean.dim")
+    split(machine, value, dims)
     return machine.record(out, (value,), (), _mean_backward, value.shape)
 
 
