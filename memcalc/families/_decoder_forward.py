@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
@@ -22,6 +23,9 @@ from memcalc.play.pointwise import add
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 
+Masks = tuple[Value | None, Value | None]
+"""Those of layers that attend to everything and of layers that slide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -35,6 +39,7 @@ class Style:
         kinds: a layer of each kind.
         dropout: the name of the part that drops embeddings; ``""`` for one without a name, None for none.
         both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
+        masks: makes the masks of both kinds where they are other ones: (machine, positions, batch, dtype, eager).
     """
 
     layer: Callable[..., Value]
@@ -44,6 +49,7 @@ class Style:
     kinds: Mapping[str, Block] | None = None
     dropout: str | None = None
     both_masks: bool = True
+    masks: Callable[..., Masks] | None = None
 
 
 def pre_norm(
@@ -76,13 +82,21 @@ def body(machine: Machine, root: Module, batch: Batch, names: Names, style: Styl
 
 
 def decoded(
-    machine: Machine, root: Module, batch: Batch, names: Names, style: Style, embeds: Value, *, eager: bool
+    machine: Machine,
+    root: Module,
+    batch: Batch,
+    names: Names,
+    style: Style,
+    embeds: Value,
+    *,
+    eager: bool,
+    masks: Masks | None = None,
 ) -> tuple[Value, Any]:
-    """The same from the embeddings on."""
+    """The same from the embeddings on, under the masks that are given or made here."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
     context.place = place = positions(machine, batch.tokens)
     if style.order is not None:
-        return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine))
+        return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
     if style.window is None:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     else:
@@ -108,6 +122,7 @@ def _alternating(
     hidden: Value,
     context: Context,
     order: Order,
+    masks: Masks | None,
 ) -> tuple[Value, Any]:
     """Layers of several kinds, each under its own mask.
 
@@ -115,12 +130,10 @@ def _alternating(
     """
     assert context.place is not None
     assert style.kinds is not None
-    embeds, eager, there = hidden, context.eager, kinds_in(machine, order)
+    embeds, there = hidden, kinds_in(machine, order)
     full, slide = context, replace(context)
-    full.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=eager)
-    if style.both_masks or "sliding_attention" in there:
-        assert style.window is not None
-        slide.mask = window_mask(machine, context.place, batch, embeds.dtype, style.window, eager=eager)
+    make = style.masks or partial(_both_masks, style, there)
+    full.mask, slide.mask = masks or make(machine, context.place, batch, embeds.dtype, eager=context.eager)
     contexts = {"full_attention": full, "sliding_attention": slide}
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
@@ -131,6 +144,16 @@ def _alternating(
     hidden = run_kinds(machine, names.layers, style.kinds, order, style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     return hidden, context.cache
+
+
+def _both_masks(
+    style: Style, there: Container[str], machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool
+) -> Masks:
+    full = causal_mask(machine, place, batch, dtype, eager=eager)
+    if not style.both_masks and "sliding_attention" not in there:
+        return full, None
+    assert style.window is not None
+    return full, window_mask(machine, place, batch, dtype, style.window, eager=eager)
 
 
 def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: Style, *, eager: bool) -> tuple[Value, Any]:
