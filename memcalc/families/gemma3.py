@@ -121,7 +121,10 @@ def body(machine: Machine, root: Module, batch: Batch, names: Names, config: Gem
 
 
 def _masks(machine: Machine, batch: Batch, dtype: str, style: Style, *, eager: bool) -> tuple[Masks, Value | None]:
-    """By blocks where token types are given, else as they are without positions (masking_utils.py:create_masks_for_generate)."""
+    """By blocks where token types are given, else those made without positions.
+
+    source: transformers 5.23.0 masking_utils.py:create_masks_for_generate
+    """
     if "token_type_ids" in batch.values:
         numbers = block_numbers(machine, batch)
         full = seen(machine, batch, dtype, blocks, eager=eager)

@@ -89,7 +89,7 @@ def sliced(machine: Machine, layer: FusedAttention, hidden: Value, context: Cont
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     out = machine.call(names["o"], matrices["o"].play, machine, out)
     del fused
-    return out
+    return out  # type: ignore[no-any-return]
 
 
 def _by_head(machine: Machine, layer: FusedAttention, value: Value) -> Value:
