@@ -50,17 +50,22 @@ def estimate(model: str | Mapping[str, Any] | Model | torch.nn.Module, **keys: A
 
 
 def estimate_mapping(mapping: Mapping[str, Any], *, app_dir: str | None = None, base_dir: Path | None = None,
-                     allow_code: bool = True) -> Footprint:  # fmt: skip
-    """The footprint of a job written as a mapping; see :func:`estimate`."""
+                     allow_code: bool = True, replayed: bool = True, explained: bool = False) -> Footprint:  # fmt: skip
+    """The footprint of a job written as a mapping; see :func:`estimate`.
+
+    With ``explained`` the footprint's buffers are those of the whole step. Without ``replayed`` the step is not played through
+    the allocator, and ``allocated`` and ``reserved`` stay null.
+    """
     job = read_job(mapping)
     if job.engine == "trace":
         return trace_read(job, app_dir=app_dir, base_dir=base_dir, allow_code=allow_code).footprint
-    return estimate_read(job, model_of(job, app_dir=app_dir, base_dir=base_dir, allow_code=allow_code))
+    read = model_of(job, app_dir=app_dir, base_dir=base_dir, allow_code=allow_code)
+    return estimate_read(job, read, replayed=replayed, explained=explained)
 
 
-def estimate_read(job: Job, model: Model) -> Footprint:
+def estimate_read(job: Job, model: Model, *, replayed: bool = True, explained: bool = False) -> Footprint:
     """The footprint of a job whose model has been read, judged against its hardware."""
-    answered = estimate_whole(job, model)
+    answered = estimate_whole(job, model, replayed=replayed, explained=explained)
     return judged(answered.footprint, job, answered.tape)
 
 

@@ -92,6 +92,11 @@ def truncate(amount: Any) -> Count:
     return cast(Count, amount.astype("int64")) if is_array(amount) else int(amount)
 
 
+def as_int(amount: Count) -> int:
+    """One job's number as a plain int."""
+    return int(amount)
+
+
 def both(first: Condition, second: Condition) -> Condition:
     """Logical and, for bools and arrays alike."""
     return first & second

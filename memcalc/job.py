@@ -51,6 +51,10 @@ class Training(Section):
     """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """The norm gradients are clipped to; none without it."""
+    set_to_none: bool = True
+    """Whether ``zero_grad`` drops gradients; else it fills them with zeros, and they live from step to step."""
+    routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
+    """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
 
 
 class Parallelism(Section):

@@ -12,6 +12,7 @@ from memcalc.job import Job, Parallelism
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.names import find_optimizer
+from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Setting, handed
 from memcalc.precision import SCHEMES, Scheme
 from memcalc.records import dataclass
@@ -35,6 +36,7 @@ class Plan:
         replicas: groups of them.
         zero_args: the engine's options, as given.
         accumulation: micro-batches to a step.
+        keeps_gradients: whether ``zero_grad`` fills gradients with zeros, so that they live from step to step.
         assumptions: what the job left open.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     replicas: Count
     zero_args: dict[str, bool | int | float]
     accumulation: Count
+    keeps_gradients: bool
     assumptions: tuple[str, ...]
 
     def setting(self, model: Model) -> Setting:
@@ -63,7 +66,8 @@ def make_plan(job: Job) -> Plan:
 
     Raises:
         InputError: an unknown optimizer, option, precision, or a mesh that contradicts itself.
-        NotModelledError: tensor, pipeline, context or expert parallelism.
+        NotModelledError: tensor, pipeline, context or expert parallelism, gradients that an engine of its own would have to
+            keep, or a routing for an engine that routes nothing.
     """
     training, parallelism = job.training, job.parallelism
     refuse_unmodelled(parallelism)
@@ -72,15 +76,34 @@ def make_plan(job: Job) -> Plan:
     options = optimizer.resolve(training.optimizer_args)
     shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
+    _refuse_unused(job, backend)
     implementation, why = _implementation(scheme, optimizer, options, backend)
-    assumptions = list(why) if optimizer.temporaries is not None else []
+    assumptions = list(why) if measured(optimizer) else []
     if assumed:
         assumptions.append(assumed)
     return Plan(
         scheme=scheme, optimizer=optimizer, options=options, implementation=implementation, backend=backend,
         stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
-        accumulation=training.gradient_accumulation_steps, assumptions=tuple(assumptions),
+        accumulation=training.gradient_accumulation_steps, keeps_gradients=not training.set_to_none,
+        assumptions=tuple(assumptions),
     )  # fmt: skip
+
+
+def _refuse_unused(job: Job, backend: str) -> None:
+    """Refuse settings that this engine, or this data-parallel one, has no use for."""
+    training = job.training
+    if training.routing_imbalance is not None and job.engine != "trace":
+        raise NotModelledError(
+            "training.routing_imbalance", training.routing_imbalance, "is a trace's: no other engine assumes a routing",
+            "use engine trace, or leave it out",
+        )  # fmt: skip
+    if not training.set_to_none and backend != "torch":
+        raise NotModelledError(
+            "training.set_to_none",
+            False,
+            f"is not modelled under {backend}, which gives gradients up by itself",
+            "leave it out",
+        )
 
 
 def refuse_unmodelled(parallelism: Parallelism) -> None:

@@ -15,8 +15,28 @@ CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
         "max_position_embeddings": 300, "type_vocab_size": 3, **WORDS}  # fmt: skip
 
+CLIP_TEXT = {"vocab_size": 304, "hidden_size": 64, "intermediate_size": 136, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "max_position_embeddings": 300, "eos_token_id": 303, "projection_dim": 56}  # fmt: skip
+CLIP_VISION = {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 40,
+               "patch_size": 8, "projection_dim": 56}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {**ROTARY},
+    "t5": {"d_model": 96, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 200,
+           "decoder_start_token_id": 0, **WORDS},
+    "mt5": {"d_model": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 40, "d_ff": 200,
+            "decoder_start_token_id": 0, **WORDS},
+    "bart": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+             "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "max_position_embeddings": 300, "decoder_start_token_id": 2,
+             **WORDS},
+    "whisper": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+                "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "num_mel_bins": 20,
+                "max_source_positions": 75, "max_target_positions": 300, "dropout": 0.1, "decoder_start_token_id": 1, **WORDS},
+    "vit": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 200, "image_size": 40,
+            "patch_size": 8, "hidden_dropout_prob": 0.1, "num_labels": 5},
+    "clip": {"text_config": CLIP_TEXT, "vision_config": CLIP_VISION, "projection_dim": 56},
+    "clip_text_model": {**CLIP_TEXT},
+    "clip_vision_model": {**CLIP_VISION},
     "mistral": {**ROTARY, "sliding_window": 128},
     "qwen2": {**ROTARY, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
     "qwen3": {**ROTARY, "head_dim": 24},
@@ -106,7 +126,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {**BERT},
     "distilbert": {"dim": 96, "hidden_dim": 344, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 300, **WORDS},
     "electra": {**BERT, "embedding_size": 56},
-}
+    "deberta-v2": {**BERT, "relative_attention": True, "position_buckets": 24, "norm_rel_ebd": "layer_norm",
+                   "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "type_vocab_size": 0,
+                   "position_biased_input": False},
+    "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}  # fmt: skip
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
 
 SIZES: dict[str, tuple[dict[str, int], ...]] = {
@@ -114,6 +138,17 @@ SIZES: dict[str, tuple[dict[str, int], ...]] = {
         {"micro_batch_size": 1, "sequence_length": 64},
         {"micro_batch_size": 3, "sequence_length": 96},
         {"micro_batch_size": 2, "sequence_length": 257},
+    ),
+    "image_size+sequence_length": (
+        {"micro_batch_size": 1, "sequence_length": 64},
+        {"micro_batch_size": 3, "sequence_length": 33},
+        {"micro_batch_size": 8, "sequence_length": 130},
+    ),
+    "image_size": ({"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 8}),
+    "sequence_length+source_length": (
+        {"micro_batch_size": 1, "sequence_length": 64, "source_length": 40},
+        {"micro_batch_size": 3, "sequence_length": 33, "source_length": 96},
+        {"micro_batch_size": 2, "sequence_length": 130, "source_length": 257},
     ),
 }
 """Three shapes of a batch, by what a family reads."""
@@ -128,9 +163,13 @@ KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),
     **dict.fromkeys(WINDOWED, ("auto", "eager")),
     "falcon": ("efficient", "eager"),
+    "deberta-v2": ("eager",),
 }
-"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take."""
+"""Where not both of ``ATTENTIONS``: Falcon's mask is always made, which flash attention does not take; DeBERTa's attention is
+written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
+NOT_CHECKPOINTED = {"albert"}
+"""Families whose modules in transformers have no gradient checkpointing."""
 
 
 def jobs(family: str) -> list[dict[str, Any]]:
@@ -144,7 +183,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}
-        for checkpointing in CHECKPOINTING
+        for checkpointing in CHECKPOINTING[: 1 if family in NOT_CHECKPOINTED else None]
         for attention in kernels
         for precision in PRECISIONS
         for size in sizes

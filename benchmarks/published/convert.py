@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import engine_of, sharding
+from benchmarks.published.scope import ANALYTIC, engine_of, sharding
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -59,8 +59,12 @@ class Question:
     reading: tuple[str, ...] = field(default=())
 
 
-def question(record: Record) -> Question:
+def question(record: Record, engine: str = "trace") -> Question:
     """The job of a record that the rule lets in, or that a stand-in is put in for.
+
+    Args:
+        record: a published run.
+        engine: who is asked for steps: ``trace`` or ``analytic``.
 
     Raises:
         InputError: a record without a model or a precision, which the rule keeps out.
@@ -72,25 +76,28 @@ def question(record: Record) -> Question:
     training: dict[str, Any] = {"precision": scheme}
     if record.optimizer is not None:
         training |= {"optimizer": record.optimizer.name, "optimizer_args": record.optimizer.arguments}
+    analytic = engine_of(record, engine) == "analytic"
     if record.kind == "train_step":
-        training |= _step(record, config)
+        training |= _step(record, config, record.accumulation if analytic else min(record.accumulation, ACCUMULATED))
     job: dict[str, Any] = {
-        "model": config, "name": record.id, "engine": engine_of(record), "training": training,
-        "parallelism": dict(sharding(record) or {}) if record.kind != "train_step" else {},
+        "model": config, "name": record.id, "engine": engine_of(record, engine), "training": training,
+        "parallelism": dict(sharding(record) or {}) if analytic else {},
         "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
     }  # fmt: skip
+    if analytic and record.kind == "train_step" and record.implementation in set(ANALYTIC.implementations) - {"transformers"}:
+        job["implementation"] = record.implementation
     image = isinstance(config, str)
     return Question(
         job=job, lora=_lora(record), loss="cross_entropy" if image else None, inputs=_inputs(record),
-        adapters={"fp32": "float32"}.get(rest), reading=_reading(record),
+        adapters={"fp32": "float32"}.get(rest), reading=_reading(record, analytic=analytic),
     )  # fmt: skip
 
 
-def _step(record: Record, config: str | dict[str, Any]) -> dict[str, Any]:
+def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "micro_batch_size": record.raw["micro_batch_size"],
         "activation_checkpointing": record.checkpointing,
-        "gradient_accumulation_steps": min(record.accumulation, ACCUMULATED),
+        "gradient_accumulation_steps": accumulation,
     }
     if isinstance(config, dict):
         told["sequence_length"] = record.raw["seq_len"]
@@ -122,11 +129,13 @@ def _lora(record: Record) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _reading(record: Record) -> tuple[str, ...]:
+def _reading(record: Record, *, analytic: bool) -> tuple[str, ...]:
     if record.kind == "optimizer_state":
         return ("optimizer_states",)
     if record.kind == "model_init":
         return ("parameters", "buffers")
     if record.kind == "static_after_step":
         return HELD
+    if record.metric == "device" and analytic:
+        return ("peak.device",)
     return ("peak.reserved",) if record.metric in ("reserved", "device") else ("peak.allocated",)

@@ -2,10 +2,14 @@
 
     python -m benchmarks.published.predict [FILE] [--litgpt CLONE] [--only ID ...] [--again]
     python -m benchmarks.published.predict --page          # docs/published.md from the predictions kept, nothing traced
+    python -m benchmarks.published.predict [FILE] --engine analytic [--only ID ...]    # from configs alone, in seconds
 
 FILE is of the schema of cases.yaml, which is taken by default. Predictions are kept in predictions.json beside it, and a run
 that has one is not traced again unless --again; of another file nothing is kept, and its errors are printed. litgpt's runs need
 a clone of litgpt, whose commits are read from it; without one theirs are left as they are.
+
+The analytic engine is asked of every record each time; what it says of the project's own cases is kept in analytic.json and
+makes docs/published-analytic.md. What is out of its scope is listed with the reason.
 """
 
 from __future__ import annotations
@@ -27,20 +31,27 @@ from memcalc.errors import MemcalcError, MissingPackageError
 from memcalc.footprint import Footprint
 
 KEPT = Path(__file__).parent / "predictions.json"
+KEPT_ANALYTIC = Path(__file__).parent / "analytic.json"
 PAGE = Path(__file__).parents[2] / "docs" / "published.md"
+PAGE_ANALYTIC = PAGE.with_name("published-analytic.md")
 
 
-def predict(record: Record, clone: Path | None = None) -> dict[str, Any]:
+def predict(record: Record, clone: Path | None = None, engine: str = "trace") -> dict[str, Any]:
     """What memcalc says of a record, as it is kept: bytes, engine, the instant of the peak, and what stood in for what.
+
+    ``predicted`` is None where the engine answers the job and leaves the figure that was asked for null.
 
     Raises:
         MemcalcError: a job that an engine refuses, or code that is not here.
     """
-    asked = question(record)
+    asked = question(record, engine)
     footprint = footprint_of(record, asked, clone)
     told: dict[str, Any] = {
         "id": record.id, "engine": footprint.engine, "predicted": answer(footprint, asked.reading), "of": list(asked.reading),
     }  # fmt: skip
+    if footprint.engine == "analytic" and record.kind == "train_step":
+        peak = footprint.peak
+        told |= {"allocated": peak.allocated, "reserved": peak.reserved, "device": [peak.device_low, peak.device_high]}
     if footprint.engine == "trace":
         told |= {
             "allocated": footprint.peak.allocated, "reserved": footprint.peak.reserved, "phase": footprint.peak.phase,
@@ -53,7 +64,6 @@ def predict(record: Record, clone: Path | None = None) -> dict[str, Any]:
 def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footprint:
     """By the engine the rule names; litgpt's by litgpt's own code."""
     from memcalc import api
-    from memcalc.adapters import with_adapters
     from memcalc.job import read_job
 
     if asked.job["engine"] == "trace":
@@ -67,6 +77,15 @@ def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footpri
             raise MissingPackageError("model", "timm", "is not installed with torchvision", "pip install timm torchvision")
         told = {"lora": asked.lora, "loss": asked.loss, "inputs": asked.inputs}
         return api.trace_read(read_job(asked.job), **told).footprint
+    return estimated(asked)
+
+
+def estimated(asked: Question) -> Footprint:
+    """By the analytic engine, adapters and their dtype included."""
+    from memcalc import api
+    from memcalc.adapters import with_adapters
+    from memcalc.job import read_job
+
     job = read_job(asked.job)
     model = api.model_of(job)
     if asked.lora is None:
@@ -80,27 +99,37 @@ def footprint_of(record: Record, asked: Question, clone: Path | None) -> Footpri
     return api.estimate_read(job, model)
 
 
-def answer(footprint: Footprint, reading: Iterable[str]) -> int:
-    """The bytes that are compared with what was measured."""
+def answer(footprint: Footprint, reading: Iterable[str]) -> int | None:
+    """The bytes that are compared with what was measured; None where a peak is not modelled.
+
+    Of a device's total that is known as a range, its middle.
+    """
     total = 0
     for name in reading:
         head, _, leaf = name.partition(".")
-        value = getattr(footprint.peak, leaf) if head == "peak" else getattr(footprint.components, name)
-        total += int(value or 0)
+        value = getattr(footprint.peak, leaf) if head == "peak" else getattr(footprint.components, name) or 0
+        low, high = footprint.peak.device_low, footprint.peak.device_high
+        if name == "peak.device" and value is None and low is not None and high is not None:
+            value = (low + high) // 2
+        if value is None:
+            return None
+        total += int(value)
     return total
 
 
-def asked_for(records: Iterable[Record], only: Iterable[str] = ()) -> list[Record]:
+def asked_for(records: Iterable[Record], only: Iterable[str] = (), engine: str = "trace") -> list[Record]:
     """Records that are in scope, and those that a stand-in brings in; of these, the ones named."""
     wanted = set(only)
     return [
         record
         for record in records
-        if all(reason.stand_in for reason in why_not(record)) and (not wanted or record.id in wanted)
+        if all(reason.stand_in for reason in why_not(record, engine)) and (not wanted or record.id in wanted)
     ]
 
 
-def run(records: list[Record], clone: Path | None, kept: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def run(
+    records: list[Record], clone: Path | None, kept: dict[str, dict[str, Any]], engine: str = "trace"
+) -> dict[str, dict[str, Any]]:
     """Predictions by id, those that are kept left as they are; what is refused says why."""
     done = dict(kept)
     for index, record in enumerate(records, 1):
@@ -108,14 +137,14 @@ def run(records: list[Record], clone: Path | None, kept: dict[str, dict[str, Any
             continue
         began = time.process_time()
         try:
-            done[record.id] = predict(record, clone)
+            done[record.id] = predict(record, clone, engine)
         except MissingPackageError as error:
             print(f"{record.id}: left out: {error}", file=sys.stderr)
             continue
         except MemcalcError as error:
             done[record.id] = {"id": record.id, "refused": str(error)}
         told = done[record.id].get("predicted")
-        error_text = "refused" if told is None else f"{100 * (told / int(record.measured or 1) - 1):+.2f} %"
+        error_text = "not answered" if told is None else f"{100 * (told / int(record.measured or 1) - 1):+.2f} %"
         print(f"[{index}/{len(records)}] {record.id}: {error_text} ({time.process_time() - began:.1f} s)", file=sys.stderr)
     return done
 
@@ -128,9 +157,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=())
     parser.add_argument("--again", action="store_true", help="predict what has a prediction, too")
     parser.add_argument("--page", action="store_true", help="write the page from what is kept, and predict nothing")
+    parser.add_argument("--engine", choices=("trace", "analytic"), default="trace", help="who is asked for training steps")
     told = parser.parse_args(arguments)
     own = told.file.resolve() == CASES
     records = load(told.file)
+    if told.engine == "analytic":
+        return _analytic(records, told.only, own=own)
     kept = read_kept() if own else {}
     if not told.page:
         chosen = asked_for(records, told.only)
@@ -146,16 +178,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def read_kept() -> dict[str, dict[str, Any]]:
+def _analytic(records: list[Record], only: Iterable[str], *, own: bool) -> int:
+    """From configs alone: nothing is kept back but what is named, and the whole is printed."""
+    from benchmarks.published.report_analytic import listing, page
+
+    told = run(asked_for(records, only, "analytic"), None, {}, "analytic")
+    print(listing(records, told))
+    if own and not only:
+        write_kept(records, told, KEPT_ANALYTIC)
+        PAGE_ANALYTIC.write_text(page(records, told), encoding="utf-8")
+    return 0
+
+
+def read_kept(path: Path = KEPT) -> dict[str, dict[str, Any]]:
     """The predictions kept, by id."""
-    listed: list[dict[str, Any]] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
+    listed: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return {each["id"]: each for each in listed}
 
 
-def write_kept(records: list[Record], kept: Mapping[str, dict[str, Any]]) -> None:
+def write_kept(records: list[Record], kept: Mapping[str, dict[str, Any]], path: Path = KEPT) -> None:
     """In the order of the cases."""
     listed = [kept[record.id] for record in records if record.id in kept]
-    KEPT.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

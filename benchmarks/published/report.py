@@ -66,12 +66,14 @@ class Row(NamedTuple):
         return abs(int(self.told["predicted"]) - int(self.record.measured or 0)) <= self.record.halfwidth
 
 
-def rows(records: Iterable[Record], kept: Mapping[str, Mapping[str, Any]], *, counted: bool) -> list[Row]:
+def rows(
+    records: Iterable[Record], kept: Mapping[str, Mapping[str, Any]], *, counted: bool, engine: str = "trace"
+) -> list[Row]:
     """Predictions of records in scope (``counted``), or of those that a stand-in brings in."""
     return [
         Row(record, kept[record.id])
         for record in records
-        if record.id in kept and "predicted" in kept[record.id] and (not why_not(record)) == counted
+        if kept.get(record.id, {}).get("predicted") is not None and (not why_not(record, engine)) == counted
     ]
 
 
@@ -83,7 +85,7 @@ def table(records: list[Record], kept: Mapping[str, Mapping[str, Any]]) -> str:
             groups.setdefault((row.record.repo, row.record.kind, str(row.record.metric)), []).append(row)
     lines = ["| source | kind | metric | n | median | worst | bias | within rounding |", "|---|---|---|--:|--:|--:|--:|--:|"]
     for (repo, kind, metric), found in sorted(groups.items()):
-        lines.append(f"| {repo} | {kind} | {metric} | {_numbers(found)} |")
+        lines.append(f"| {repo} | {kind} | {metric} | {numbers(found)} |")
     for name, chosen in (("all", "AB"), ("grade A", "A")):
         for kind in ("step", "static"):
             found = [
@@ -91,15 +93,16 @@ def table(records: list[Record], kept: Mapping[str, Mapping[str, Any]]) -> str:
                 if row.record.grade in chosen and (row.record.kind == "train_step") == (kind == "step")
             ]  # fmt: skip
             if found:
-                lines.append(f"| **{name}** | {kind} | | {_numbers(found)} |")
+                lines.append(f"| **{name}** | {kind} | | {numbers(found)} |")
     return "\n".join(lines)
 
 
-def _numbers(found: list[Row]) -> str:
+def numbers(found: list[Row]) -> str:
+    """Cells: n, median, worst, bias, within rounding."""
     errors = [row.error for row in found]
     sizes = [abs(error) for error in errors]
     within = sum(row.within for row in found)
-    return f"{len(found)} | {_percent(median(sizes))} | {_percent(max(sizes))} | {_signed(mean(errors))} | {within}"
+    return f"{len(found)} | {percent(median(sizes))} | {percent(max(sizes))} | {signed(mean(errors))} | {within}"
 
 
 def page(records: list[Record], kept: Mapping[str, Mapping[str, Any]]) -> str:
@@ -109,12 +112,12 @@ def page(records: list[Record], kept: Mapping[str, Mapping[str, Any]]) -> str:
     bounds = [row for row in rows(records, kept, counted=True) if row.record.metric == "device"]
     near = rows(records, kept, counted=False)
     reasons = load_yaml(Path(__file__).parent / "explained.yaml")
-    parts += ["## Case by case", _listed(step), "## Misses over 10 %", _misses(step, reasons)]
+    parts += ["## Case by case", listed(step), "## Misses over 10 %", misses(step, reasons)]
     parts += ["## After the first predictions", AFTER]
     if bounds:
-        parts += ["## Upper bounds: what nvidia-smi showed", BOUNDS, _listed(bounds)]
+        parts += ["## Upper bounds: what nvidia-smi showed", BOUNDS, listed(bounds)]
     if near:
-        parts += ["## Shown apart: something stood in", NEAR, _listed(near), _misses(near, reasons)]
+        parts += ["## Shown apart: something stood in", NEAR, listed(near), misses(near, reasons)]
     parts += ["## Refused", _refused(records, kept), "## Not asked", _out(records)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -124,20 +127,32 @@ prediction, which is what the allocator reserves in a steady step, must lie belo
 NEAR = """Not in scope, for the reason given in *Not asked*; predicted with something in its place, and counted nowhere."""
 
 
-def _listed(found: list[Row]) -> str:
+def listed(found: list[Row]) -> str:
+    """Run by run, what was measured and what was predicted."""
     lines = ["| run | grade | metric | measured | predicted | error |", "|---|---|---|--:|--:|--:|"]
     for row in found:
         unit = 1e9
         lines.append(
             f"| {row.record.id} | {row.record.grade} | {row.record.metric} | {int(row.record.measured or 0) / unit:.3f} GB | "
-            f"{row.told['predicted'] / unit:.3f} GB | {_signed(row.error)} |"
+            f"{row.told['predicted'] / unit:.3f} GB | {signed(row.error)} |"
         )
     return "\n".join(lines)
 
 
-def _misses(found: list[Row], reasons: Mapping[str, str]) -> str:
+def explained(reasons: Mapping[str, Any], name: str, engine: str = "trace") -> str:
+    """The word on a miss: one for both engines, or each its own.
+
+    >>> explained({"a": {"analytic": "why"}}, "a", "analytic"), explained({"a": "both"}, "a"), explained({}, "a")
+    ('why', 'both', 'not explained.')
+    """
+    said = reasons.get(name)
+    return str((said.get(engine) if isinstance(said, Mapping) else said) or "not explained.")
+
+
+def misses(found: list[Row], reasons: Mapping[str, Any], engine: str = "trace") -> str:
+    """Every error over a tenth that rounding does not cover, with its reason."""
     lines = [
-        f"- {row.record.id} ({_signed(row.error)}): {reasons.get(row.record.id, 'not explained.')}"
+        f"- {row.record.id} ({signed(row.error)}): {explained(reasons, row.record.id, engine)}"
         for row in found
         if abs(row.error) > MISS and not row.within
     ]
@@ -163,9 +178,11 @@ def _out(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share without sign, as 1.23 %."""
     return f"{100 * share:.2f} %"
 
 
-def _signed(share: float) -> str:
+def signed(share: float) -> str:
+    """A share with its sign, as +1.23 %."""
     return f"{100 * share:+.2f} %"

@@ -1,7 +1,9 @@
 """The rule: which published runs memcalc's engines are asked to predict. By features alone, never by how well one comes out.
 
-``static`` records (what is held between steps, optimizer states, a model's own bytes) are asked of the analytic engine,
-``train_step`` records of the trace, which runs one rank's step with the very code the run trained, or it is not in scope.
+``static`` records (what is held between steps, optimizer states, a model's own bytes) are asked of the analytic engine.
+``train_step`` records are asked of the trace, which runs one rank's step with the very code the run trained, and apart from
+that of the analytic engine, which has a config alone. ``TRACE`` and ``ANALYTIC`` list what each models of a step: the rule
+widens when a feature is added there, and there alone.
 A reason with a stand-in says what could be put in the place of what is not modelled: such records may be predicted too, and are
 shown apart, but never counted.
 """
@@ -22,6 +24,42 @@ SAME_TENSORS = (*BUILT, "torchtune", "torchtitan", "megatron")
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What an engine models of a training step; a record that needs anything else is out of its scope.
+
+    Attributes:
+        implementations: whose layers.
+        checkpointing: policies of recomputation, in the words of ``Record.checkpointing``.
+        methods: ways to train, in those of ``Record.method``.
+        code_alone: a model that a package has by name and that no config describes.
+        quantized: a base in 4 or 8 bits.
+        mixed_adapters: adapters in another dtype than the base.
+        compiled: code that was compiled.
+        offload: tensors that are sent to the host and come back.
+        in_backward: an update within backward.
+        ranks: several ranks, as ``sharding`` understands them.
+    """
+
+    implementations: tuple[str, ...]
+    checkpointing: tuple[str, ...] = ("none", "full")
+    methods: tuple[str, ...] = ("full", "lora")
+    code_alone: bool = False
+    quantized: bool = False
+    mixed_adapters: bool = False
+    compiled: bool = False
+    offload: bool = False
+    in_backward: bool = False
+    ranks: bool = False
+
+
+TRACE = Features(implementations=BUILT, code_alone=True)
+"""The trace, which runs the code it is asked about."""
+ANALYTIC = Features(implementations=("transformers",))
+"""The analytic engine. Widened here as it learns; whoever widens it predicts again."""
+STEP = {"trace": TRACE, "analytic": ANALYTIC}
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why a record is not in scope.
 
@@ -36,20 +74,25 @@ class Reason:
     stand_in: str = ""
 
 
-Rule = Callable[[Record], Reason | None]
+Rule = Callable[[Record, Features], Reason | None]
 
 
-def why_not(record: Record) -> tuple[Reason, ...]:
-    """Every reason that keeps a record out of scope; none: it is in."""
-    return tuple(_reasons(record))
+def why_not(record: Record, engine: str = "trace") -> tuple[Reason, ...]:
+    """Every reason that keeps a record out of an engine's scope; none: it is in.
+
+    Args:
+        record: a published run.
+        engine: who is asked for steps: ``trace`` or ``analytic``. Statics are the analytic engine's either way.
+    """
+    return tuple(_reasons(record, STEP[engine]))
 
 
-def engine_of(record: Record) -> str:
+def engine_of(record: Record, engine: str = "trace") -> str:
     """Who answers."""
-    return "analytic" if record.kind in STATIC else "trace"
+    return "analytic" if record.kind in STATIC else engine
 
 
-def _reasons(record: Record) -> Iterator[Reason]:
+def _reasons(record: Record, modelled: Features) -> Iterator[Reason]:
     if record.grade == "C":
         yield Reason("grade", "grade C: the run is not told unambiguously")
     if record.measured is None:
@@ -60,88 +103,97 @@ def _reasons(record: Record) -> Iterator[Reason]:
     if record.metric is None:
         yield Reason("metric", "what was counted is not stated")
     for rule in RULES:
-        reason = rule(record)
+        reason = rule(record, modelled)
         if reason is not None:
             yield reason
 
 
-def _quantized(record: Record) -> Reason | None:
-    return Reason("quantized base", "a quantised base is not modelled") if record.quantized else None
+def _quantized(record: Record, modelled: Features) -> Reason | None:
+    known = modelled.quantized or not record.quantized
+    return None if known else Reason("quantized base", "a quantised base is not modelled")
 
 
-def _method(record: Record) -> Reason | None:
-    known = record.method in ("full", "lora") or (record.kind == "model_init" and record.method == "none")
+def _method(record: Record, modelled: Features) -> Reason | None:
+    known = record.method in modelled.methods or (record.kind == "model_init" and record.method == "none")
     return None if known or record.quantized else Reason("method", f"{record.method} is not modelled")
 
 
-def _compiled(record: Record) -> Reason | None:
-    return Reason("compile", "compiled code keeps other tensors") if record.text("compile") else None
+def _compiled(record: Record, modelled: Features) -> Reason | None:
+    known = modelled.compiled or not record.text("compile")
+    return None if known else Reason("compile", "compiled code keeps other tensors")
 
 
-def _offload(record: Record) -> Reason | None:
+def _offload(record: Record, modelled: Features) -> Reason | None:
     words = " ".join(record.text(key) for key in ("optimizer", "sharding", "activation_checkpointing"))
-    return Reason("offload", "offloading is not modelled") if "offload" in words.lower() else None
+    known = modelled.offload or "offload" not in words.lower()
+    return None if known else Reason("offload", "offloading is not modelled")
 
 
-def _in_backward(record: Record) -> Reason | None:
+def _in_backward(record: Record, modelled: Features) -> Reason | None:
     found = re.search(r"into backward|post_accumulate", record.text("optimizer"))
-    return Reason("optimizer in backward", "an update within backward is not traced") if found else None
+    known = modelled.in_backward or not found
+    return None if known else Reason("optimizer in backward", "an update within backward is not modelled")
 
 
-def _optimizer(record: Record) -> Reason | None:
+def _optimizer(record: Record, _: Features) -> Reason | None:
     if record.optimizer is not None or record.kind == "model_init":
         return None
     return Reason("optimizer", f"no optimizer of the registry is meant by {record.text('optimizer')!r}")
 
 
-def _precision(record: Record) -> Reason | None:
+def _precision(record: Record, _: Features) -> Reason | None:
     return None if record.precision else Reason("precision", f"no scheme is meant by {record.text('precision')!r}")
 
 
-def _adapters(record: Record) -> Reason | None:
-    if record.kind == "train_step" and record.precision == "bf16-pure, adapters fp32":
-        return Reason("precision", "adapters in another dtype than the base are not traced")
+def _adapters(record: Record, modelled: Features) -> Reason | None:
+    if record.kind == "train_step" and record.precision == "bf16-pure, adapters fp32" and not modelled.mixed_adapters:
+        return Reason("precision", "adapters in another dtype than the base are not modelled")
     return None
 
 
-def _ranks(record: Record) -> Reason | None:
+def _ranks(record: Record, modelled: Features) -> Reason | None:
     if record.raw["world_size"] == 1:
         return None
-    if record.kind == "train_step":
-        return Reason("ranks", "the step of several ranks is not traced")
+    if record.kind == "train_step" and not modelled.ranks:
+        return Reason("ranks", "the step of several ranks is not modelled")
     return None if sharding(record) is not None else Reason("ranks", f"{record.text('sharding')} is not modelled")
 
 
-def _checkpointing(record: Record) -> Reason | None:
-    if record.kind in STATIC or record.checkpointing in ("none", "full"):
+def _checkpointing(record: Record, modelled: Features) -> Reason | None:
+    if record.kind in STATIC or record.checkpointing in modelled.checkpointing:
         return None
-    return Reason("checkpointing", "another policy of recomputation than none and full")
+    return Reason("checkpointing", f"another policy of recomputation than {' and '.join(modelled.checkpointing)}")
 
 
-def _sizes(record: Record) -> Reason | None:
+def _sizes(record: Record, _: Features) -> Reason | None:
     told = all(isinstance(record.raw[key], int) and record.raw[key] > 0 for key in ("micro_batch_size", "seq_len"))
     return None if told or record.kind in STATIC else Reason("sizes", "the batch's shape is not stated")
 
 
-def _device(record: Record) -> Reason | None:
+def _device(record: Record, _: Features) -> Reason | None:
     if record.gpu is not None or record.kind in STATIC:
         return None
     return Reason("device", f"{record.text('gpu')}: kernels are known for NVIDIA's GPUs", "an NVIDIA GPU")
 
 
-def _implementation(record: Record) -> Reason | None:
-    known = SAME_TENSORS if record.kind in STATIC else BUILT
+def _implementation(record: Record, modelled: Features) -> Reason | None:
+    known = SAME_TENSORS if record.kind in STATIC else modelled.implementations
     if record.implementation in known:
         return None
     named = record.implementation or "unknown"
     stand_in = "transformers" if named in ("torchtune",) else ""
-    return Reason("implementation", f"implementation: {named}, whose code is not run here", stand_in)
+    return Reason("implementation", f"implementation {named} is not modelled yet", stand_in)
 
 
-def _model(record: Record) -> Reason | None:
-    from benchmarks.published.models import known
+def _model(record: Record, modelled: Features) -> Reason | None:
+    from benchmarks.published.models import config_of
 
-    return None if known(record) else Reason("model", "the record does not have the whole shape of a family memcalc knows")
+    config = config_of(record)
+    if config is None:
+        return Reason("model", "the record does not have the whole shape of a family memcalc knows")
+    if isinstance(config, str) and record.kind == "train_step" and not modelled.code_alone:
+        return Reason("model", f"{config} is known by its code, and has no config")
+    return None
 
 
 RULES: tuple[Rule, ...] = (

@@ -53,6 +53,7 @@ def estimate(
     activation_checkpointing: o.Checkpointing = None,
     attention: o.AttentionKernel = None,
     max_grad_norm: o.Clipping = None,
+    keep_gradients: o.KeepGradients = False,
     dp: o.Dp = None,
     zero_stage: o.Stage = None,
     zero_backend: o.Backend = None,
@@ -73,6 +74,8 @@ def estimate(
     engine: o.Engine = None,
     inputs: o.Inputs = None,
     loss: o.LossName = None,
+    step: o.StepName = None,
+    routing_imbalance: o.Routing = None,
     lora: o.Lora = None,
     allocator: o.Allocator = None,
     timeline: Annotated[Path | None, _traced("--timeline", "The step as .html, .json, .png or .svg.", "FILE")] = None,
@@ -81,20 +84,18 @@ def estimate(
     by: Annotated[str | None, _traced("--by", "The peak by module, operator or role.", "WHAT")] = None,
     app_dir: o.AppDir = None,
 ) -> None:
-    """Where the bytes of one training step go, and whether they fit.
-
-    Exits with 1 when --gpu or --memory is given and it certainly does not fit.
-    """
+    """Where the bytes of one training step go, and whether they fit."""
     mapping = o.job_mapping(
         model, params=params, sets=sets, optimizer=optimizer, optimizer_args=optimizer_arg, precision=precision,
         micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length, image_size=image_size,
         gradient_accumulation_steps=gradient_accumulation_steps, activation_checkpointing=activation_checkpointing,
-        attention=attention, max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
+        attention=attention, max_grad_norm=max_grad_norm, set_to_none=False if keep_gradients else None,
+        routing_imbalance=routing_imbalance, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
         zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp, pp=pp, cp=cp, ep=ep, engine=engine,
         gpu=gpu, memory=memory, headroom=headroom, scope=scope,
     )  # fmt: skip
     asked = {
-        "--input": inputs, "--loss": loss, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
+        "--input": inputs, "--loss": loss, "--step": step, "--lora": lora, "--allocator": allocator, "--timeline": timeline,
         "--snapshot": snapshot, "--top": top, "--by": by,
     }  # fmt: skip
     footprint: Footprint
@@ -103,7 +104,7 @@ def estimate(
 
         footprint = traced(
             mapping, Wanted(timeline, snapshot, top, by), form.value, exact=exact, explain=explain, app_dir=app_dir,
-            inputs=tuple(inputs or ()), loss=loss, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
+            inputs=tuple(inputs or ()), loss=loss, step=step, lora=o.pairs(lora, "--lora") or None, allocator=allocator or "",
         )  # fmt: skip
     else:
         for flag, value in asked.items():
@@ -112,7 +113,7 @@ def estimate(
         from memcalc.api import estimate_mapping
         from memcalc.formats import show
 
-        footprint = estimate_mapping(mapping, app_dir=app_dir)
+        footprint = estimate_mapping(mapping, app_dir=app_dir, explained=explain)
         show.one(footprint, form.value, exact=exact, explain=explain)
     if footprint.fits is not None and footprint.fits.verdict in ("does_not_fit", "tight"):
         raise typer.Exit(1)

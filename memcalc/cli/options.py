@@ -42,7 +42,9 @@ Source = Annotated[
 ]
 Image = Annotated[int | None, _option("--image-size", group=TRAINING, text="Pixels of an image's side.", metavar="N")]
 Accumulation = Annotated[
-    int | None, _option("--gradient-accumulation-steps", group=TRAINING, text="Micro-batches to a step.", metavar="N")
+    int | None,
+    # without a word for its value it is just short enough to stand on one line with its help
+    _option("--gradient-accumulation-steps", group=TRAINING, text="Micro-batches to a step.", metavar=""),
 ]
 Checkpointing = Annotated[
     str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective or full.", metavar="MODE")
@@ -51,6 +53,7 @@ AttentionKernel = Annotated[
     str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
 ]
 Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
+KeepGradients = Annotated[bool, _option("--keep-gradients", group=TRAINING, text="Zeroed, not dropped: set_to_none=False.")]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
 Backend = Annotated[
@@ -66,7 +69,9 @@ Tp = Annotated[int | None, _option("--tp", group=RANKS, text="Tensor-parallel ra
 Pp = Annotated[int | None, _option("--pp", group=RANKS, text="Pipeline stages.", metavar="N", hidden=True)]
 Cp = Annotated[int | None, _option("--cp", group=RANKS, text="Context-parallel ranks.", metavar="N", hidden=True)]
 Ep = Annotated[int | None, _option("--ep", group=RANKS, text="Expert-parallel ranks.", metavar="N", hidden=True)]
-Gpu = Annotated[str | None, _option("--gpu", group=HARDWARE, text="Device that it must fit; see list gpus.", metavar="NAME")]
+Gpu = Annotated[
+    str | None, _option("--gpu", group=HARDWARE, text="Device to fit (else exit 1); see list gpus.", metavar="NAME")
+]
 Memory = Annotated[str | None, _option("--memory", group=HARDWARE, text="Or just a size: 24GiB.", metavar="SIZE")]
 Headroom = Annotated[str | None, _option("--headroom", group=HARDWARE, text="Share of it to leave free: 5%.", metavar="SHARE")]
 Scope = Annotated[str | None, _option("--scope", group=HARDWARE, text="Judge the states or the whole step.", metavar="WHAT")]
@@ -75,6 +80,13 @@ Inputs = Annotated[
     list[str] | None, _option("--input", group=TRACE, text="An input: x=float32[8,3,224,224].", metavar="NAME=DTYPE[SHAPE]")
 ]
 LossName = Annotated[str | None, _option("--loss", group=TRACE, text="mean, sum, mse, cross_entropy, py:….", metavar="NAME")]
+StepName = Annotated[
+    str | None, _option("--step", group=TRACE, text="Your own (model, batch, optimizer): py:….", metavar="NAME")
+]
+Routing = Annotated[
+    float | None,
+    _option("--routing-imbalance", group=TRACE, text="The fullest expert's share (even: 1).", metavar="X"),
+]
 Lora = Annotated[list[str] | None, _option("--lora", group=TRACE, text="An option of peft's LoRA: r=8.", metavar="KEY=VALUE")]
 Allocator = Annotated[
     str | None, _option("--allocator", group=TRACE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")

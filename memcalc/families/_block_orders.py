@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.families._forward import Context
+from memcalc.layers.base import Module
 from memcalc.layers.rotations import sliced
 from memcalc.layers.transformer import Block
 from memcalc.play.machine import Machine
@@ -120,7 +121,9 @@ def ending_in_dropout(machine: Machine, block: Block, hidden: Value, context: Co
     return add(machine, residual, hidden)
 
 
-def _ended(machine: Machine, parts: Any, value: Value, *more: Context) -> Value:
+def _ended(machine: Machine, parts: Module, value: Value, *more: Context) -> Value:
+    main: Any
+    dropout: Any
     (_, main), (_, dropout) = parts.parts
     value = main.play(machine, value, *more)
     made: Value = dropout.play(machine, value)

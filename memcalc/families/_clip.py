@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcalc.families.base import FamilyConfig, Probability, Size
+from memcalc.families.base import FamilyConfig, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Conv, Embedding, Linear, Parameter, layer_norm
 from memcalc.layers.encoder import SummedEmbeddings
@@ -20,6 +20,7 @@ class ClipTextConfig(FamilyConfig):
     num_hidden_layers: Size = 12
     num_attention_heads: Size = 8
     max_position_embeddings: Size = 77
+    eos_token_id: MaybeZero | None = 49407
     hidden_act: str = "quick_gelu"
     attention_dropout: Probability = 0.0
 

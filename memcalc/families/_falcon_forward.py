@@ -30,12 +30,12 @@ Heads = tuple[Value, Value, Value]
 
 
 def linear(machine: Machine, layer: Linear, value: Value) -> Value:
-    """A product, and its bias added after.
+    """A product with a view of the weight, of which autocast keeps no copy, and its bias added after.
 
     source: transformers 5.23.0 models/falcon/modeling_falcon.py:FalconLinear.forward
     """
     weight = machine.parameter("weight", (layer.out_features, layer.in_features), "linear")
-    made = multiply(machine, value, weight)
+    made = multiply(machine, value, transpose(machine, weight, 0, 1), transposed=True)
     if not layer.bias:
         return made
     return add(machine, made, machine.parameter("bias", (layer.out_features,), "linear"))
@@ -78,8 +78,8 @@ def _normed(machine: Machine, block: Block, config: Any, hidden: Value) -> tuple
 
 
 def _norm(machine: Machine, block: Block, name: str, value: Value) -> Value:
-    found = block.part(name)
-    found = found.layer if isinstance(found, Maybe) else found
+    held = block.part(name)
+    found: Any = held.layer if isinstance(held, Maybe) else held
     return machine.call(name, found.play, machine, value)  # type: ignore[no-any-return]
 
 

@@ -37,11 +37,23 @@ class Batch:
         return self.values[name]
 
 
-LayerPlay = Callable[[Machine, Any, Value, Context], Value]
+LayerPlay = Callable[[Machine, Any, Value, Any], Value]
 
 
-def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidden: Value, context: Context) -> Value:
+def run_layers(
+    machine: Machine,
+    name: str,
+    stack: Stack,
+    play: LayerPlay,
+    hidden: Value,
+    context: Any,
+    *,
+    first: int = 0,
+    kept: list[Value] | None = None,
+) -> Value:
     """A list of equal layers, each fed with what the one before it gave.
+
+    ``first`` is the index of the first of them, ``kept`` collects what each gave.
 
     The first and the last are played as they are, those between them once for all.
     """
@@ -50,15 +62,17 @@ def run_layers(machine: Machine, name: str, stack: Stack, play: LayerPlay, hidde
 
     def step(index: object) -> None:
         box[0] = machine.call(f"{prefix}{index}", checkpointed, machine, play, machine, stack.layer, box[0], context)
+        if kept is not None:
+            kept.append(box[0])
 
     count = stack.count
     if machine.unrolled or machine.decide(count <= 3):
         place = 0
         while machine.decide(place < count):
-            step(place if stack.indices is None else stack.indices[place])
+            step(first + place if stack.indices is None else stack.indices[place])
             place += 1
         return box.pop()
-    step(0)
+    step(first)
     machine.repeated(count - 2, lambda: step("*"), box)
     step("last")
     return box.pop()

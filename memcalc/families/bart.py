@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memcalc.families._bart_forward import play as bart_forward
+from memcalc.families._forward import Batch
 from memcalc.families._seq2seq import Seq2SeqConfig, block
 from memcalc.families.base import PAIRS, Architecture, Family, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, Linear, TiedEmbedding, TiedLinear, layer_norm
 from memcalc.layers.encoder import Transform
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class BartConfig(Seq2SeqConfig):
@@ -109,6 +115,11 @@ def build(config: BartConfig, architecture: str) -> Architecture:
     return Architecture(Module([("model", both), ("lm_head", language_head(config)), ("final_logits_bias", bias)]), tied)
 
 
+def play(machine: Machine, architecture: str, config: BartConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    return bart_forward(machine, architecture.removeprefix("Bart"), config, root, batch)
+
+
 FAMILY = Family(
     model_type="bart",
     config=BartConfig,
@@ -123,4 +134,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/bart/modeling_bart.py",
     inputs=PAIRS,
+    play=play,
 )

@@ -16,6 +16,7 @@ from memcalc.families._clip import (
     text_tower,
     vision_tower,
 )
+from memcalc.families._clip_forward import play
 from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Size
 from memcalc.layers.base import Maybe, Module
 from memcalc.layers.basic import Linear, Parameter
@@ -92,4 +93,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
     inputs=TEXT | IMAGE,
+    play=play,
 )

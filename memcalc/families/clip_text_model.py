@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._clip import ClipTextConfig, projected_text, text_tower
+from memcalc.families._clip_forward import play
 from memcalc.families.base import Architecture, Family
 
 
@@ -21,4 +22,5 @@ FAMILY = Family(
     usual="CLIPTextModel",
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
+    play=play,
 )

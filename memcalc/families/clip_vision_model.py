@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memcalc.families._clip import ClipVisionConfig, projected_vision, vision_tower
+from memcalc.families._clip_forward import play
 from memcalc.families.base import IMAGE, Architecture, Family
 
 
@@ -22,4 +23,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
     inputs=IMAGE,
+    play=play,
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from memcalc.arrays import Count, where
+from memcalc.families._deberta_forward import play
 from memcalc.families._encoder import EncoderConfig, Part, on_body, task_head, vocabulary_head
 from memcalc.families.base import Architecture, Family, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Maybe, Module, Stack
@@ -206,4 +207,5 @@ FAMILY = Family(
     usual="DebertaV2ForMaskedLM",
     build=build,
     source="transformers 5.23.0 models/deberta_v2/modeling_deberta_v2.py",
+    play=play,
 )

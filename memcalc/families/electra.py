@@ -134,12 +134,11 @@ def by_summary(machine: Machine, root: Module, hidden: Value, pooled: Any) -> Va
 def _summary(machine: Machine, head: Module, hidden: Value) -> Value:
     """source: transformers 5.23.0 models/electra/modeling_electra.py:ElectraSequenceSummary.forward"""
     token = select(machine, hidden, 1)
-    for name, layer in head.parts:
-        if isinstance(layer, Maybe):
-            if not machine.decide(layer.condition):
-                continue
-            layer = layer.layer
-        token = machine.call(name if name == "summary" else "", layer.play, machine, token)
+    for name, part in head.parts:
+        if isinstance(part, Maybe) and not machine.decide(part.condition):
+            continue
+        layer: Any = part.layer if isinstance(part, Maybe) else part
+        token = machine.call(name, layer.play, machine, token)
     return token
 
 

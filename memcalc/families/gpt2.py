@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from memcalc.errors import NotModelledError
 from memcalc.families._classic_forward import learned_body, one_after_another
 from memcalc.families._classic_heads import classic_forward
-from memcalc.families._encoder_heads import scores_loss
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._encoder_heads import scores_loss
 from memcalc.families._forward import Batch, Context
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module
@@ -50,6 +51,7 @@ class GPT2Config(FamilyConfig):
     classifier_dropout: Probability | None = None
     hidden_dropout: Probability | None = None
     add_cross_attention: Flag = False
+    reorder_and_upcast_attn: Flag = False
     summary_use_proj: Flag = True
     summary_proj_to_labels: Flag = True
     summary_first_dropout: Probability = 0.1
@@ -119,8 +121,15 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
 
 
 def play(machine: Machine, architecture: str, config: GPT2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
-    """A training forward, as transformers runs it."""
+    """A training forward, as transformers runs it.
+
+    Raises:
+        NotModelledError: written-out attention in another order, whose product is in FP32.
+    """
     eager = machine.policy.attention == "eager"
+    if eager and config.reorder_and_upcast_attn:
+        key = "model.reorder_and_upcast_attn"
+        raise NotModelledError(key, True, "is an order of attention that is not played", "use engine trace")
 
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         layer = one_after_another(attention)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memcalc.families._forward import Batch
 from memcalc.families._t5 import FeedForward, T5LikeConfig, t5
+from memcalc.families._t5_forward import play as t5_forward
 from memcalc.families.base import PAIRS, Architecture, Family, Size
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class MT5Config(T5LikeConfig):
@@ -21,6 +27,11 @@ def build(config: MT5Config, architecture: str) -> Architecture:
     return t5(config, architecture.removeprefix("MT5"))
 
 
+def play(machine: Machine, architecture: str, config: MT5Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it; what the decoder gives is never scaled."""
+    return t5_forward(machine, architecture.removeprefix("MT5"), config, root, batch, scale=False)
+
+
 FAMILY = Family(
     model_type="mt5",
     config=MT5Config,
@@ -36,4 +47,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/mt5/modeling_mt5.py",
     inputs=PAIRS,
+    play=play,
 )

@@ -155,8 +155,8 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
     """source: transformers 5.23.0 models/opt/modeling_opt.py:OPTDecoder.forward"""
 
     def part(name: str, value: Value) -> Value:
-        found = root.part(name)
-        found = found.layer if isinstance(found, Maybe) else found
+        held = root.part(name)
+        found: Any = held.layer if isinstance(held, Maybe) else held
         return machine.call(name, found.play, machine, value)  # type: ignore[no-any-return]
 
     embeds = part("embed_tokens", batch["input_ids"])

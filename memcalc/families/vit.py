@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from memcalc.errors import NotModelledError
+from memcalc.families import _paired_heads as heads
+from memcalc.families import _vision_forward as vision
+from memcalc.families._forward import Batch
 from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Linear, Parameter, layer_norm
 from memcalc.layers.patches import Area, ImageTokens, patches
 from memcalc.layers.pointwise import Activation
 from memcalc.layers.transformer import MLP, Attention, Block
+from memcalc.play.activations import activated
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import add, dropout
+from memcalc.play.reshape import select
+from memcalc.play.values import Value
 
 Sides = Size | tuple[Size, Size]
 """One side of a square, or height and width."""
@@ -111,6 +120,46 @@ def build(config: ViTConfig, architecture: str) -> Architecture:
     return Architecture(Module([("vit", encoder), ("decoder.0", Conv(hidden, pixels, (1, 1)))]))
 
 
+def play(machine: Machine, architecture: str, config: ViTConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it.
+
+    source: transformers 5.23.0 models/vit/modeling_vit.py: the architecture's forward
+    """
+    pixels = batch["pixel_values"]
+    if architecture == "ViTModel":
+        states, pooled = _body(machine, root, pixels, None)
+        return heads.bare(machine, states, pooled)
+    if architecture == "ViTForMaskedImageModeling":
+        raise NotModelledError("model.architectures", architecture, "has a loss that is not played yet", "use engine trace")
+    states, _ = machine.call("vit", _body, machine, root.part("vit"), pixels, None)
+    pooled = select(machine, states, 1)
+    return heads.image_classes(machine, root, pooled, config, batch)
+
+
+def _body(machine: Machine, root: Any, pixels: Value, masked: Value | None) -> tuple[Value, Value | None]:
+    """source: modeling_vit.py:ViTModel.forward"""
+    embedded = machine.call("embeddings", _embedded, machine, root.part("embeddings"), pixels)
+    tower = vision.Tower(("layernorm_before", "attention", "layernorm_after"), at_once=True)
+    hidden = vision.run(machine, "layers", root.part("layers"), embedded, tower)
+    states = machine.call("layernorm", root.part("layernorm").play, machine, hidden)
+    if not root.has("pooler.dense"):
+        return states, None
+    pooled = machine.call("pooler.dense", root.part("pooler.dense").play, machine, select(machine, states, 1))
+    return states, activated(machine, root.part("pooler.activation").function, pooled)
+
+
+def _embedded(machine: Machine, tokens: ImageTokens, pixels: Value) -> Value:
+    """source: modeling_vit.py:ViTEmbeddings.forward"""
+    vision.check_sides(machine, tokens, pixels)
+    held = dict(tokens.parts)
+    name = "patch_embeddings.projection"
+    embedded = vision.flattened(machine, machine.call(name, held[name].play, machine, pixels))  # type: ignore[attr-defined]
+    embedded = vision.behind_class(machine, vision.parameter(machine, "cls_token", held["cls_token"]), embedded)
+    places = vision.parameter(machine, "position_embeddings", held["position_embeddings"])
+    embedded = add(machine, embedded, places)
+    return machine.call("dropout", dropout, machine, embedded, tokens.dropout)  # type: ignore[no-any-return]
+
+
 FAMILY = Family(
     model_type="vit",
     config=ViTConfig,
@@ -119,4 +168,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/vit/modeling_vit.py",
     inputs=IMAGE,
+    play=play,
 )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memcalc.families._forward import Batch
 from memcalc.families._seq2seq import Seq2SeqConfig, block
+from memcalc.families._whisper_forward import play as whisper_forward
 from memcalc.families.base import PAIRS, Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Frozen, Layer, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Embedding, Linear, Parameter, TiedLinear, layer_norm
 from memcalc.layers.pointwise import Activation
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 
 
 class WhisperConfig(Seq2SeqConfig):
@@ -94,6 +100,11 @@ def build(config: WhisperConfig, architecture: str) -> Architecture:
     return Architecture(Module([("model", body), ("proj_out", head)]), shared)
 
 
+def play(machine: Machine, architecture: str, config: WhisperConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    return whisper_forward(machine, architecture.removeprefix("Whisper"), config, root, batch)
+
+
 FAMILY = Family(
     model_type="whisper",
     config=WhisperConfig,
@@ -102,4 +113,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/whisper/modeling_whisper.py",
     inputs=PAIRS,
+    play=play,
 )

@@ -75,8 +75,8 @@ def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
 def remarks(choices: Sequence[Choice], largest: str) -> list[str]:
     """What the columns mean, and why a way of training has no answer."""
     said: dict[str, Any] = {
-        f"peak: what the step allocates at that {largest}, or at 1 where not even that fits; kept: what lasts from step to step "
-        f"or is needed to update; each: what one more of the {largest} takes; saves: at 1, against what takes most": None,
+        f"peak: what the step allocates at that {largest}, or at 1 where that does not fit; kept: what lasts from step to step "
+        f"or is needed to update; each: what one more of the {largest} takes; saves: at 1": None,
     }
     if any(one.verdict == "unknown" and one.largest is not None for one in choices):
         said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MULTIPROCESSORS: dict[str, int] = {
-    "p100": 56,
-    "v100": 80,
-    "t4": 40,
-    "a100": 108,
-    "a40": 84,
-    "a10": 72,
-    "a6000": 84,
-    "rtx-3090": 82,
-    "l4": 58,
-    "l40": 142,
-    "rtx-4090": 128,
-    "h100": 132,
-    "h200": 132,
-    "b200": 148,
-    "rtx-5090": 170,
-}
-"""Streaming multiprocessors by the start of a device's name (NVIDIA's architecture white papers; SXM boards)."""
+from memcalc.kernels.reduction import THREADS_PER_SM, Chip
+from memcalc.kernels.reduction import multiprocessors_of as multiprocessors_of
 
 WHEEL_CUDNN: dict[tuple[tuple[int, int], int], int] = {
     ((2, 6), 12): 90100,  # pytorch#193491: "nvidia-cudnn-cu12==9.1.0.70, which all torch cu124 wheels pin"
@@ -75,12 +59,7 @@ class Behaviour:
         """The compute capability's first number."""
         return self.capability[0]
 
-
-def multiprocessors_of(name: str) -> int:
-    """Streaming multiprocessors of a device by its name in ``configs/devices``; 132 (an H100) where it is not known.
-
-    >>> multiprocessors_of("a100-80gb"), multiprocessors_of("rtx-4090")
-    (108, 128)
-    """
-    fits = [known for known in MULTIPROCESSORS if name.startswith(known)]
-    return MULTIPROCESSORS[max(fits, key=len)] if fits else 132
+    @property
+    def chip(self) -> Chip:
+        """What decides how a reduction is split over blocks."""
+        return Chip(self.multiprocessors, THREADS_PER_SM.get(self.capability, 2048))

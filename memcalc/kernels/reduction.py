@@ -1,19 +1,70 @@
-"""How a reduction is split over thread blocks, and what that takes (pytorch aten/src/ATen/native/cuda/Reduce.cuh)."""
+"""Reductions on CUDA: the staging buffer and semaphores of one that is split over thread blocks (native/cuda/Reduce.cuh).
+
+A mean, sum or norm of a large tensor is worked out by many blocks, whose partial results and counters are memory for a moment.
+All of it is pytorch 2.13 aten/src/ATen/native/cuda/Reduce.cuh:setReduceConfig unless a line says otherwise.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from memcalc.kernels.behaviour import Behaviour
+from memcalc.arrays import Count, is_array
+from memcalc.records import dataclass
 
+MULTIPROCESSORS: dict[str, int] = {
+    "p100": 56,
+    "v100": 80,
+    "t4": 40,
+    "a100": 108,
+    "a40": 84,
+    "a10": 72,
+    "a6000": 84,
+    "rtx-3090": 82,
+    "l4": 58,
+    "l40": 142,
+    "rtx-4090": 128,
+    "h100": 132,
+    "h200": 132,
+    "b200": 148,
+    "rtx-5090": 170,
+}
+"""Streaming multiprocessors by the start of a device's name (NVIDIA's architecture white papers; SXM boards)."""
+THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
+"""``maxThreadsPerMultiProcessor`` where it is not 2048 (CUDA C programming guide, technical specifications)."""
 MAX_THREADS = 512  # Reduce.cuh:mnt_wrapper::MAX_NUM_THREADS
 WARP = 32
 MIN_VALUES, MAX_VALUES = 16, 256  # Reduce.cuh:setReduceConfig, min_values_per_thread and max_values_per_thread
-THREADS_PER_SM = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
-"""``maxThreadsPerMultiProcessor`` where it is not 2048 (CUDA C programming guide, technical specifications)."""
 Dims = list[tuple[int, int]]
+
+
+def multiprocessors_of(name: str) -> int:
+    """Streaming multiprocessors of a device by its name in ``configs/devices``; 132 (an H100) where it is not known.
+
+    >>> multiprocessors_of("a100-80gb"), multiprocessors_of("rtx-4090")
+    (108, 128)
+    """
+    fits = [known for known in MULTIPROCESSORS if name.startswith(known)]
+    return MULTIPROCESSORS[max(fits, key=len)] if fits else 132
+
+
+@dataclass(frozen=True)
+class Chip:
+    """How many blocks a GPU runs at once; an H100's unless told."""
+
+    multiprocessors: int = 132
+    threads: int = 2048
+    """Threads of one multiprocessor."""
+
+    @classmethod
+    def named(cls, name: str, capability: tuple[int, int]) -> Chip:
+        """A device's.
+
+        >>> Chip.named("a40-48gb", (8, 6)).threads
+        1536
+        """
+        return cls(multiprocessors_of(name), THREADS_PER_SM.get(capability, 2048))
 
 
 @dataclass(frozen=True)
@@ -52,14 +103,17 @@ def layout(shape: Sequence[int], strides: Sequence[int], dims: Sequence[int] | N
     return Layout(*sides)
 
 
-def global_reduce(form: Layout, accumulator: int, behaviour: Behaviour, vec: int = 4) -> tuple[int, int]:
-    """(bytes of partial results, bytes of semaphores): 0 unless it is split over blocks (setReduceConfig, global_memory_size).
+def staging(form: Layout, accumulator: int, chip: Chip, vec: int = 4) -> tuple[int, int]:
+    """(bytes of partial results, of semaphores) of one reduction: nothing unless it is split over blocks.
 
     Args:
         form: the reduction.
         accumulator: bytes of a partial result.
-        behaviour: the number of multiprocessors and the compute capability.
+        chip: the GPU.
         vec: elements a thread loads at once (vt0 and input_vec_size of the kernel).
+
+    >>> staging(layout((2**20,), (1,), None), 4, Chip())
+    (512, 4)
     """
     if not form.reduced or not form.outputs or not form.inputs:
         return 0, 0
@@ -78,16 +132,29 @@ def global_reduce(form: Layout, accumulator: int, behaviour: Behaviour, vec: int
     step_in *= height
     values = -(-form.inputs // step_in)
     grid = -(-(form.outputs // out_vec) // step_out)
-    threads = THREADS_PER_SM.get(behaviour.capability, 2048)
-    target = behaviour.multiprocessors * (threads // (width * height))
+    target = chip.multiprocessors * (chip.threads // (width * height))
     if values < MAX_VALUES or grid > target:
         return 0, 0
     blocks = max(min(-(-target // grid), -(-values // MIN_VALUES)), -(-values // MAX_VALUES))
     if blocks <= 1:
         return 0, 0
     # global_memory_size: element_size_bytes * num_outputs * ctas_per_output, times the block's width where x is not reduced
-    size = accumulator * form.outputs * blocks * (1 if fastest else width * out_vec)
-    return size, 4 * grid  # semaphore_size: sizeof(int) * grid.x
+    return accumulator * form.outputs * blocks * (1 if fastest else width * out_vec), 4 * grid  # sizeof(int) * grid.x
+
+
+def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: int, chip: Chip) -> tuple[Count, Count]:
+    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays, once for each shape in them."""
+
+    def one(*sizes: int) -> tuple[int, int]:
+        strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
+        return staging(layout([int(size) for size in sizes], strides, dims), accumulator, chip)
+
+    if any(is_array(size) for size in shape):
+        numpy = sys.modules["numpy"]
+        table, back = numpy.unique(numpy.stack(numpy.broadcast_arrays(*shape)), axis=1, return_inverse=True)
+        told = numpy.array([one(*column) for column in table.T.tolist()], dtype=numpy.int64)[back.reshape(-1)]
+        return told[:, 0], told[:, 1]
+    return one(*map(int, shape))
 
 
 def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:

@@ -59,9 +59,9 @@ def separate(machine: Machine, layer: Attention, hidden: Value, context: Context
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
-    out = machine.call(names["o"], matrices["o"].play, machine, out)
+    made: Value = machine.call(names["o"], matrices["o"].play, machine, out)
     del held
-    return out
+    return made
 
 
 Projected = tuple[Value, Value, Value]

@@ -83,7 +83,7 @@ class Maybe:
     """A layer that is there only where a condition on numbers holds, as a token-type table of no rows is not."""
 
     condition: Condition
-    layer: Layer
+    layer: Any
 
     def tensors(self) -> Iterator[Tensor]:
         """The layer's tensors, counted once or not at all."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from memcalc.arrays import Count
+from memcalc.play import convolution as convolutions
 from memcalc.play import matmul as products
 from memcalc.play import normalised, pointwise
 from memcalc.play import norms as kernels
@@ -210,12 +211,22 @@ class Conv:
     groups: Count = 1
     stride: Sequence[Count] | None = None
     padding: Sequence[Count] | None = None
+    dilation: Count = 1
 
     def tensors(self) -> Iterator[Tensor]:
         """Weight, then bias."""
         yield Tensor("weight", (self.out_channels, self.in_channels // self.groups, *self.kernel), kind="conv")
         if self.bias:
             yield Tensor("bias", (self.out_channels,), kind="conv")
+
+    def play(self, machine: Machine, value: Value) -> Value:
+        """``(rows, in, *extents)`` to ``(rows, out, *extents)``."""
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel)
+        weight = machine.parameter("weight", shape, "conv")
+        bias = machine.parameter("bias", (self.out_channels,), "conv") if self.bias else None
+        stride = (1,) * len(self.kernel) if self.stride is None else self.stride
+        padding = (0,) * len(self.kernel) if self.padding is None else self.padding
+        return convolutions.convolution(machine, value, weight, bias, stride, padding, self.dilation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,14 +89,22 @@ class DisentangledAttention:
 
     def tensors(self) -> Iterator[Tensor]:
         """Queries, keys and values, the positions' own keys and queries, the output."""
-        matrix = Linear(self.hidden, self.heads * self.head_dim)
+        matrix = self.matrix()
         own = self.positions is not None and not self.share
         parts: list[tuple[str, Layer]] = [(f"self.{name}_proj", matrix) for name in ("query", "key", "value")]
         if own and self.to_position:
             parts.append(("self.pos_key_proj", matrix))
         if own and self.from_position:
             parts.append(("self.pos_query_proj", matrix))
-        yield from Module([*parts, ("output.dense", Linear(self.heads * self.head_dim, self.hidden))]).tensors()
+        yield from Module([*parts, ("output.dense", self.output())]).tensors()
+
+    def matrix(self) -> Linear:
+        """Any of the projections."""
+        return Linear(self.hidden, self.heads * self.head_dim)
+
+    def output(self) -> Linear:
+        """The output matrix."""
+        return Linear(self.heads * self.head_dim, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)

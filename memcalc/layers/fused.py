@@ -1,12 +1,12 @@
-"""Attention whose queries, keys and values come from one matrix: how each family takes them apart, and attention written out."""
+"""Attention with queries, keys and values of one matrix: how each family takes them apart, and attention written out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from memcalc.layers.attending import Context, core, repeated
-from memcalc.play.matmul import matmul
 from memcalc.play.machine import Machine
+from memcalc.play.matmul import matmul
 from memcalc.play.norms import softmax
 from memcalc.play.pointwise import add, dropout, scaled, to, where
 from memcalc.play.reshape import contiguous, merge_dims, pieces, select, split_dim, transpose, unsqueeze
@@ -147,7 +147,12 @@ def in_float(
     key = to(machine, key, "float32")
     weights = matmul(machine, query, transpose(machine, key, 2, 3))
     weights = scaled(machine, weights, "div.Tensor")
-    return _weighed(machine, weights, value, mask, probability)
+    if mask is not None:
+        weights = add(machine, weights, mask)
+    weights = softmax(machine, weights)
+    weights = to(machine, weights, value.dtype)
+    weights = dropout(machine, weights, probability)
+    return matmul(machine, weights, value), weights
 
 
 def windowed(
@@ -163,10 +168,6 @@ def windowed(
     reach = machine.constant((1, 1, query.shape[2], key.shape[2]), "bool")
     least = machine.new((), weights.dtype, "tensor")
     weights = where(machine, reach, weights, least)
-    return _weighed(machine, weights, value, mask, probability)
-
-
-def _weighed(machine: Machine, weights: Value, value: Value, mask: Value | None, probability: float) -> tuple[Value, Value]:
     if mask is not None:
         weights = add(machine, weights, mask)
     weights = softmax(machine, weights)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memcalc.layers.attending import Context, _projected, core
+from memcalc.layers.attending import Context, by_head, core
+from memcalc.layers.disentangled import disentangled
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
@@ -19,10 +20,7 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 
     source: transformers 5.23.0 models/bert/modeling_bert.py:BertSelfAttention.forward
     """
-    matrices = layer.matrices()
-    query = _projected(machine, layer, "q", matrices, hidden, layer.heads)
-    key = _projected(machine, layer, "k", matrices, hidden, layer.kv_heads)
-    value = _projected(machine, layer, "v", matrices, hidden, layer.kv_heads)
+    query, key, value = by_head(machine, layer, hidden)
     if context.cache is not None:
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
@@ -32,8 +30,12 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
 def attended(machine: Machine, block: Block, name: str, hidden: Value, context: Context) -> Value:
     """Attention, its output matrix, dropout, and the normalised sum (BertAttention.forward, BertSelfOutput.forward)."""
     layer = block.part(name)
-    out = machine.call(name, mixed, machine, layer, hidden, context)
-    dense = layer.names["o"], layer.matrices()["o"]
+    if isinstance(layer, Attention):
+        out = machine.call(name, mixed, machine, layer, hidden, context)
+        dense = layer.names["o"], layer.matrices()["o"]
+    else:
+        out = machine.call(f"{name}.self", disentangled, machine, layer, hidden, context)
+        dense = "output.dense", layer.output()
     return machine.call(name, _output, machine, dense, *_after(block, f"{name}.output"), out, hidden)  # type: ignore[no-any-return]
 
 
@@ -49,8 +51,7 @@ def _output(
     name, matrix = dense
     hidden = machine.call(name, matrix.play, machine, hidden)
     hidden = dropout.play(machine, hidden)
-    hidden = machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))
-    return hidden
+    return machine.call(f"{at}.LayerNorm", norm.play, machine, add(machine, hidden, given))  # type: ignore[no-any-return]
 
 
 def bert_layer(machine: Machine, block: Block, hidden: Value, context: Context) -> Value:

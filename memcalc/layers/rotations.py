@@ -87,9 +87,9 @@ def sliced(machine: Machine, layer: FusedAttention, hidden: Value, context: Cont
         context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
-    out = machine.call(names["o"], matrices["o"].play, machine, out)
+    made: Value = machine.call(names["o"], matrices["o"].play, machine, out)
     del fused
-    return out  # type: ignore[no-any-return]
+    return made
 
 
 def _by_head(machine: Machine, layer: FusedAttention, value: Value) -> Value:

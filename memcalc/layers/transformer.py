@@ -222,8 +222,8 @@ class Block:
 
     ``parallel`` blocks feed attention and MLP from one input (gptj, gpt_neox, phi, falcon, cohere); it holds no weights but
     decides what backward keeps. So do ``norms``: of what goes into attention and MLP (``pre``), of what comes out before it
-    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert). ``residual`` is what
-    a norm read, or what it gave (bloom).
+    is added to the residual (``output``, olmo2), of both (``both``, gemma2), or of the sum (``post``, bert). ``residual`` is
+    what a norm read, or what it gave (bloom).
     ``registered`` names the parts a module registers before the others, where that is not the order they run in (albert).
     """
 

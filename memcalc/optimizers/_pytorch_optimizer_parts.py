@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from memcalc.optimizers._parts import words
+from memcalc.optimizers._pytorch_optimizer_scripts import scripts_of
 from memcalc.optimizers._pytorch_optimizer_steps import steps_of
 from memcalc.optimizers.base import Options, Param, State, StatesOf, optimizer
 
@@ -17,7 +18,8 @@ def register(
 
     ``foreach`` among the constructor's words is an option that defaults to None, which batches whatever it can on a CPU too
     (pytorch_optimizer/base/optimizer.py:467-506, can_use_foreach); where a class defaults to False it stands in ``options``.
-    What its step holds for a moment is in ``_pytorch_optimizer_steps.py``, where somebody has measured it.
+    What its step makes is in ``_pytorch_optimizer_scripts.py``, else what it holds for a moment in
+    ``_pytorch_optimizer_steps.py``, where somebody has measured it.
     """
     names, known = words(constructor), dict(options or {})
     if "foreach" in names:
@@ -32,6 +34,7 @@ def register(
         constructor=names - {"foreach"},
         implementations=forms if "foreach" in known else ("single",),
         temporaries=steps_of(cls),
+        script=scripts_of(cls, Options(known)),
         **fields,
     )
 

@@ -19,7 +19,7 @@ from memcalc.tensors import itemsize
     options={**CAPTURABLE, "weight_decay": 0.0},
     constructor={"lr", "betas", "eps"},
     implementations=("foreach", "single"),
-    temporaries=steps.adamax,
+    script=steps.adamax,
     refuses=refusals,
 )
 def adamax(p: Param, o: Options) -> Iterator[State]:
@@ -37,7 +37,7 @@ def adamax(p: Param, o: Options) -> Iterator[State]:
     options=CAPTURABLE,
     constructor={"lr", "etas", "step_sizes"},
     implementations=("foreach", "single"),
-    temporaries=steps.rprop,
+    script=steps.rprop,
     refuses=refusals,
 )
 def rprop(p: Param, o: Options) -> Iterator[State]:
@@ -55,7 +55,7 @@ def rprop(p: Param, o: Options) -> Iterator[State]:
     options={**CAPTURABLE, "weight_decay": 0.0, "t0": 1e6},
     constructor={"lr", "lambd", "alpha"},
     implementations=("foreach", "single"),
-    temporaries=steps.asgd,
+    script=steps.asgd,
     refuses=refusals,
 )
 def asgd(p: Param, o: Options) -> Iterator[State]:
@@ -73,7 +73,8 @@ def asgd(p: Param, o: Options) -> Iterator[State]:
     options={"foreach": None, "maximize": False},
     constructor={"lr", "beta2_decay", "eps", "d", "weight_decay"},
     implementations=("single", "foreach"),
-    temporaries=steps.adafactor,
+    script=steps.adafactor,
+    alike=lambda p: p.ndim > 1,
 )
 def adafactor(p: Param, o: Options) -> Iterator[State]:
     """(…, rows, columns) keeps (…, rows, 1) and (…, 1, columns), in the gradient's dtype."""
@@ -93,7 +94,7 @@ def adafactor(p: Param, o: Options) -> Iterator[State]:
     source=SOURCE + "_muon.py:127-160",
     options={"nesterov": True, "ns_steps": 5},
     constructor={"lr", "weight_decay", "momentum", "ns_coefficients", "eps", "adjust_lr_fn"},
-    temporaries=steps.muon,
+    script=steps.muon,
     refuses=lambda o: [("ns_steps", "is not below 100")] if o.ns_steps >= 100 else [],
     needs="two dimensions",
     accepts=lambda p: p.ndim == 2,

@@ -7,13 +7,15 @@ parameter groups, not to the constructor; ``target_modules`` are the words that 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, where
-from memcalc.optimizers._parts import copies, live, longer, scalar, shorter, whole, words
-from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer, variant
+from memcalc.optimizers._parts import longer, scalar, shorter, whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer, variant
+from memcalc.optimizers.galore_torch import PLAIN, chosen_first, projected, projector
 from memcalc.optimizers.galore_torch import low_rank as svd_low_rank
-from memcalc.optimizers.galore_torch import projected, projector
+from memcalc.optimizers.script import Op, Section, in_turn
 from memcalc.tensors import itemsize
 
 OWN: dict[str, Any] = {
@@ -23,7 +25,6 @@ OWN: dict[str, Any] = {
     "scale_type": "channel",
     "target_modules": ("attn", "mlp"),
 }
-_PLAIN = copies(single=((1, 2), (2, 1)))
 
 
 def _refuse(options: Options) -> Iterator[tuple[str, str]]:
@@ -55,20 +56,28 @@ def _sides(p: Param, o: Options) -> tuple[Count, Count]:
     return (longer(p), shorter(p)) if o.proj_type == "std" else (shorter(p), longer(p))
 
 
-def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    if not projected(p, o):
-        yield from _PLAIN(p, o, implementation)
-        return
-    # one factor for each channel of the side norms are taken along: columns of a wide matrix, rows of a tall one
-    factors = where(p.shape[0] < p.shape[1], p.shape[1], p.shape[0]) if o.scale_type == "channel" else 0
-    # the projected gradient, the denominator and the quotient
-    low = (3 * _low_rank(p, o) + factors) * itemsize(p.grad_dtype)
-    full = p.numel * itemsize(p.grad_dtype)
-    # the scaled gradient beside the previous tensor's, and the scaled gradient as the limiter divides it
-    yield from live("scale", low, 1)
-    yield from live("scale", full, 1, 1)
-    if not o.disable_nl:
-        yield from live("limit", low + 2 * full)
+LIMITED = "+norm:1g %n +eps:1g +ratio:1g -eps +small:1b -small -ratio +limited:ng =scaled:limited +kept:1g -kept"
+"""The norm-growth limiter: the scaled gradient divided, and its norm, a new tensor in each step."""
+
+
+def _script(o: Options, form: Implementation) -> list[Section]:
+    """apollo.py:AdamW.step: one factor for each channel, or for the tensor, from the norms of both projected gradients."""
+
+    def turn(p: Param) -> Iterator[Op]:
+        if not projected(p, o):
+            yield from in_turn(PLAIN).body(p)
+            return
+        # one factor for each channel of the side norms are taken along: columns of a wide matrix, rows of a tall one
+        channels = where(p.shape[0] < p.shape[1], p.shape[1], p.shape[0]) if o.scale_type == "channel" else 1
+        size = itemsize(p.grad_dtype)
+        whole_norm = "%n" if o.scale_type == "tensor" else ""
+        yield from in_turn(
+            f"+grad:ng +denom:ng +update:ng +first:one {whole_norm} +second:one {whole_norm} +sum:one -second +factor:one"
+            " -first -sum", one=lambda _: channels * size,
+        ).body(replace(p, shape=(_low_rank(p, o),)))  # fmt: skip
+        yield from in_turn(f"+scaled:ng {'' if o.disable_nl else LIMITED} -update -grad").body(p)
+
+    return [Section(True, turn)]
 
 
 @optimizer(
@@ -79,7 +88,8 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
     options={**OWN, "disable_nl": False},
     own=frozenset(OWN),
     constructor=words("lr betas eps weight_decay correct_bias scale_front no_deprecation_warning"),
-    temporaries=_temporaries,
+    script=_script,
+    group=chosen_first,
     refuses=_refuse,
 )
 def apollo(p: Param, o: Options) -> Iterator[State]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.arrays import Count, product
 from memcalc.errors import InputError, did_you_mean
 from memcalc.records import dataclass
 from memcalc.registry import Registry
 from memcalc.tensors import Kind, itemsize
+
+if TYPE_CHECKING:
+    from memcalc.optimizers.script import Section
 
 Place = Literal["device", "host", "managed"]
 """Where a tensor lives; ``managed`` is CUDA unified memory that pages between both and no allocator counts."""
@@ -84,8 +87,7 @@ class State:
 class Temporary:
     """``count`` equal buffers a step needs on the device beyond what is kept, while one parameter is processed.
 
-    Terms of one ``moment`` are live together; the step's need is its worst moment's. 0-dim constants are left out unless
-    there is a list of them with one for every tensor.
+    Terms of one ``moment`` are live together; the step's need is its worst moment's. 0-dim constants count like any other.
 
     Attributes:
         name: what the buffer holds.
@@ -127,6 +129,7 @@ class Options(Mapping[str, Any]):
 
 StatesOf = Callable[[Param, Options], Iterable[State]]
 TemporariesOf = Callable[[Param, Options, Implementation], Iterable[Temporary]]
+ScriptOf = Callable[["Options", Implementation], "Iterable[Section] | None"]
 SharedOf = Callable[[Sequence[Param], Options], Iterable[State]]
 
 
@@ -154,7 +157,12 @@ class Optimizer:
         summary: what it keeps, in one line.
         source: project, version, file and lines the facts were read from.
         states: its state tensors for one parameter.
-        temporaries: its step's needs for one parameter; None where nobody has measured them.
+        temporaries: its step's needs for one parameter; None where nobody has measured them. Not asked where there is a script
+            for the options.
+        script: its step as it runs: what it makes and lets go, in order (``memcalc.optimizers.script``); None of
+            options it does not cover.
+        group: which of the optimizer's groups a parameter goes to, where recipes make several; the step takes them in order.
+        alike: what else than its dtype decides which list a tensor is in, where the step makes lists.
         shared: tables kept once for all parameters.
         options: every constructor option that changes memory, with the library's default; further names in ``ignored``.
         ignored: options accepted because the constructor has them, which change no byte.
@@ -175,6 +183,9 @@ class Optimizer:
     source: str
     states: StatesOf
     temporaries: TemporariesOf | None = no_temporaries
+    script: ScriptOf | None = None
+    group: Callable[[Param, Options], int] | None = None
+    alike: Callable[[Param], bool] | None = None
     shared: SharedOf | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()

@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Condition, Count, as_count, ceil_div, maximum, minimum, not_, where
-from memcalc.optimizers._parts import copies, factor_sides, factored, live, longer, scalar, shorter, upcast, whole, words
-from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer
+from memcalc.optimizers._parts import factored, longer, scalar, shorter, upcast, whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer
+from memcalc.optimizers.script import Op, Section, in_turn
+from memcalc.optimizers.transformers import RATE, adafactor_turn, master, update
 from memcalc.tensors import itemsize
 
 OWN: dict[str, Any] = {"rank": 128, "proj_type": "std", "target_modules": ("attn", "mlp")}
 PROJECTIONS = ("std", "reverse_std", "right", "left", "full")
-_PLAIN = copies(single=((1, 2), (2, 1)))  # denominator and quotient, each beside the previous tensor's
 
 
 def projected(p: Param, o: Options) -> bool:
@@ -75,27 +76,64 @@ def moments(p: Param, o: Options) -> Iterator[State]:
         yield whole(p, "exp_avg_sq", "variance", p.grad_dtype)
 
 
-def _adamw_temporaries(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    if projected(p, o):
-        rows, columns = low_rank(p, o)
-        # the projected gradient, the denominator and the quotient; the quotient projected back, and that scaled
-        yield from live("back", 3 * rows * columns * itemsize(p.grad_dtype) + 2 * p.numel * itemsize(p.grad_dtype))
-    else:
-        yield from _PLAIN(p, o, implementation)
+def low(p: Param, o: Options) -> Param:
+    """The gradient as it comes out of the projection."""
+    return replace(p, shape=low_rank(p, o))
 
 
-def _adafactor_temporaries(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    wide = itemsize(upcast(p.grad_dtype))
-    own = int(upcast(p.dtype) != p.dtype)  # p.float()
-    if not projected(p, o):
-        of_grad = int(upcast(p.grad_dtype) != p.grad_dtype)
-        yield from live("square", p.numel * wide, 2 + own + of_grad, 1 if o.beta1 is None else 0)
-        yield from live("factors", ((2 + own + of_grad) * p.numel + factor_sides(p)) * wide)
-        return
-    rows, columns = low_rank(p, o)
-    # the projected gradient and the update, unless that is exp_avg itself; projected back and scaled
-    small = 2 if o.beta1 is None else 1
-    yield from live("back", (small * rows * columns + (2 + own) * p.numel) * wide)
+def _back(p: Param, o: Options) -> Iterator[Op]:
+    """Projected back, and that scaled, in the projected name's stead (galore_torch/galore_projector.py:46-61)."""
+    m, r = p.shape[0], minimum(o.rank, shorter(p))
+    half = ("+half:half", "-half") if o.proj_type == "full" else ("", "")
+    turn = f"{half[0]} +back:ng {half[1]} +full:ng -back =update:full"
+    yield from in_turn(turn, half=lambda q: m * r * itemsize(q.grad_dtype)).body(p)
+
+
+def _projected_gradient(p: Param, o: Options) -> Iterator[Op]:
+    """The gradient's projection under the gradient's name (galore_torch/galore_projector.py:13-44)."""
+    n, r = p.shape[1], minimum(o.rank, shorter(p))
+    if o.proj_type == "full":
+        yield from in_turn("+half:half", half=lambda q: n * r * itemsize(q.grad_dtype)).body(p)
+    yield from in_turn("+projected:ng =grad:projected -half").body(low(p, o))
+
+
+PLAIN = "+denom:ng +update:ng"
+"""The denominator and the quotient of an Adam that is written out (adamw.py:AdamW.step)."""
+
+
+def _adamw_script(o: Options, form: Implementation) -> list[Section]:
+    def turn(p: Param) -> Iterator[Op]:
+        if not projected(p, o):
+            yield from in_turn(PLAIN).body(p)
+            return
+        yield from _projected_gradient(p, o)
+        yield from in_turn(PLAIN).body(low(p, o))
+        yield from _back(p, o)
+        yield from in_turn("-grad").body(p)
+
+    return [Section(True, turn)]
+
+
+def _adafactor_script(o: Options, form: Implementation) -> list[Section]:
+    def turn(p: Param) -> Iterator[Op]:
+        beta1 = o.beta1 is not None
+        if not projected(p, o):
+            yield from in_turn(adafactor_turn(p, beta1=beta1)).body(p)
+            return
+        wide = replace(p, grad_dtype=upcast(p.grad_dtype))
+        yield from in_turn("+grad:nw" if wide.grad_dtype != p.grad_dtype else "").body(p)
+        yield from _projected_gradient(wide, o)
+        yield from in_turn(f"{master(p)} {RATE}").body(p)
+        yield from in_turn(update(p, beta1=beta1)).body(low(wide, o))
+        yield from _back(wide, o)
+        yield from in_turn("+step:nw -step -grad").body(p)
+
+    return [Section(True, turn)]
+
+
+def chosen_first(p: Param, o: Options) -> int:
+    """Projected weights are a group of their own, before the rest (galore's torchrun_main.py)."""
+    return 0 if projected(p, o) else 1
 
 
 @optimizer(
@@ -106,7 +144,8 @@ def _adafactor_temporaries(p: Param, o: Options, implementation: Implementation)
     options=OWN,
     own=frozenset(OWN),
     constructor=words("lr betas eps weight_decay correct_bias no_deprecation_warning"),
-    temporaries=_adamw_temporaries,
+    script=_adamw_script,
+    group=chosen_first,
     refuses=refuse,
 )
 def galore_adamw(p: Param, o: Options) -> Iterator[State]:
@@ -122,7 +161,8 @@ def galore_adamw(p: Param, o: Options) -> Iterator[State]:
     options={**OWN, "beta1": None},
     own=frozenset(OWN),
     constructor=words("lr eps clip_threshold decay_rate weight_decay scale_parameter relative_step warmup_init"),
-    temporaries=_adafactor_temporaries,
+    script=_adafactor_script,
+    group=chosen_first,
     refuses=refuse,
 )
 def galore_adafactor(p: Param, o: Options) -> Iterator[State]:
@@ -161,6 +201,7 @@ def _tables(params: Sequence[Param], o: Options) -> Iterator[State]:
     constructor=words("lr betas eps weight_decay amsgrad optim_bits args block_wise is_paged"),
     shared=_tables,
     temporaries=None,
+    group=chosen_first,
     refuses=refuse,
 )
 def galore_adamw8bit(p: Param, o: Options) -> Iterator[State]:

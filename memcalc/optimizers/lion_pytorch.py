@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memcalc.optimizers._parts import asked, copies, live, whole, words
+from memcalc.optimizers._parts import asked, live, whole, words
 from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer
+from memcalc.optimizers.script import Section, in_turn, together
 from memcalc.tensors import ITEMSIZE
 
 
@@ -26,13 +27,21 @@ def _cautious(p: Param, o: Options, implementation: Implementation) -> Iterator[
         yield from live("decay", p.nbytes + 3 * p.numel * ITEMSIZE["float32"])
 
 
+def _cautious_script(o: Options, form: Implementation) -> list[Section] | None:
+    if o.cautious_wd and asked(o, "weight_decay"):
+        return None
+    masked = "+agreed +mask:nb -agreed +ones +scalar:1p +scale -scalar -ones +mean:1p %n +clamped:1p -mean -clamped"
+    return [in_turn(f"+clone +update -clone {masked if o.cautious_factor < 1 else ''}")]
+
+
 @optimizer(
     "lion-pytorch:Lion",
     cls="lion_pytorch.Lion",
     summary="one momentum in the parameter's dtype",
     source="lion-pytorch 0.2.5 lion_pytorch/lion_pytorch.py:16-30 (update_fn), 67-110 (Lion.step)",
     constructor=words("lr betas weight_decay use_triton decoupled_weight_decay"),
-    temporaries=copies(single=((2, 0),)),  # the clone scaled in place, then its sum with the gradient
+    # the clone scaled in place, then its sum with the gradient
+    script=lambda o, form: [in_turn("+clone +sum -clone -sum")],
 )
 @optimizer(
     "lion-pytorch:Lion+foreach",
@@ -41,7 +50,7 @@ def _cautious(p: Param, o: Options, implementation: Implementation) -> Iterator[
     source="lion-pytorch 0.2.5 lion_pytorch/foreach.py:42-102 (Lion.step)",
     constructor=words("lr betas weight_decay decoupled_weight_decay"),
     implementations=("foreach",),
-    temporaries=copies(foreach=1, single=()),  # a clone of every momentum
+    script=lambda o, form: [together("+clone")],  # of every momentum
 )
 @optimizer(
     "lion-pytorch:Lion+cautious",
@@ -51,6 +60,7 @@ def _cautious(p: Param, o: Options, implementation: Implementation) -> Iterator[
     options={"cautious_factor": 0.0, "cautious_wd": False, "weight_decay": 0.0},
     constructor=words("lr betas decoupled_weight_decay"),
     temporaries=_cautious,
+    script=_cautious_script,
 )
 def lion(p: Param, o: Options) -> Iterator[State]:
     """The momentum alone."""

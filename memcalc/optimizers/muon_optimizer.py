@@ -5,31 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memcalc.arrays import Count, minimum, product
-from memcalc.optimizers._parts import hidden_matrix, live, whole, words
-from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer
+from memcalc.optimizers._parts import hidden_matrix, whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer
+from memcalc.optimizers.script import Section, in_turn
 from memcalc.tensors import ITEMSIZE
 
 
-def newton_schulz(p: Param) -> Count:
-    """Bytes of the orthogonalisation at its worst: all of it in bfloat16, whatever the gradient's dtype.
+def _turn(p: Param) -> str:
+    """muon.py:5-31, zeropower_via_newtonschulz5: all of it in bfloat16, whatever the gradient's dtype.
 
-    The last line of an iteration holds X, a*X, B@X and their sum beside A and B, square on the shorter side (muon.py:5-31,
-    zeropower_via_newtonschulz5). Dimensions before the last two are a batch.
+    The last line of an iteration holds X, a*X, B@X and their sum beside A and B, square on the shorter side.
     """
+    cast = "+cast:nh" if p.grad_dtype != "bfloat16" else ""
+    square = "+gram:gram =A:gram +b:gram +c:gram +product:gram -c +sum:gram -b -product =B:sum"
+    step = f"{square} +scaled:nh +moved:nh +next:nh -scaled -moved =X:next "
+    return f"{cast} +norm:norm %n +eps:norm -norm +X0:nh -eps -cast =X:X0 {step * 5} -A -B =update:X"
+
+
+def _gram(p: Param) -> Count:
+    """Dimensions before the last two are a batch."""
     side = minimum(p.shape[-2], p.shape[-1])
-    return (4 * p.numel + 2 * product(p.shape[:-2]) * side * side) * ITEMSIZE["bfloat16"]
+    return product(p.shape[:-2]) * side * side * ITEMSIZE["bfloat16"]
 
 
-def _muon(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    yield Temporary("update", newton_schulz(p), "max")
-    yield Temporary("update", p.numel * ITEMSIZE["bfloat16"], "previous")
+def _norm(p: Param) -> Count:
+    return product(p.shape[:-2]) * ITEMSIZE["bfloat16"]
 
 
-def _mixed(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    if hidden_matrix(p):
-        yield from _muon(p, o, implementation)
-    else:
-        yield from live("", p.nbytes, 4, 1)  # adam_update: buf1c, buf2c, its root and the sum with eps
+def _muon(o: Options, form: Implementation) -> list[Section]:
+    return [in_turn(_turn, gram=_gram, norm=_norm)]
+
+
+def _mixed(o: Options, form: Implementation) -> list[Section]:
+    """adam_update: the square of the gradient, buf1c, buf2c, its root, the sum with eps, the quotient."""
+    adam = "+square -square +corrected1 +corrected2 +root +sum -root +quotient -sum -corrected1 -corrected2 =update:quotient"
+    return [in_turn(lambda p: _turn(p) if hidden_matrix(p) else adam, gram=_gram, norm=_norm)]
 
 
 @optimizer(
@@ -38,7 +48,7 @@ def _mixed(p: Param, o: Options, implementation: Implementation) -> Iterator[Tem
     summary="one momentum in the parameter's dtype, for tensors of two dimensions or more",
     source="muon-optimizer 0.1.0 muon.py:SingleDeviceMuon.step, muon_update; KellerJordan/Muon 857d1ad",
     constructor=words("lr weight_decay momentum"),
-    temporaries=_muon,
+    script=_muon,
     needs="two dimensions, or a batch of them in three; a 4-D update is flattened and never given its shape back",
     accepts=lambda p: p.ndim in (2, 3),
 )
@@ -53,7 +63,8 @@ def muon(p: Param, o: Options) -> Iterator[State]:
     summary="one momentum for hidden matrices, Adam's two moments for embeddings, the output head and everything below 2-D",
     source="muon-optimizer 0.1.0 muon.py:SingleDeviceMuonWithAuxAdam.step, README's groups; KellerJordan/Muon 857d1ad",
     constructor=(),  # takes parameter groups alone, each with its own settings
-    temporaries=_mixed,
+    script=_mixed,
+    group=lambda p, o: 1 - hidden_matrix(p),
     needs="fewer than four dimensions where Muon takes it: a 4-D update is flattened and never given its shape back",
     accepts=lambda p: p.ndim < 4 or not hidden_matrix(p),
 )

@@ -80,7 +80,7 @@ SHORT_NAMES: dict[str, str] = {
 }
 """Textbook names and what each one stands for by default, with the reason beside it."""
 
-_NOT_LIBRARIES = frozenset({"base", "names", "step"})
+_NOT_LIBRARIES = frozenset({"base", "names", "player", "script", "step", "textbook"})
 
 
 @cache

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memcalc.arrays import ceil_div
-from memcalc.optimizers._parts import copies, whole, words
-from memcalc.optimizers.base import Options, Param, State, optimizer
+from memcalc.arrays import Count, ceil_div
+from memcalc.optimizers._parts import whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer
+from memcalc.optimizers.script import Section, in_turn
+from memcalc.tensors import itemsize
+
+
+def _script(o: Options, form: Implementation) -> list[Section]:
+    """prodigy.py:150-244: the thinned distance and its norm of each tensor; then updates, each beside the last denominator."""
+
+    def thinned(p: Param) -> Count:
+        return ceil_div(p.numel, o.slice_p) * itemsize(p.dtype)
+
+    distance = "+away:thinned +dot:1p -away -dot +magnitude:thinned +sum:1p %n -magnitude -sum"
+    return [in_turn(distance, thinned=thinned), in_turn("+denom")]
 
 
 @optimizer(
@@ -18,7 +30,7 @@ from memcalc.optimizers.base import Options, Param, State, optimizer
     constructor=words(
         "lr beta3 eps weight_decay decouple use_bias_correction safeguard_warmup d0 d_coef growth_rate fsdp_in_use"
     ),
-    temporaries=copies(single=((1, 1),)),  # the previous tensor's denominator outlives it in the second loop
+    script=_script,
 )
 def prodigy(p: Param, o: Options) -> Iterator[State]:
     """Four buffers; of a tensor that is all zeros at its first step, ``p0`` keeps one element (prodigy.py:178)."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memcalc.optimizers._parts import asked, live, scalar, whole, words
-from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer
+from memcalc.optimizers._parts import asked, scalar, whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer
+from memcalc.optimizers.script import Section, in_turn
 
 
-def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    # abs, rho*bs*hess and its sum with 1e-15 (maximize: and -grad), beside the previous ratio: _single_tensor_sophiag
-    yield from live("ratio", p.nbytes, 4 if asked(o, "maximize") else 3, 1)
+def _script(o: Options, form: Implementation) -> list[Section]:
+    """_single_tensor_sophiag: |m| / (rho * bs * h + 1e-15), clamped; the last tensor's ratio and its -grad stay bound."""
+    negated = "+grad" if asked(o, "maximize") else ""
+    ratio = "+magnitude +scaled +sum -scaled +quotient -magnitude -sum +ratio -quotient"
+    return [in_turn(f"{negated} {ratio} +sign -sign")]
 
 
 @optimizer(
@@ -20,7 +23,7 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
     source="sophia-opt 0.2.2 sophia_opt/__init__.py:SophiaG.step, _single_tensor_sophiag; repository Liuhong99/Sophia a7e1572",
     options={"capturable": False, "maximize": False},
     constructor=words("lr betas rho weight_decay"),
-    temporaries=_temporaries,
+    script=_script,
 )
 def sophia_g(p: Param, o: Options) -> Iterator[State]:
     """The Hessian takes the variance's place; ``update_hessian`` needs a backward pass of its own, no part of the step."""

@@ -1,11 +1,16 @@
-"""From an entry's temporaries to the bytes its step needs: one fold, over ints or over arrays."""
+"""From an entry to what its step makes and lets go, in order, and from that to the bytes it needs: ints or arrays alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from memcalc.arrays import Count, maximum, where
-from memcalc.optimizers.base import Optimizer, Options, Param, Temporary
+from memcalc.arrays import Count
+from memcalc.kernels.reduction import Chip
+from memcalc.optimizers.base import Implementation, Optimizer, Options, Param, Temporary
+from memcalc.optimizers.player import Node, Player, chosen, in_a_row, leaves
+from memcalc.optimizers.script import Op, Section
+from memcalc.tape.events import Event, Repeat
+from memcalc.tape.fold import fold
 
 Size = Callable[[Count], Count]
 
@@ -15,43 +20,109 @@ def as_it_is(nbytes: Count) -> Count:
     return nbytes
 
 
-def step_bytes(entry: Optimizer, params: Sequence[Param], options: Options, size: Size = as_it_is) -> Count | None:
-    """The most bytes one step allocates at once over these parameters, which form one group of one dtype.
+def measured(entry: Optimizer) -> bool:
+    """Whether what its step needs is known."""
+    return entry.script is not None or entry.temporaries is not None
+
+
+def step_events(
+    entry: Optimizer,
+    nodes: Sequence[Node],
+    options: Options,
+    form: Implementation,
+    *,
+    known: bool = True,
+    chip: Chip | None = None,
+) -> list[Event]:
+    """One call of the optimizer's step beyond what it keeps, as allocations and frees; nothing where nobody has measured it.
 
     Args:
         entry: the optimizer.
-        params: what the step walks, in its order; ``count`` equal ones are taken to follow each other, which is the most
-            that any interleaving of them with others needs.
+        nodes: what the step walks, in the model's order.
+        options: the resolved options.
+        form: the form of the step.
+        known: whether each of them is one tensor; else it stands for many of unknown shapes, and only lists are told.
+        chip: the GPU, which decides what its reductions need; left out where it is not told.
+    """
+    player = Player(chip)
+    events: list[Event] = []
+    for group in _groups(entry, nodes, options, form):
+        code = sections(entry, [param for _, param in leaves(group)], options, form)
+        events += player.run([section for section in code if known or not section.in_turn], group)
+    return events + player.end()
+
+
+def step_bytes(entry: Optimizer, params: Sequence[Param], options: Options, size: Size = as_it_is) -> Count | None:
+    """The most bytes one step allocates at once over these parameters.
+
+    Args:
+        entry: the optimizer.
+        params: what the step walks, in its order; ``count`` equal ones follow each other.
         options: the resolved options.
         size: what one buffer takes: its bytes as they are, or rounded up to the allocator's blocks.
 
     Returns:
-        Bytes, or None where nobody has measured them. Several groups are processed one after another and leave nothing
-        behind, so the need of a step is the largest of theirs.
+        Bytes, or None where nobody has measured them.
     """
-    if entry.temporaries is None:
+    if not measured(entry):
         return None
-    form = entry.implementation(options)
-    together: dict[str, Count] = {}
-    in_turn: dict[str, Count] = {}
-    before: dict[str, Count] = {}
-    for param in params:
-        for moment, live in _moments(entry.temporaries(param, options, form), size).items():
-            left = maximum(before.get(moment, 0), where(param.count > 1, live["previous"], 0))
-            present = param.count > 0
-            in_turn[moment] = maximum(in_turn.get(moment, 0), where(present, live["max"] + left, 0))
-            before[moment] = where(present, live["previous"], before.get(moment, 0))
-            together[moment] = together.get(moment, 0) + live["sum"] * param.count
-    peak: Count = 0
-    for moment, summed in together.items():
-        peak = maximum(peak, summed + in_turn[moment])
-    return peak
+    events = step_events(entry, in_a_row(params), options, entry.implementation(options))
+    return fold([Repeat(1, tuple(events))], size).stretch.top  # of one role, which is folded the fast way
 
 
-def _moments(terms: Iterable[Temporary], size: Size) -> dict[str, dict[str, Count]]:
-    """Bytes by moment, then by how they add up over parameters."""
-    moments: dict[str, dict[str, Count]] = {}
-    for term in terms:
-        live = moments.setdefault(term.moment, {"sum": 0, "max": 0, "previous": 0})
-        live[term.over] = live[term.over] + size(term.nbytes) * term.count
-    return moments
+def sections(entry: Optimizer, params: Sequence[Param], options: Options, form: Implementation) -> list[Section]:
+    """The step's code: the entry's script, else its moments one after another."""
+    script = entry.script(options, form) if entry.script else None
+    if script is not None:
+        return list(script)
+    if entry.temporaries is None:
+        return []
+    temporaries = entry.temporaries
+    moments = dict.fromkeys(term.moment for param in params for term in temporaries(param, options, form))
+    return [
+        section
+        for moment in moments
+        for section in _moment(
+            lambda param, moment=moment: [t for t in temporaries(param, options, form) if t.moment == moment]  # type: ignore[misc]
+        )
+    ]
+
+
+def _moment(terms: Callable[[Param], Sequence[Temporary]]) -> list[Section]:
+    """The lists, and beside them the loop: what a tensor leaves is made as its turn ends, and dies as the next one's does."""
+
+    def lists(param: Param) -> Iterable[Op]:
+        return _ops("list", terms(param), "sum")
+
+    def turn(param: Param) -> Iterable[Op]:
+        told = terms(param)
+        yield from _ops("own", told, "max")
+        yield Op("-", "own*")
+        yield Op("-", "left*")
+        yield from _ops("left", told, "previous")
+
+    return [
+        Section(False, lists), Section(True, turn), Section(True, lambda _: [Op("-", "left*")]),
+        Section(False, lambda _: [Op("-", "list*")]),
+    ]  # fmt: skip
+
+
+def _ops(prefix: str, terms: Sequence[Temporary], over: str) -> list[Op]:
+    return [
+        Op("+", f"{prefix} {term.name}.{index}", term.nbytes, term.count)
+        for index, term in enumerate(terms) if term.over == over
+    ]  # fmt: skip
+
+
+def _groups(entry: Optimizer, nodes: Sequence[Node], options: Options, form: Implementation) -> list[Sequence[Node]]:
+    """Tensors as the step groups them: by the entry's own groups, and lists by dtype as well."""
+
+    def key(param: Param) -> tuple[object, ...]:
+        lists = () if form == "single" else (param.dtype, param.grad_dtype, entry.alike is not None and entry.alike(param))
+        return (entry.group(param, options) if entry.group else 0, *lists)
+
+    keys = dict.fromkeys(key(param) for _, param in leaves(nodes))
+    ordered = sorted(keys, key=lambda one: one[0])  # type: ignore[arg-type,return-value]
+    if len(ordered) < 2:
+        return [nodes] if ordered else []
+    return [chosen(nodes, lambda param, one=one: key(param) == one) for one in ordered]  # type: ignore[misc]

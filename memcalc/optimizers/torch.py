@@ -54,7 +54,7 @@ def like(p: Param, name: str, part: str, dtype: str = "") -> State:
     options={**FUSED, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
     constructor={"lr"},
     implementations=("foreach", "fused", "single"),
-    temporaries=steps.sgd,
+    script=steps.sgd,
     refuses=lambda o: [
         *refusals(o),
         *([("nesterov", "needs momentum above 0 and dampening 0")] if o.nesterov and (not o.momentum or o.dampening) else []),
@@ -79,7 +79,7 @@ ADAM = {**FUSED, "capturable": False, "amsgrad": False, "tensor_betas": False}
     own=frozenset({"tensor_betas"}),
     constructor={"lr", "betas", "eps"},
     implementations=("foreach", "fused", "single"),
-    temporaries=steps.adamw,
+    script=steps.adamw,
     refuses=refusals,
 )
 @optimizer(
@@ -91,7 +91,7 @@ ADAM = {**FUSED, "capturable": False, "amsgrad": False, "tensor_betas": False}
     own=frozenset({"tensor_betas"}),
     constructor={"lr", "betas", "eps"},
     implementations=("foreach", "fused", "single"),
-    temporaries=steps.adam,
+    script=steps.adam,
     refuses=refusals,
 )
 def adam(p: Param, o: Options) -> Iterator[State]:
@@ -111,7 +111,7 @@ def adam(p: Param, o: Options) -> Iterator[State]:
     options={**FUSED, "weight_decay": 0.0},
     constructor={"lr", "lr_decay", "eps", "initial_accumulator_value"},
     implementations=("foreach", "fused", "single"),
-    temporaries=steps.adagrad,
+    script=steps.adagrad,
     refuses=refusals,
     born="init",
 )
@@ -129,7 +129,7 @@ def adagrad(p: Param, o: Options) -> Iterator[State]:
     options={**CAPTURABLE, "weight_decay": 0.0},
     constructor={"lr", "rho", "eps"},
     implementations=("foreach", "single"),
-    temporaries=steps.adadelta,
+    script=steps.adadelta,
     refuses=refusals,
 )
 def adadelta(p: Param, o: Options) -> Iterator[State]:
@@ -147,7 +147,7 @@ def adadelta(p: Param, o: Options) -> Iterator[State]:
     options={**CAPTURABLE, "weight_decay": 0.0, "momentum": 0.0, "centered": False},
     constructor={"lr", "alpha", "eps"},
     implementations=("foreach", "single"),
-    temporaries=steps.rmsprop,
+    script=steps.rmsprop,
     refuses=refusals,
 )
 def rmsprop(p: Param, o: Options) -> Iterator[State]:
@@ -171,7 +171,7 @@ DECAYING = {**CAPTURABLE, "weight_decay": 0.0, "decoupled_weight_decay": False}
     options=DECAYING,
     constructor={"lr", "betas", "eps", "momentum_decay"},
     implementations=("foreach", "single"),
-    temporaries=steps.nadam,
+    script=steps.nadam,
     refuses=refusals,
 )
 def nadam(p: Param, o: Options) -> Iterator[State]:
@@ -190,7 +190,7 @@ def nadam(p: Param, o: Options) -> Iterator[State]:
     options=DECAYING,
     constructor={"lr", "betas", "eps"},
     implementations=("foreach", "single"),
-    temporaries=steps.radam,
+    script=steps.radam,
     refuses=refusals,
 )
 def radam(p: Param, o: Options) -> Iterator[State]:

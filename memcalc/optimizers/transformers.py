@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memcalc.optimizers._parts import factor_sides, factored, live, scalar, upcast, whole, words
-from memcalc.optimizers.base import Implementation, Options, Param, State, Temporary, optimizer, variant
-from memcalc.tensors import itemsize
+from memcalc.optimizers._parts import factored, scalar, upcast, whole, words
+from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer, variant
+from memcalc.optimizers.came_pytorch import CLIPPED, FACTORS, SQUARED
+from memcalc.optimizers.script import Section, in_turn
+
+RATE = "+norm:1f %n +rms:1f -norm -rms +small:1b -small +lr:1f"
+"""The weights' RMS, a new tensor in each step, and the rate made of it (_get_lr)."""
 
 
-def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterator[Temporary]:
-    wide = itemsize(upcast(p.grad_dtype))
-    # grad.float() and p.float(), where those are copies
-    upcasts = int(upcast(p.grad_dtype) != p.grad_dtype) + int(upcast(p.dtype) != p.dtype)
-    # grad**2 becomes grad**2 + eps beside the previous update, which beta1 makes exp_avg and so no buffer of its own
-    yield from live("square", p.numel * wide, 2 + upcasts, 1 if o.beta1 is None else 0)
-    # the product of the row and column factors beside grad**2
-    yield from live("factors", ((2 + upcasts) * p.numel + factor_sides(p)) * wide)
+def master(p: Param) -> str:
+    """``p.float()``, whose name stays bound until the next tensor's turn."""
+    return "-p32 +p32:nf" if upcast(p.dtype) != p.dtype else "-p32"
+
+
+def update(p: Param, *, beta1: bool) -> str:
+    """From the squares to the clipped update of one tensor (Adafactor.step); with beta1 that name is exp_avg's at last."""
+    product = f"{FACTORS} +update:nw -row -column" if p.ndim >= 2 else "+update:nw"
+    return f"{SQUARED} {product} {CLIPPED} {'-update' if beta1 else ''}"
+
+
+def adafactor_turn(p: Param, *, beta1: bool) -> str:
+    """One tensor's turn."""
+    cast = "+grad:nw" if upcast(p.grad_dtype) != p.grad_dtype else ""
+    return f"{cast} {master(p)} {RATE} {update(p, beta1=beta1)} +step:nw -step -grad"
+
+
+def _script(o: Options, form: Implementation) -> list[Section]:
+    return [in_turn(lambda p: adafactor_turn(p, beta1=o.beta1 is not None))]
 
 
 @optimizer(
@@ -26,7 +41,7 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
     source="transformers 5.23.0 transformers/optimization.py:Adafactor.step, Adafactor._get_options",
     options={"beta1": None},
     constructor=words("lr eps clip_threshold decay_rate weight_decay scale_parameter relative_step warmup_init"),
-    temporaries=_temporaries,
+    script=_script,
 )
 def adafactor(p: Param, o: Options) -> Iterator[State]:
     """Row and column means of the variance (whole below two dimensions), a momentum with ``beta1``, the weights' RMS."""

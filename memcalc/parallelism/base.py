@@ -170,8 +170,11 @@ def autocast_copies(setting: Setting) -> list[Holding]:
 
 
 def scaler_scalars(setting: Setting) -> list[Holding]:
-    """GradScaler's scale, growth tracker and found_inf (pytorch torch/amp/grad_scaler.py:_lazy_init_scale_growth_tracker)."""
-    return [Holding(Buffer("GradScaler scalar", 4, "temporary"), 3)] if setting.scheme.scaler else []
+    """GradScaler's scale and growth tracker (pytorch torch/amp/grad_scaler.py:_lazy_init_scale_growth_tracker).
+
+    found_inf is the step's own: memcalc.engines.analytic.update.
+    """
+    return [Holding(Buffer("GradScaler scalar", 4, "temporary"), 2)] if setting.scheme.scaler else []
 
 
 def step_casts(setting: Setting, sizes: Iterable[tuple[str, Count, Count]]) -> list[Holding]:

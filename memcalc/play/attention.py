@@ -60,7 +60,8 @@ def _padded(machine: Machine, value: Value) -> Value:
 
 
 def _unpad(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    return (Value(grad.storage, node.meta, grad.dtype, grad.order, True, (*grad.gaps, len(node.meta) - 1)),)
+    # padded by less than nothing, which is a copy (PadNd.cpp:constant_pad_nd)
+    return (machine.new(node.meta, grad.dtype, "constant_pad_nd", grad.order),)
 
 
 def _flash(machine: Machine, query: Value, key: Value, value: Value, mask: Any, p: float, causal: bool, grouped: bool) -> Value:
@@ -87,7 +88,11 @@ def _splits(machine: Machine, query: Value, key: Value) -> list[tuple[str, Count
     batch, heads, length, dim = query.shape
     block = where(dim <= 64, 256, where(dim <= 128, 128, 64))
     blocks = batch * heads * ceil_div(length, 64)
-    splits = machine.each(flash_splits, blocks, machine.policy.behaviour.multiprocessors, ceil_div(key.shape[2], block))
+    multiprocessors = machine.policy.behaviour.multiprocessors
+    key_blocks = ceil_div(key.shape[2], block)
+    # one for all that fill the GPU, which the function says too
+    few = blocks * 5 < multiprocessors * 4
+    splits = machine.each(flash_splits, blocks, multiprocessors, key_blocks, only=few, otherwise=1)
     rows = where(splits > 1, splits, 0) * batch * heads * length
     wide = round_up(dim, where(dim <= 128, 32, 64))
     return [("softmax_lse_accum", 4 * rows), ("out_accum", 4 * rows * wide)]
@@ -189,7 +194,11 @@ def _efficient_backward(machine: Machine, node: Node, saved: Any, grad: Value) -
         transpose_of(machine.new((batch, n, heads, d), query.dtype, operator))
         for n, d in ((length, dim), (keys, dim), (keys, wide))
     ]
-    of_bias = machine.new((batch, heads, length, keys), query.dtype, operator) if node.needs(3) else None
+    of_bias = None
+    if node.needs(3):  # rows of a multiple of 16 (attention_backward.cu: "force alignment for the last dim")
+        made = machine.new((batch, heads, length, round_up(keys, 16)), query.dtype, operator)
+        of_bias = Value(made.storage, (batch, heads, length, keys), query.dtype, view=True, gaps=(2,))
+        del made
     held: list[tuple[str, Count]] = [("delta", 4 * batch * heads * length)]
     if query.itemsize == 4:
         held.append(("grad_out * out", 4 * batch * heads * length * wide))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from memcalc.play.values import Shape, Value
 
@@ -26,7 +27,7 @@ class _StopError(Exception):
 class _Holder:
     """What a node keeps in place of a tensor."""
 
-    __slots__ = ("frame", "place")
+    __slots__ = ("__weakref__", "frame", "place")
 
     def __init__(self, frame: Frame, place: int) -> None:
         self.frame, self.place = frame, place
@@ -52,6 +53,7 @@ class Frame:
         self.count = 0
         self.again: int | None = None
         self.made: dict[int, Value] = {}
+        self.holders: list[ref[_Holder]] = []
         self.cached: list[Value] = []
         self.at = 0
 
@@ -59,10 +61,12 @@ class Frame:
         """A tensor is saved: forgotten at first, kept when it is made again."""
         if self.again is None:
             holder = _Holder(self, self.count)
+            self.holders.append(ref(holder))
             self.count += 1
             return holder
-        self.made[self.again] = value.detached()
-        value.storage.life.saved = True
+        if self.holders[self.again]() is not None:  # nothing is kept for a node that is gone: its result was of no use
+            self.made[self.again] = value.detached()
+            value.storage.life.saved = True
         self.again += 1
         if self.again == self.count:
             raise _StopError

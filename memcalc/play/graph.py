@@ -203,15 +203,16 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     value, grads[0] = grads[0], None
     if value is None:
         return
-    if leaf.gradient is not None:
+    if leaf.gradient is not None or machine.policy.gradients_kept:
         return  # variable_grad += new_grad
-    # references: this function's and the count's own; a gradient that is spread over less memory is copied
-    if sys.getrefcount(value) <= 2 and value.dense:
+    # references: this function's and the count's own; it must lie in memory as the parameter does
+    if sys.getrefcount(value) <= 2 and value.contiguous:
         storage = value.storage
     else:
         storage = machine.new(leaf.shape, leaf.dtype, "clone").storage
     storage.life.role, storage.life.name = "gradient", f"{leaf.name}.grad"
     leaf.gradient = storage
+    del value, storage
     machine.stored(leaf)
 
 

@@ -59,6 +59,7 @@ class Machine:
         self._sequence = 0
         self._section: Section | None = None
         self._outer: list[Any] | None = None
+        self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -66,16 +67,29 @@ class Machine:
         self, shape: Shape, dtype: str, operator: str, order: Order | None = None, *, role: Role | None = None, name: str = ""
     ) -> Value:
         """A fresh value, born on the tape."""
-        size: Count = ITEMSIZE[dtype]
-        for extent in shape:
-            size = size * extent
-        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name)
+        size = self.bytes_of(shape, dtype)
+        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
         return Value(Storage(life, self), shape, dtype, order)
 
+    def bytes_of(self, shape: Shape, dtype: str) -> Count:
+        """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
+        size: Count = ITEMSIZE[dtype]
+        if not any(extent.__class__ is not int for extent in shape):
+            for extent in shape:
+                size = size * extent
+            return size
+        key = (size, *sorted([extent if extent.__class__ is int else id(extent) for extent in shape]))
+        found = self._sizes.get(key)
+        if found is None:
+            for extent in shape:
+                size = size * extent
+            found = self._sizes[key] = shape, size
+        return found[1]
+
     def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
-        """A fresh value of the same shape and order in memory."""
-        return self.new(value.shape, dtype or value.dtype, operator, value.order if value.dense else None)
+        """A fresh value of the same shape and order in memory, that of a slice too (ATen ExpandUtils.h:infer_dense_strides)."""
+        return self.new(value.shape, dtype or value.dtype, operator, value.order)
 
     def scratch(self, nbytes: Count, name: str) -> None:
         """Bytes that a kernel holds for a moment."""
@@ -132,13 +146,21 @@ class Machine:
             raise SplitError(condition)
         return False
 
-    def each(self, function: Callable[..., int], *counts: Count) -> Count:
-        """A function of whole numbers, element by element where they are arrays."""
+    def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
+        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another answer."""
         if not any(is_array(count) for count in counts):
-            return function(*counts)
+            return function(*counts) if only else otherwise
         import numpy
 
-        return numpy.vectorize(function, otypes=["int64"])(*counts)  # type: ignore[no-any-return]
+        *columns, asked = numpy.broadcast_arrays(*counts, only)
+        found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
+        known: dict[tuple[int, ...], int] = {}
+        for place in zip(*numpy.nonzero(asked), strict=True):
+            key = tuple(int(column[place]) for column in columns)
+            if key not in known:
+                known[key] = function(*key)
+            found[place] = known[key]
+        return found
 
     def same(self, first: Count, second: Count) -> bool:
         """Whether two extents are equal."""
@@ -295,10 +317,11 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [value and value.storage.life for value in box]
+        given = [None if value is None else value.storage.life for value in box]
         body()
         section.last = self._sequence
-        carried = tuple((first, value.storage.life) for first, value in zip(given, box, strict=True) if first and value)
+        pairs = zip(given, box, strict=True)
+        carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
@@ -360,6 +383,7 @@ class Policy:
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         behaviour: the software and GPU.
     """
 
@@ -373,9 +397,10 @@ class Policy:
         attention: str = "auto",
         checkpointing: str = "none",
         cache: bool = False,
+        gradients_kept: bool = False,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
+        self.checkpointing, self.cache, self.gradients_kept = checkpointing, cache, gradients_kept
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

@@ -23,7 +23,7 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
     out = weight.shape[1] if transposed else weight.shape[0]
     shape = value.shape
     flat = value if len(shape) == 2 else merge_dims(machine, value, 0, len(shape) - 2)
-    made = _product(machine, flat, weight, bias, out)
+    made = _product(machine, flat, weight, bias, out, transposed)
     del flat
     if len(shape) == 2:
         return made
@@ -39,13 +39,13 @@ def _cast(machine: Machine, value: Value, weight: Value, bias: Value | None) -> 
     return machine.low(value), low_weight, low_bias
 
 
-def _product(machine: Machine, value: Value, weight: Value, bias: Value | None, out: Count) -> Value:
+def _product(machine: Machine, value: Value, weight: Value, bias: Value | None, out: Count, straight: bool) -> Value:
     operator = "mm" if bias is None else "addmm"
     machine.blas(operator, lt=bias is not None)
     saved = (weight if machine.wants(value) else None, value if machine.wants(weight) else None)
     machine.foresee(*saved)
     made = machine.kept((value.shape[0], out), value.dtype, operator)
-    return machine.record(made, (value, weight, bias), saved, _product_backward, (weight.shape, value.shape))
+    return machine.record(made, (value, weight, bias), saved, _product_backward, (weight.shape, value.shape, straight))
 
 
 def _product_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
@@ -57,6 +57,7 @@ def _product_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> 
         of_value = machine.new(node.meta[1], grad.dtype, "mm")
     if node.needs(1):
         of_weight = machine.new(node.meta[0], grad.dtype, "mm")
+        of_weight.view = not node.meta[2]  # the gradient of weight.t() turned back (TBackward0)
     if not with_bias and node.needs(0):
         of_value = machine.new(node.meta[1], grad.dtype, "mm")
     return of_value, of_weight, grad if node.needs(2) else None

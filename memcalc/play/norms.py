@@ -24,19 +24,16 @@ def layer_norm(machine: Machine, value: Value, weight: Value | None, bias: Value
     # layer_norm_kernel.cu:layer_norm_cuda: statistics of the accumulation type
     mean = machine.new(rows, "float32", "native_layer_norm")
     rstd = machine.new(rows, "float32", "native_layer_norm")
-    if not value.contiguous:
-        machine.scratch(value.nbytes, "contiguous input")
+    machine.scratches(_copies(("input", value)))  # layer_norm_kernel.cu:layer_norm_cuda: input.expect_contiguous()
     return machine.record(out, (value, weight, bias), (value, weight, bias, mean, rstd), _layer_norm_backward)
 
 
 def _layer_norm_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     value, weight, bias, _, _ = saved
-    if not grad.contiguous:
-        grad = machine.new(grad.shape, grad.dtype, "contiguous grad_out")
     of_value = machine.new(value.shape, value.dtype, "native_layer_norm_backward") if node.needs(0) else None
     of_weight = machine.new(weight.shape, weight.dtype, "native_layer_norm_backward") if node.needs(1) else None
     of_bias = machine.new(bias.shape, bias.dtype, "native_layer_norm_backward") if node.needs(2) else None
-    held: list[tuple[str, Count]] = [] if value.contiguous else [("contiguous input", value.nbytes)]
+    held = _copies(("grad_out", grad), ("input", value))
     for name, of in (("dgamma", of_weight), ("dbeta", of_bias)):
         if of is not None:
             held += _column_blocks(machine, name, value, of)
@@ -57,6 +54,10 @@ def _column_blocks(machine: Machine, name: str, value: Value, of: Value) -> list
     split = both(rows > 64 * 1024, width // 32 < behaviour.multiprocessors // 2)
     blocks = where(split, minimum(32768 // maximum(1, ceil_div(width, 32)), ceil_div(rows, 32)), 0)
     return [(f"{name}_blocks", blocks * of.nbytes), (f"{name}, before its sum", where(split, of.nbytes, 0))]
+
+
+def _copies(*named: tuple[str, Value]) -> list[tuple[str, Count]]:
+    return [(f"contiguous {name}", value.nbytes) for name, value in named if not value.contiguous]
 
 
 def rms_norm(machine: Machine, value: Value, weight: Value | None) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
+from memcalc.kernels.sorting import radix_sort
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.values import Value
 
@@ -19,10 +20,6 @@ def picked(machine: Machine, value: Value, dim: int, *indices: Value) -> Value:
     return machine.record(out, (value,), indices, _picked_backward, value.shape)
 
 
-CUB_HISTOGRAMS = 2**20
-"""Under 1 MiB for fewer than 2**28 elements (cub/device/dispatch/dispatch_radix_sort.cuh: InvokeOnesweep)."""
-
-
 def _picked_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     """Zeros of the source's shape, added to in place after the indices have been sorted.
 
@@ -32,5 +29,5 @@ def _picked_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> G
     number = saved[0].numel
     held: list[tuple[str, Count]] = [] if grad.contiguous else [("contiguous values", grad.nbytes)]
     held += [(name, 8 * number) for name in ("linearIndex", "sorted_indices", "orig_indices", "range")]
-    machine.scratches([*held, ("cub radix sort", 16 * number + CUB_HISTOGRAMS)])
+    machine.scratches([*held, ("cub radix sort", radix_sort(number, 8, 8))])
     return (out,)

@@ -50,8 +50,9 @@ def promoted(first: Value, second: Value) -> str:
 
 def _binary(machine: Machine, first: Value, second: Value, operator: str, dtype: str | None = None) -> Value:
     shape = broadcast(first.shape, second.shape)
-    leads = first if len(first.shape) == len(shape) and first.dense and alike(first.shape, shape) else second
-    order = leads.order if leads.dense and len(leads.shape) == len(shape) else None
+    whole = len(first.shape) == len(shape) and alike(first.shape, shape) and (first.dense or first.order is not None)
+    leads = first if whole else second
+    order = leads.order if len(leads.shape) == len(shape) else None
     return machine.new(shape, dtype or promoted(first, second), operator, order)
 
 
@@ -219,8 +220,14 @@ def where(machine: Machine, mask: Value, value: Value, other: Value | None = Non
 
 
 def _where_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    other = machine.like(grad, "where.self") if node.needs(1) else None
-    return machine.like(grad, "where.self") if node.needs(0) else None, other
+    return tuple(_chosen(machine, grad) if node.needs(i) else None for i in range(2))
+
+
+def _chosen(machine: Machine, grad: Value) -> Value:
+    zero = machine.new((), grad.dtype, "scalar_tensor")  # where(condition, grad, 0)
+    out = machine.like(grad, "where.self")
+    del zero
+    return out
 
 
 def masked_fill(machine: Machine, value: Value, mask: Value) -> Value:

@@ -216,7 +216,8 @@ def cat(machine: Machine, values: Sequence[Value], dim: int) -> Value:
     for value in values:
         size = size + value.shape[dim]
     shape = (*values[0].shape[:dim], size, *values[0].shape[dim + 1 :])
-    order = values[0].order if all(v.order == values[0].order for v in values) else None
+    # native/cuda/Shape.cu:cat_out_cuda: contiguous, unless all are channels-last
+    order = values[0].order if all(v.order == (0, 2, 3, 1) for v in values) else None
     out = machine.new(shape, values[0].dtype, "cat", order)
     return machine.record(out, tuple(values), (), _cat_backward, (dim, tuple(v.shape for v in values)))
 

@@ -27,13 +27,25 @@ class Life:
         operator: what made it.
         module: dotted path of the module that made it.
         name: what it is called, where it is more than an operator's result.
+        shape: what it was made for.
+        dtype: likewise.
     """
 
-    __slots__ = ("module", "name", "operator", "role", "saved", "size")
+    __slots__ = ("dtype", "module", "name", "operator", "role", "saved", "shape", "size")
 
-    def __init__(self, size: Count, operator: str, module: str, role: Role | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        size: Count,
+        operator: str,
+        module: str,
+        role: Role | None = None,
+        name: str = "",
+        shape: Shape | None = None,
+        dtype: str = "",
+    ) -> None:
         self.size, self.operator, self.module = size, operator, module
         self.role, self.name, self.saved = role, name, False
+        self.shape, self.dtype = shape, dtype
 
 
 class Storage:

@@ -103,6 +103,9 @@ def inputs_of(given: Any) -> list[Input]:
     for name, one in named:
         if isinstance(one, Input):
             found.append(one)
+        elif isinstance(one, torch.Tensor) and (one.is_nested or one.layout is not torch.strided):
+            rule = "is a nested or sparse tensor, whose bytes depend on its values"
+            raise InputError(f"inputs.{name}", str(one.layout), rule, "pad it to a dense tensor")
         elif isinstance(one, torch.Tensor):
             found.append(Input(str(name), str(one.dtype).removeprefix("torch."), tuple(one.shape)))
         elif isinstance(one, str):

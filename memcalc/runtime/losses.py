@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
+from memcalc.runtime.target import load_function
 
 Loss = Callable[[Any], torch.Tensor]
 
 
-def make_loss(name: str | None) -> tuple[str, Loss]:
+def make_loss(name: str | None, app_dir: Path | None = None) -> tuple[str, Loss]:
     """(what it is called, the loss of an output).
 
     Args:
         name: ``mean``, ``sum``, ``mse``, ``cross_entropy``, ``py:package.module:function`` of the output; None for the model's
             own, or the mean where it has none.
+        app_dir: the folder put on the import path for ``py:``.
 
     Raises:
         InputError: no such loss.
@@ -27,7 +29,7 @@ def make_loss(name: str | None) -> tuple[str, Loss]:
     if name is None:
         return "the model's own, else mean", _own
     if name.startswith("py:"):
-        return name, _from_code(name)
+        return name, load_function(name, app_dir, path="--loss", named="takes the output and gives the loss")
     if name not in LOSSES:
         raise InputError("--loss", name, "is not a known loss", did_you_mean(name, [*LOSSES, "py:package.module:function"]))
     chosen = LOSSES[name]
@@ -73,15 +75,3 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": _cross_entropy,
 }
 """Losses of a plain tensor; each is computed in FP32."""
-
-
-def _from_code(target: str) -> Loss:
-    module, _, name = target.removeprefix("py:").partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError("--loss", target, f"cannot be imported ({error})", "write it as py:package.module:function") from None
-    if not callable(found):
-        raise InputError("--loss", target, "is not a function", "name one that takes the output and gives the loss")
-    loss: Loss = found
-    return loss

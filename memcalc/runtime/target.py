@@ -72,6 +72,29 @@ def load_target(target: str, app_dir: Path | None = None, *, path: str = "model"
     return Loaded(built, target, remarks)
 
 
+def load_function(target: str, app_dir: Path | None = None, *, path: str, named: str) -> Callable[..., Any]:
+    """The function that ``py:package.module:function`` names.
+
+    Args:
+        target: the reference.
+        app_dir: the folder put first on the import path; the current one by default.
+        path: what errors call the value.
+        named: what the function does, for whoever named something else.
+
+    Raises:
+        InputError: not of that form, no such module or name, no function, or an error in the code itself.
+    """
+    module_name, colon, attribute = target.removeprefix("py:").partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise InputError(path, target, "does not name a function", "write it as py:package.module:function")
+    code = _Code(target, path, (app_dir or Path()).resolve())
+    found = code.attribute(code.imported(module_name), module_name, attribute)
+    if not callable(found):
+        raise InputError(path, target, "is not a function", f"name one that {named}")
+    function: Callable[..., Any] = found
+    return function
+
+
 class _Code(NamedTuple):
     """A person's code, and how errors speak of it."""
 

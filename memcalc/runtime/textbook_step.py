@@ -8,14 +8,11 @@ from typing import Any
 import torch
 
 from memcalc.errors import NotModelledError
+from memcalc.optimizers.textbook import ALL_AT_ONCE, is_textbook_adam, told_to_take_one
 from memcalc.runtime.masters import MasterWeights
 from memcalc.runtime.mixed_precision import LossScale, MixedPrecisionAdam
 from memcalc.runtime.optimizers import LEARNING_RATE, Trained, real_optimizer
 from memcalc.runtime.step_base import FIRST_SCALE, Recipe, Step
-
-ADAMS = frozenset({"torch.optim.Adam", "torch.optim.AdamW"})
-ALL_AT_ONCE = frozenset({"muon.SingleDeviceMuon", "muon.SingleDeviceMuonWithAuxAdam"})
-"""Classes whose step fails on a parameter without a gradient, so that their masters cannot take turns."""
 
 
 class TextbookStep(Step):
@@ -27,7 +24,7 @@ class TextbookStep(Step):
         self.trained = list(trained)
         self.notes = []
         scale = LossScale(FIRST_SCALE) if recipe.scheme.parameter == "float16" else LossScale.none()
-        if _is_textbook_adam(recipe):
+        if is_textbook_adam(recipe.entry, recipe.options, recipe.implementation):
             self._adam(recipe, scale)
         elif recipe.zero:
             rule = "is dealt to ranks here for Adam and AdamW alone where masters are kept"
@@ -53,7 +50,7 @@ class TextbookStep(Step):
         def make(masters: list[torch.Tensor]) -> Any:
             named = [each._replace(tensor=master) for each, master in zip(trained, masters, strict=True)]
             # in turn means one tensor at a time, also where a class would take lists of one on a GPU
-            alone = {"foreach": False} if in_turn and _has_foreach(recipe) else {}
+            alone = {"foreach": False} if in_turn and told_to_take_one(recipe.entry) else {}
             return real_optimizer(recipe.entry, {**alone, **recipe.arguments}, recipe.options, named, module)
 
         in_turn = recipe.implementation == "single"
@@ -88,19 +85,6 @@ class TextbookStep(Step):
 
     def _gradients(self) -> list[torch.Tensor]:
         return [param.grad for param in self.params if param.grad is not None]
-
-
-def _has_foreach(recipe: Recipe) -> bool:
-    """Whether the class is one of torch's that choose lists of tensors by themselves."""
-    return recipe.entry.cls.startswith("torch.optim.") and "foreach" in recipe.entry.options
-
-
-def _is_textbook_adam(recipe: Recipe) -> bool:
-    """Whether the job's Adam is the textbook's: one tensor at a time, no option beyond rates and decoupled decay."""
-    options = recipe.options
-    plain = not any(options.get(key) for key in ("amsgrad", "maximize", "capturable", "tensor_betas", "foreach", "fused"))
-    decoupled = recipe.entry.cls == "torch.optim.AdamW" or bool(options.get("decoupled_weight_decay"))
-    return recipe.entry.cls in ADAMS and recipe.implementation == "single" and plain and (decoupled or not options.weight_decay)
 
 
 def _adam_arguments(recipe: Recipe) -> dict[str, Any]:

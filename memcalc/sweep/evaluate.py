@@ -89,8 +89,10 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     # models that are nothing but a count differ by it alone
     same = np.where(flat[mine], int(np.argmax(flat)), mine)
     models = [None if one.structure == PARAMS else one.model for one in variants]
-    points = Points(part.rows, same, counts, part.shards, part.replicas, stretch.number(ACCUMULATION)[part.rows])
-    solver = Solver(part.plan, part.several, models, stretch.answer, stretch.refuse)
+    given = [stretch.number(f"training.{key}")[part.rows] for key in ("micro_batch_size", "sequence_length")]
+    accumulation = stretch.number(ACCUMULATION)[part.rows]
+    points = Points(part.rows, same, counts, part.shards, part.replicas, accumulation, *given)
+    solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse)
     huge = stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
     if huge.any():
         solver.singly(points.take(np.flatnonzero(huge)))

@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from memcalc.arrays import Count
-from memcalc.engines.analytic.static import MODELLED, accounts, allocated_bound
+from memcalc.arrays import Count, rounded
+from memcalc.engines.analytic.peak import around_of, played_of
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
+from memcalc.engines.analytic.step import steady_tape
+from memcalc.errors import NotModelledError
+from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.plan import Plan, check_parameters
-from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat
+from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
+from memcalc.tape.fold import requested
+from memcalc.tape.forms import forms_of
 from memcalc.textbook import STATES_PER_PARAMETER
 from memcalc.units import checked_bytes
 
@@ -25,14 +31,17 @@ Figures = dict[str, Count]
 
 MANY_PARAMETERS = 2**50
 """From here on jobs are taken one by one: below, no product of a count and a dtype's size on the way to a figure can wrap."""
+STEP_ROLES: tuple[Role, ...] = ("parameter_copy", "gradient", "input", "activation", "temporary", "workspace")
+"""Roles whose highest point the step decides."""
 NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
 
 
-def figures(plan: Plan, model: Model, ranks: int) -> Figures:
+def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
     """Every figure, for one job or for many.
 
     Args:
+        job: its settings; the sizes of its batch may be arrays.
         plan: the job resolved; ranks and accumulation may be arrays.
         model: its tensors; sizes may be arrays, of a shape that broadcasts with the plan's.
         ranks: 1, or any larger number where there are several.
@@ -40,6 +49,7 @@ def figures(plan: Plan, model: Model, ranks: int) -> Figures:
     Raises:
         InputError: as an estimate does.
         ScalarOnlyError: this layout goes tensor by tensor, and sizes are arrays.
+        SplitError: the jobs' steps differ in structure.
     """
     check_parameters(plan, model)
     account = accounts(plan, model, ranks)[0]
@@ -52,6 +62,8 @@ def figures(plan: Plan, model: Model, ranks: int) -> Figures:
     found["states_rounded"] = found["peak_low"] = account.by_rounded.stretch.top
     found["states_bound"] = account.by_bound.stretch.top
     found["num_parameters"] = model.num_parameters
+    if job.scope == "step":
+        found |= _step(job, plan, model, ranks, account)
     textbook = STATES_PER_PARAMETER.get(plan.optimizer.name)
     if textbook is not None and textbook == int(textbook):
         states = int(textbook) * model.num_trainable_parameters
@@ -59,13 +71,32 @@ def figures(plan: Plan, model: Model, ranks: int) -> Figures:
     return found
 
 
-def exact_figures(plan: Plan, model: Model, ranks: int) -> Figures:
+def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account) -> Figures:
+    """What the whole step comes to; nothing where it cannot be played."""
+    try:
+        played, assumed = played_of(job, plan, model, ranks)
+    except NotModelledError:
+        return {}
+    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+    tape = steady_tape(around, played)
+    forms = forms_of(tape)
+    tops = forms.role_tops(requested)
+    return {
+        **{COMPONENTS[role]: tops.get(role, 0) for role in STEP_ROLES},
+        "peak_requested": forms.top(requested),
+        "peak_rounded": forms.top(rounded),
+        "peak_bound": forms.top(allocated_bound),
+        "peak_low": forms.top(rounded),
+    }
+
+
+def exact_figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
     """The figures of one job in Python's ints.
 
     Raises:
         InputError: as an estimate does; a total of 2**63 bytes or more among them.
     """
-    found = figures(plan, model, ranks)
+    found = figures(job, plan, model, ranks)
     checked_bytes(int(found["states_bound"]), "states")
     for column in found:
         checked_bytes(int(found[column]), column)

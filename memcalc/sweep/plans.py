@@ -18,8 +18,9 @@ from memcalc.sweep.stretch import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Points of one plan, and their ranks."""
+    """Points of one plan, what their jobs have in common, and their ranks."""
 
+    job: Job
     plan: Plan
     several: bool
     rows: Array
@@ -69,7 +70,7 @@ def _under(stretch: Stretch, job: Job, key: tuple[int, int], rows: Array) -> Ite
             ("zero_backend", plan.backend),
         ):
             stretch.rows.words[column].put(rows[mine], word)
-        yield Planned(plan, several, rows[mine], shards[mine], replicas[mine])
+        yield Planned(job, plan, several, rows[mine], shards[mine], replicas[mine])
 
 
 def _one(given: Mapping[str, Array], at: int) -> dict[str, int | None]:

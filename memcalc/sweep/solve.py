@@ -10,13 +10,15 @@ import numpy as np
 
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
+from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
+from memcalc.play.machine import SplitError
 from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
-from memcalc.sweep.axes import Array
+from memcalc.sweep.axes import NONE, Array
 from memcalc.sweep.figures import NEAR, Figures, exact_figures, figures, suspects
 
 DENSE = 2
@@ -31,6 +33,8 @@ class Points:
 
     Attributes:
         rows: where their answers go.
+        batch: samples of a micro-batch; NONE where the job does not say.
+        tokens: of a sample; likewise.
         variant: which of the models each has.
         count: parameters of a model that is nothing else.
         shards: ranks the states are split over.
@@ -44,10 +48,16 @@ class Points:
     shards: Array
     replicas: Array
     accumulation: Array
+    batch: Array
+    tokens: Array
 
     def take(self, where: Array) -> Points:
         """Some of them."""
         return Points(*(getattr(self, name)[where] for name in self.__slots__))
+
+    def meshes(self) -> tuple[Array, Array]:
+        """(the first of each distinct combination of ranks, accumulation and sizes; which of those each point has)."""
+        return distinct(self.shards, self.replicas, self.accumulation, self.batch, self.tokens)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,6 +68,7 @@ class Solver:
     """One question: a plan, whether there are several ranks, models of one structure, and where answers are put.
 
     Attributes:
+        job: what all points have in common.
         plan: resolved for all points; its own ranks and accumulation are stand-ins.
         several: whether there is more than one rank.
         models: those that points refer to, without their tensors where they have a config; None for one that is nothing but
@@ -69,6 +80,7 @@ class Solver:
 
     strict: ClassVar[bool] = False
 
+    job: Job
     plan: Plan
     several: bool
     models: Sequence[Model | None]
@@ -78,12 +90,14 @@ class Solver:
     def solve(self, points: Points) -> None:
         """Answer every point."""
         models, model_of = distinct(points.variant, points.count)
-        meshes, mesh_of = distinct(points.shards, points.replicas, points.accumulation)
+        meshes, mesh_of = points.meshes()
         if len(models) == 1 and len(meshes) == 1:
             self.one(points)
             return
         try:
             done, near = self.together(points, models, model_of, meshes, mesh_of)
+        except SplitError as split:
+            self._in_two(points, split.condition, models, model_of, meshes, mesh_of)
         except MemcalcError as error:
             if self._shared(points, str(error)):
                 self.refuse(points.rows, str(error))
@@ -105,13 +119,10 @@ class Solver:
         self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array
     ) -> tuple[dict[str, Array], Array]:
         """(figures, whether int64 may not hold them) of every point, from one evaluation."""
-        if len(models) * len(meshes) <= DENSE * len(points):
-            shape: tuple[int, ...] = (len(models), len(meshes))
-            cell: Any = (model_of, mesh_of)
-            along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
-            across: tuple[Array, tuple[int, ...]] = (meshes, (-1,))
-        else:
-            shape, cell = (len(points),), slice(None)
+        shape, cell = self._cells(points, models, model_of, meshes, mesh_of)
+        along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
+        across: tuple[Array, tuple[int, ...]] = (meshes, (-1,))
+        if len(shape) == 1:
             along = across = (np.arange(len(points)), (-1,))
         plan = replace(
             self.plan,
@@ -128,7 +139,8 @@ class Solver:
             return self._model(points.variant[along[0]], points.count[along[0]], along[1], kind)
 
         ranks = 2 if self.several else 1
-        found = figures(plan, model(np.int64), ranks)
+        job = self._job(points.batch[across[0]], points.tokens[across[0]], across[1])
+        found = figures(job, plan, model(np.int64), ranks)
         # ints that no array has touched are exact already
         arrays = any(isinstance(value, np.ndarray) for value in found.values())
         near = suspects(plan, model(np.float64), ranks) if arrays else max(found.values()) >= NEAR
@@ -137,7 +149,7 @@ class Solver:
     def singly(self, points: Points) -> None:
         """Answer every point by itself, points that are one job together."""
         models, model_of = distinct(points.variant, points.count)
-        _, mesh_of = distinct(points.shards, points.replicas, points.accumulation)
+        _, mesh_of = points.meshes()
         self._apart(points, models, model_of, mesh_of, singly=True)
 
     def one(self, points: Points) -> None:
@@ -157,7 +169,29 @@ class Solver:
             accumulation=int(points.accumulation[0]),
         )
         model = self._model(points.variant[:1], points.count[:1], (-1,), np.int64)
-        return exact_figures(plan, model, 2 if self.several else 1)
+        return exact_figures(self._job(points.batch[:1], points.tokens[:1], (-1,)), plan, model, 2 if self.several else 1)
+
+    def _job(self, batch: Array, tokens: Array, shape: tuple[int, ...]) -> Job:
+        """The job with these points' sizes: one of each, or arrays."""
+        sizes = {"micro_batch_size": batch, "sequence_length": tokens}
+        told = {key: None if table[0] == NONE else _plain(table, shape) for key, table in sizes.items()}
+        return self.job.model_copy(update={"training": self.job.training.model_copy(update=told)})
+
+    def _cells(self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> tuple[Any, Any]:
+        """(shape of the evaluation, each point's cell in it): models by meshes where few cells stay empty."""
+        if len(models) * len(meshes) <= DENSE * len(points):
+            return (len(models), len(meshes)), (model_of, mesh_of)
+        return (len(points),), slice(None)
+
+    def _in_two(self, points: Points, condition: Any, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> None:
+        """Points of two structures, each kind by itself."""
+        shape, cell = self._cells(points, models, model_of, meshes, mesh_of)
+        told = np.broadcast_to(condition, shape)[cell]
+        if told.all() or not told.any():  # the two kinds differ in cells that no point has
+            self._apart(points, models, model_of, mesh_of)
+            return
+        self.solve(points.take(np.flatnonzero(told)))
+        self.solve(points.take(np.flatnonzero(~told)))
 
     def _apart(self, points: Points, models: Array, model_of: Array, mesh_of: Array, *, singly: bool = False) -> None:
         """Answer model by model, and where there is one already, meshes in halves: often few of them are the trouble."""

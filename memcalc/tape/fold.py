@@ -172,7 +172,38 @@ class _Folder:
             self.phase = event.phase
             return Stretch(phase_top={event.phase: 0})
         assert isinstance(event, Repeat), event
-        return self.stretch(event.body).times(event.times)
+        role = _only_role(event.body, self.place)
+        if role is None:
+            return self.stretch(event.body).times(event.times)
+        net, top, instant = _repeated(event.times, *self.of_one_role(event.body))
+        alike = {role: top}
+        return Stretch({role: net}, top, alike, instant, alike, {self.phase: top})
+
+    def of_one_role(self, events: Iterable[Event]) -> tuple[Count, Count, Count]:
+        """(net, top, instant) of events that share a role: the same algebra without its tables, as a step's loops want it."""
+        net: Count = 0
+        top: Count = 0
+        instant: Count = -1
+        run: Count = 0
+        rising, site = True, ""
+        for event in (*events, None):
+            leaf = None if event is None else _leaf(event)
+            if leaf is not None and (leaf[2] > 0) == rising:
+                run = run + leaf[1] * self.measure(leaf[0].requested)
+                site = leaf[0].site or "?"
+                continue
+            if rising and site:
+                self.instants.append((self.phase, site))
+                net, top, instant = _after(net, top, instant, run, run, len(self.instants) - 1)
+            else:
+                net = net - run
+            if leaf is not None:
+                rising, run, site = leaf[2] > 0, leaf[1] * self.measure(leaf[0].requested), leaf[0].site or "?"
+            else:
+                rising, run, site = True, 0, ""
+                if isinstance(event, Repeat):
+                    net, top, instant = _after(net, top, instant, *_repeated(event.times, *self.of_one_role(event.body)))
+        return net, top, instant
 
     def gathered(self, run: Roles, sign: int, site: str) -> Stretch:
         """A run of allocations, whose end is its top, or of frees, whose start is."""
@@ -183,6 +214,38 @@ class _Folder:
         top = sum(run.values(), 0)
         self.instants.append((self.phase, site))
         return Stretch(dict(run), top, dict(run), len(self.instants) - 1, dict(run), {self.phase: top})
+
+
+def _after(
+    net: Count, top: Count, instant: Count, net_after: Count, top_after: Count, instant_after: Count
+) -> tuple[Count, Count, Count]:
+    """A stretch of one role followed by another."""
+    candidate = net + top_after
+    return net + net_after, maximum(top, candidate), where(candidate > top, instant_after, instant)
+
+
+def _repeated(times: Count, net: Count, top: Count, instant: Count) -> tuple[Count, Count, Count]:
+    """A stretch of one role ``times`` over."""
+    some = times > 0
+    lead = where(net > 0, where(some, times - 1, 0) * net, 0)
+    return times * net, where(some, lead + top, 0), instant
+
+
+def _only_role(events: Iterable[Event], place: str) -> Role | None:
+    """The role of all buffers in a body, in this place; None where there are several, or another place's."""
+    found: Role | None = None
+    for event in events:
+        if isinstance(event, Mark):
+            return None
+        role = _only_role(event.body, place) if isinstance(event, Repeat) else _here(event.buffer, place)
+        if role is None or found not in (None, role):
+            return None
+        found = role
+    return found
+
+
+def _here(buffer: Buffer, place: str) -> Role | None:
+    return buffer.role if buffer.place == place else None
 
 
 def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:

@@ -107,12 +107,13 @@ def test_every_form_of_the_step_holds_what_is_predicted(arguments):
         ({"precision": "fp32", "max_grad_norm": 0.5}, {"set_to_none": False}),
         ({"activation_checkpointing": "full"}, {"schedule": "cosine"}),
         ({"activation_checkpointing": "selective", "precision": "amp-bf16"}, {"schedule": "warmup", "iterations": 1}),
-        ({"attention": "math", "precision": "fp32"}, {"seed": 3}),
+        ({"attention": "math", "precision": "fp32", "set_to_none": False}, {"seed": 3}),
     ],
 )
 def test_switches_of_the_loop_change_no_kept_byte(request_, settings):
     """Accumulation, clipping, checkpointing, schedules and kept gradients leave what is kept as predicted."""
     record = measure(settings, **request_)
+    assert record.settings.set_to_none is ({**settings, **request_}.get("set_to_none", True))
     assert_every_byte(record)
     assert_counted(record)
 

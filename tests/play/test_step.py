@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memcalc.engines.analytic.step import play_job
 from memcalc.job import read_job
-from memcalc.tape.events import Alloc, Event, Free, Mark, Repeat
+from memcalc.tape.events import Alloc, Free, Mark, Repeat
 from memcalc.tape.fold import fold, requested
 from memcalc.tape.unroll import unroll
 
@@ -138,4 +138,11 @@ def test_a_tape_does_not_grow_with_the_layers():
     assert events_of(play_job(job(126)).events) == events_of(play_job(job(8)).events)
 
 
-__all__ = ["Event"]
+def test_every_component_of_the_step_is_explained_to_the_byte():
+    """The buffers listed under each component add up to it."""
+    from memcalc.api import estimate_mapping
+
+    told = estimate_mapping(job(5, precision="amp-bf16", activation_checkpointing="full", max_grad_norm=1.0), explained=True)
+    for component in ("inputs", "activations", "temporaries", "workspace", "parameter_copies"):
+        lines = [held.requested * held.times for held in told.buffers if held.component == component]
+        assert sum(lines) == getattr(told.components, component), component

@@ -12,7 +12,7 @@ from memcalc.sweep.columns import FIGURES
 def expected(job: dict) -> dict:
     """The columns a single estimate fills: those of its own row, and what the footprint says of ranks and textbook."""
     try:
-        footprint = estimate_mapping(job, allow_code=False)
+        footprint = estimate_mapping(job, allow_code=False, replayed=False)
     except MemcalcError as error:
         return {"error": str(error), **dict.fromkeys(FIGURES), "verdict": None, "headroom": None}
     ranks = footprint.job["parallelism"]

@@ -107,11 +107,33 @@ def test_drawn_points_of_large_grids_equal_their_estimates(seed):
 @pytest.mark.parametrize("keys", [{"zero_stage": 1}, {"zero_stage": 3, "zero_backend": "fsdp2"}, {"precision": "amp-bf16"}])
 def test_every_shipped_model_goes_as_arrays(strict, keys):
     """Models of one family and the same switches are evaluated together, and each row is its own model's estimate."""
-    sweep = run({"base": {"precision": "bf16", **keys}, "grid": {"model": list(shipped("models")), "dp": [1, 2, 7]}})
+    sweep = run(
+        {"base": {"precision": "bf16", "scope": "states", **keys}, "grid": {"model": list(shipped("models")), "dp": [1, 2, 7]}}
+    )
     rows = list(sweep)
     refused = [row for row in rows if row["error"]]
     assert all(row["error"].startswith("model: logit_scale has no dimension to shard") for row in refused)
     assert differences(sweep, [*refused, *random.Random(0).sample(rows, 15)]) == []
+
+
+def test_steps_of_every_size_go_as_arrays(strict):
+    """Batches, lengths, depths and widths that differ from point to point are played together, structure by structure."""
+    sweep = run(
+        {
+            "base": {"precision": "amp-bf16", "optimizer": "sgd", "attention": "flash", "memory": "1GiB"},
+            "grid": {
+                "model": [{**one, "num_attention_heads": 8, "num_key_value_heads": 2} for one in SMALL],
+                "micro_batch_size": [1, 2, 5],
+                "sequence_length": [64, 65, 200],
+                "activation_checkpointing": ["none", "full"],
+                "gradient_accumulation_steps": [1, 3],
+            },
+        }
+    )
+    rows = list(sweep)
+    assert len(rows) == 108
+    assert all(row["activations"] > 0 and row["peak_requested"] <= row["peak_rounded"] <= row["peak_bound"] for row in rows)
+    assert differences(sweep, random.Random(1).sample(rows, 24)) == []
 
 
 SMALL = [
@@ -132,7 +154,9 @@ def test_every_optimizer_goes_as_arrays(strict, keys):
 
     Quantised ones among them leave tensors of some sizes whole, so that the fullest rank need not be the first.
     """
-    sweep = run({"base": keys, "grid": {"optimizer": list(all_optimizers()), "model": SMALL, "dp": [1, 2, 3, 7]}})
+    sweep = run(
+        {"base": {"scope": "states", **keys}, "grid": {"optimizer": list(all_optimizers()), "model": SMALL, "dp": [1, 2, 3, 7]}}
+    )
     rows = list(sweep)
     assert sum(row["error"] is None for row in rows) > len(rows) / 2
     assert differences(sweep, rows[:: 11 if "zero_stage" in keys else 17]) == []

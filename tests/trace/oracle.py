@@ -11,12 +11,12 @@ from memcalc.runtime.losses import make_loss
 from memcalc.tape.events import Alloc, Free, Mark
 
 
-def really_saved(job: Job, loss: str | None = None) -> int:
+def really_saved(job: Job, loss: str | None = None, inputs: tuple[str, ...] = ()) -> int:
     """Bytes of the storages autograd holds at the end of a real forward on the CPU, the model's and the batch's own apart.
 
     The loss itself is among them: whoever calls backward holds it.
     """
-    built = build(job)
+    built = build(job, inputs=inputs)
     module = built.module
     batch = make_batch(built.inputs, "cpu", "float32", 0)
     own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers(), *batch.values()]}

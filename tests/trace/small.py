@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 
 class Perceptron(nn.Module):
@@ -195,3 +197,44 @@ class Lone(nn.Module):
 
     def forward(self, x):
         return self.linear(x)
+
+
+class Selective(nn.Module):
+    """Layers that a person checkpoints by a policy of their own: a list of operators to keep, or a function."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy, self.layers = policy, Tower(count=3).layers
+
+    def forward(self, x):
+        for layer in self.layers:
+            contexts = partial(create_selective_checkpoint_contexts, self.policy)
+            x = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
+        return x
+
+
+class Raggedly(nn.Module):
+    """Makes a tensor of another layout in its forward, in one of several ways."""
+
+    WAYS: ClassVar[dict] = {
+        "nested": lambda x: torch.nested.nested_tensor([x[0], x[1, :1]]).to_padded_tensor(0.0),
+        "jagged": lambda x: torch.nested.nested_tensor([x[0], x[1, :1]], layout=torch.jagged).values(),
+        "offsets": lambda x: torch.nested.nested_tensor_from_jagged(x[0], torch.tensor([0, 1, 3], device=x.device)).values(),
+        "mask": lambda x: torch._nested_tensor_from_mask(x, x[..., 0].bool()).to_padded_tensor(0.0),
+        "sparse": lambda x: torch.sparse.mm(x[0].to_sparse(), x[1].t()),
+    }
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.linear = self.WAYS[way], nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.way(self.linear(x))
+
+
+def two_losses(model, batch, optimizer):
+    """A step for the command line: two losses, one backward."""
+    out = model(*batch.values())
+    (out.sum() + out.square().mean()).backward()
+    optimizer.step()
+    optimizer.zero_grad()

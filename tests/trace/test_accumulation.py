@@ -54,6 +54,13 @@ def residual(device):
     return (h.tanh() + h).exp().sum()
 
 
+@case("add_")
+def picked_by_lists(device):
+    """Two rows picked by lists, whose gradients meet: what an index saved is a list, which is released whole."""
+    h = hidden(device)
+    return h[[-2]].sum() + h[[-1]].sum()
+
+
 @case("add")
 def residual_of_an_expanded_gradient(device):
     """What arrives first is the sum's gradient, one number expanded."""

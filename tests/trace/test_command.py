@@ -271,7 +271,7 @@ def test_an_interrupt_ends_it_quietly(here):
         "main(sys.argv[1:])\n"
     )
     root = str(Path(memcalc.__file__).parents[1])
-    words = [sys.executable, "-c", script, *map(str, TINY), "--timeline", "never.html"]
+    words = [sys.executable, "-c", script, "estimate", "py:own_nets:Net", "--engine", "trace", "--timeline", "never.html"]
     done = subprocess.run(
         words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, timeout=120, check=False
     )

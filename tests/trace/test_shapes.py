@@ -27,10 +27,10 @@ LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
     "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 96, "max_position_embeddings": 64,
 }  # fmt: skip
-GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_head": 2, "n_layer": 2, "vocab_size": 96}
+GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_head": 2, "n_layer": 1, "vocab_size": 96}
 VIT = {
     "model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 32, "intermediate_size": 64,
-    "num_attention_heads": 2, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8,
+    "num_attention_heads": 2, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 
 

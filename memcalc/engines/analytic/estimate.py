@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, state_holdings
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, keeps_gradients, state_holdings
+from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan, check_parameters, check_settings, make_plan, understood
 from memcalc.tape.events import COMPONENTS, ROLES
@@ -26,8 +28,14 @@ def estimate_job(job: Job, model: Model) -> Footprint:
     return estimate_whole(job, model).footprint
 
 
-def estimate_whole(job: Job, model: Model) -> Whole:
+def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: bool = False) -> Whole:
     """The footprint of one job, and the tape it was read from where the step was played.
+
+    Args:
+        job: what is asked.
+        model: its model.
+        replayed: whether the step is played through the allocator too, for ``allocated`` and ``reserved``.
+        explained: whether every buffer of the played step is listed as well.
 
     Raises:
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
@@ -73,7 +81,7 @@ def estimate_whole(job: Job, model: Model) -> Whole:
         return Whole(footprint)
     from memcalc.engines.analytic.peak import whole_step
 
-    return whole_step(job, plan, model, fullest, list(step_needs(plan, fullest.layout, model).values()), footprint)
+    return whole_step(job, plan, model, fullest, footprint, replayed=replayed, explained=explained)
 
 
 def number(value: Count) -> int:
@@ -125,18 +133,16 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
     """Every buffer of a layout, so that each component can be added up by hand."""
     layout = account.layout
     kept = "backward to " + ("the step" if layout.early else "zero_grad")
+    gradients, always = gradients_held(plan, layout), keeps_gradients(plan)
     lives = {
-        "always": layout.resident,
+        "always": (*layout.resident, *(gradients if always else ())),
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
-        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: gradients_held(plan, layout),
+        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: () if always else gradients,
         "start of the step": layout.cast,
-        "the step": layout.step,
-        **{
-            f"the step: {moment}" if moment else "the step, its update": tuple(Holding(buffer, times) for buffer, times in live)
-            for moment, live in step_needs(plan, layout, model).items()
-        },
+        "the step": () if own_masters(plan) else layout.step,
+        "the step, at its highest": tuple(Holding(buffer, times) for buffer, times in step_needs(plan, layout, model)),
     }
     for life, holdings in lives.items():
         for held in holdings:
@@ -150,6 +156,6 @@ def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:
     said = []
     if not model.shapes_known:
         said.append("what the step needs for its largest tensor is not in the states: a bare size has no tensors")
-    if plan.optimizer.temporaries is None:
+    if not measured(plan.optimizer):
         said.append(f"what the step of {plan.optimizer.name} needs for a moment has not been measured; it is not in the states")
     return said

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memcalc.arrays import Count, minimum
-from memcalc.errors import NotModelledError
+from memcalc.engines.analytic.inputs_seen import seen_shapes, sees_or_hears
 from memcalc.families._forward import Batch
 from memcalc.families.base import TEXT, Family
 from memcalc.models import Model
@@ -18,12 +18,10 @@ from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 from memcalc.tensors import ITEMSIZE
 
-SEQUENCE, IMAGE = 128, 224
-"""Where neither the job nor the model says: tokens, and pixels of a side (as runtime/family_inputs.py has them)."""
+SEQUENCE = 128
+"""Tokens, where neither the job nor the model says (as runtime/family_inputs.py has them)."""
 CHOICES = 2
 """Answers to choose from, in heads that choose."""
-OTHER_THAN_TEXT = ("CLIPModel", "CLIPVision", "CLIPForImage", "Whisper")
-"""Architectures, by their beginnings, that read images or sound though their family has a side that reads text."""
 
 Shapes = dict[str, tuple[tuple[Count, ...], str]]
 """By name: (dimensions, dtype)."""
@@ -62,17 +60,14 @@ class Sizes:
 
 
 def read_inputs(training: Any, family: Family, model: Model, floating: str) -> Reading:
-    """The batch of a model under the head its architecture names; ``floating`` is the dtype of what is no whole number.
-
-    Raises:
-        NotModelledError: it reads something else than text.
-    """
+    """The batch of a model under the head its architecture names; ``floating`` is the dtype of what is no whole number."""
     architecture = model.architecture or family.usual
-    if not family.inputs >= TEXT or architecture.startswith(OTHER_THAN_TEXT):
-        raise NotModelledError(
-            "model.architectures", architecture, "reads something whose batch is not played yet", "use engine trace"
-        )
     sizes = text_sizes(training, model.config)
+    if sees_or_hears(architecture, family):
+        shapes, more = seen_shapes(training, architecture, family, model.config, sizes.rows, sizes.tokens, floating)
+        # what is assumed of tokens is nothing to a model that reads none
+        said = [each for each in sizes.assumed if "input_ids" in shapes or family.inputs >= TEXT or "sequence" not in each]
+        return reading_of(sizes.rows, sizes.tokens, shapes, (*said, *more))
     return reading_of(sizes.rows, sizes.tokens, text_shapes(architecture, family, sizes), sizes.assumed)
 
 

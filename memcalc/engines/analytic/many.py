@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import rounded
-from memcalc.engines.analytic.needs import step_needs
 from memcalc.engines.analytic.peak import around_of, played_of
 from memcalc.engines.analytic.static import accounts
 from memcalc.engines.analytic.step import steady_tape
@@ -40,12 +39,12 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
     plan = make_plan(job)
     check_parameters(plan, model)
     account = accounts(plan, model, int(plan.shards * plan.replicas))[0]
-    around = around_of(account, list(step_needs(plan, account.layout, model).values()))
 
     def run(some: Array) -> Any:
         sizes = int(some[0]) if len(some) == 1 else some
         asked = job.model_copy(update={"training": job.training.model_copy(update={key: sizes})})
-        played, _ = played_of(asked, plan, model)
+        played, assumed = played_of(asked, plan, model)
+        around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
         return fold(steady_tape(around, played), rounded).stretch.top
 
     return apart(run, numpy.asarray(values, dtype=numpy.int64))

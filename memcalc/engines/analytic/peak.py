@@ -4,52 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.static import Account
+from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
+from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
-from memcalc.footprint import Components, Footprint, Peak
+from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
+from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event, within
+from memcalc.tape.events import COMPONENTS, ROLES, Event
 from memcalc.tape.fold import Fold, fold, requested
 
 if TYPE_CHECKING:
     from memcalc.allocator.played import Replay
 
 
-def whole_step(job: Job, plan: Plan, model: Model, account: Account, needs: Sequence[Any], footprint: Footprint) -> Whole:
+def whole_step(
+    job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool, explained: bool
+) -> Whole:
     """The footprint with the peak of the step, where the step can be played; else as it is, with the reason.
 
-    ``needs`` are the moments of the optimizer's step.
+    ``replayed`` asks for what the allocator makes of it, ``explained`` for the buffers behind each component.
     """
     try:
         played, assumed = played_of(job, plan, model)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(account, needs)
-    return _read(job, footprint, around, played, assumed)
+    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+    return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
 
 
-def played_of(job: Job, plan: Plan, model: Model) -> tuple[Played, Assumed]:
-    """Forward and backward of the job, and what they were assumed to run on.
+def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
+    """Forward and backward of the job, and what they were assumed to run on; ``ranks`` where the plan's are arrays.
 
     Raises:
         NotModelledError: they cannot be played.
     """
-    family = _playable(job, plan, model)
+    family = _playable(plan, model)
+    several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
     assumed = behaviour_of(job, read=False)
-    return play_step(job, plan, model, family, assumed.behaviour), assumed
+    # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
+    in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
 
 
-def _playable(job: Job, plan: Plan, model: Model) -> Family:
+def _playable(plan: Plan, model: Model) -> Family:
     """The family whose step is played.
 
     Raises:
@@ -59,31 +67,31 @@ def _playable(job: Job, plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if int(plan.shards * plan.replicas) > 1 or plan.stage or plan.backend != "torch":
-        raise NotModelledError("parallelism", plan.backend, "has a step over several ranks that is not played yet")
+    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
     return load_family(model.family)
 
 
-def around_of(account: Account, needs: Sequence[Any]) -> Around:
-    """What stands around the played part: the layout's, and the optimizer's moments."""
+def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None, chip: Chip) -> Around:
+    """What stands around the played part: what the layout keeps, clipping, and the optimizer's step."""
     layout = account.layout
-    update: list[Event] = []
-    inner = [event for live in needs for event in within(live)]
-    held = [(one.buffer, one.times) for one in layout.step]
-    update += within(held, inner)
-    return Around(layout.resident, [holding for _, holding in account.states], (), update)
+    return Around(
+        resident=(*layout.resident, *(gradients_held(plan, layout) if keeps_gradients(plan) else ())),
+        states=[holding for _, holding in account.states],
+        clip=clip_events(plan, layout, model, max_norm, chip=chip),
+        update=step_events(plan, layout, model, clipped=max_norm is not None, chip=chip),
+    )
 
 
-def _read(job: Job, footprint: Footprint, around: Around, played: Played, assumed: Assumed) -> Whole:
-    from memcalc.allocator.replay import replay
+def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool, explained: bool) -> Whole:
     from memcalc.bounds import bounded
 
     tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     steps = two_steps(around, played)
-    replayed = replay(steps)
+    through = _through(steps) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return Whole(
@@ -94,19 +102,33 @@ def _read(job: Job, footprint: Footprint, around: Around, played: Played, assume
                 components=_components(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=replayed.peak("allocated", iteration=2).bytes,
-                    reserved=replayed.peak("reserved", iteration=2).bytes,
+                    allocated=None if through is None else through.peak("allocated", iteration=2).bytes,
+                    reserved=None if through is None else through.peak("reserved", iteration=2).bytes,
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
                     COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))
                 },
-                phases=_phases(footprint, replayed),
+                phases=footprint.phases if through is None else _phases(footprint, through),
                 assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
+                buffers=_explained(footprint, tape) if explained else footprint.buffers,
             )
         ),
         steps,
     )  # fmt: skip
+
+
+def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
+    """What the layout keeps, and of the other components what the played step holds."""
+    kept = [held for held in footprint.buffers if held.component not in EXPLAINED]
+    return (*kept, *held_by_role(tape))
+
+
+def _through(steps: Sequence[Event]) -> Replay:
+    """What the allocator makes of two iterations."""
+    from memcalc.allocator.replay import replay
+
+    return replay(steps)
 
 
 def _components(known: Components, by_requested: Fold) -> Components:

@@ -6,11 +6,11 @@ arrays for many; this is the only implementation of either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
-from memcalc.engines.analytic.needs import Needs, step_needs
+from memcalc.engines.analytic.update import own_masters, update_events
 from memcalc.errors import InputError
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
@@ -124,9 +124,9 @@ def account(plan: Plan, layout: Layout, model: Model) -> Account:
             "training.optimizer", name, f"takes only {plan.optimizer.needs}, and {plan.backend} hands it {rank}-D tensors",
             "use zero_stage 0, zero_backend fsdp2 or another optimizer",
         )  # fmt: skip
-    needs = step_needs(plan, layout, model)
+    update = update_events(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
-    return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], needs)), states)
+    return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], update)), states)
 
 
 def allocated_bound(size: Count) -> Count:
@@ -154,32 +154,38 @@ def _held(state: State, site: str, times: Count) -> Holding:
     return Holding(Buffer(site, state.nbytes, role, state.place), state.count * times)
 
 
-def steady_step(plan: Plan, layout: Layout, states: list[Holding], needs: Mapping[str, Needs]) -> Iterable[Event]:
+def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Iterable[Event]) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start."""
     gradients = gradients_held(plan, layout)
+    step = () if own_masters(plan) else layout.step  # memcalc's own step says itself what it casts
+    kept = keeps_gradients(plan)
     yield Mark("init")
-    yield from _all(allocs, (*layout.resident, *states))
+    yield from _all(allocs, (*layout.resident, *states, *(gradients if kept else ())))
     yield Mark("forward")
     yield from _all(allocs, layout.forward)
     yield Mark("backward")
     yield from _all(frees, layout.forward)
     yield from within(_pairs(layout.backward))
-    yield from _all(allocs, gradients)
+    yield from _all(allocs, () if kept else gradients)
     # Later micro-batches run with the gradients of the first already there.
     again = tuple(within(_pairs(layout.forward)))
     if again:
         yield Repeat(plan.accumulation - 1, again)
     yield Mark("optimizer_step")
-    yield from _all(allocs, (*layout.cast, *layout.step))
+    yield from _all(allocs, (*layout.cast, *step))
     yield from _all(frees, layout.cast)
-    if layout.early:
+    if layout.early and not kept:
         yield from _all(frees, gradients)
-    for live in needs.values():
-        yield from within(live)
-    yield from _all(frees, layout.step)
+    yield Repeat(1, tuple(update))  # of one role, which is folded the fast way
+    yield from _all(frees, step)
     yield Mark("zero_grad")
-    if not layout.early:
+    if not layout.early and not kept:
         yield from _all(frees, gradients)
+
+
+def keeps_gradients(plan: Plan) -> bool:
+    """Whether gradients are there from the start of a steady step, as ``zero_grad`` has but filled them with zeros."""
+    return plan.keeps_gradients and not plan.optimizer.frees_gradients
 
 
 def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:

@@ -10,15 +10,16 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.inputs import Reading, read_inputs
+from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
-from memcalc.play.graph import Engine
+from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
-from memcalc.play.pointwise import scaled
+from memcalc.play.pointwise import scaled, to
 from memcalc.play.values import Life
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, allocs, frees
@@ -50,11 +51,21 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     return Policy(
         dtype, keeps=plan.scheme.keeps, trains=(lambda name: name not in frozen) if frozen else (lambda name: True),
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        gradients_kept=keeps_gradients(plan),
     )  # fmt: skip
 
 
-def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Behaviour, *, unrolled: bool = False) -> Played:
-    """Forward and backward of a steady iteration.
+def play_step(
+    job: Any,
+    plan: Plan,
+    model: Model,
+    family: Family,
+    behaviour: Behaviour,
+    *,
+    unrolled: bool = False,
+    in_buckets: bool = False,
+) -> Played:
+    """Forward and backward of a steady iteration; ``in_buckets`` lets gradients go as soon as a bucket has them.
 
     Raises:
         NotModelledError: a part of the model whose activations are not modelled.
@@ -65,6 +76,8 @@ def play_step(job: Any, plan: Plan, model: Model, family: Family, behaviour: Beh
         )
     machine = Machine(policy_of(plan, model, job, behaviour))
     machine.tied, machine.unrolled = dict(model.tied), unrolled
+    if in_buckets:
+        machine.policy.on_gradient = _into_its_bucket
     reading = read_inputs(job.training, family, model, machine.policy.dtype)
     steps = plan.accumulation
     _iterate(machine, plan, family, model, reading, last=not _several(machine, steps), divided=_several(machine, steps))
@@ -82,6 +95,13 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     job = read_job(mapping)
     model = read_model(job.model)
     return play_step(job, make_plan(job), model, load_family(model.family), Behaviour(), unrolled=unrolled)
+
+
+def _into_its_bucket(machine: Machine, leaf: Leaf) -> None:
+    """The gradient is copied into a bucket that was there before, and is a view of it from then on."""
+    assert leaf.gradient is not None
+    leaf.gradient.life.role = "temporary"
+    leaf.gradient = None
 
 
 def _several(machine: Machine, steps: Count) -> bool:
@@ -110,8 +130,8 @@ def _iterate(
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or (plan.scheme.parameter == "float16" and plan.scheme.step == "textbook"):
-        big = scaled(machine, loss)
+    if plan.scheme.scaler or plan.scheme.step == "textbook":
+        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
         Engine(machine).run(big)
         del big
     else:
@@ -150,6 +170,10 @@ class _Converter:
         self.left: set[Life] = set()
         self.workspaces: list[Buffer] = []
         self.same: dict[Life, Life] = {}
+        self.freed: set[Life] = set()
+        """What some turn of a stretch lets go of."""
+        self.handed: set[Life] = set()
+        """What each turn gives to the next, which lets go of it: one is left in the end, not one of every turn."""
         self.place = 0
         self.phase: Phase = "init"
         self.phases: dict[int, Phase] = {}
@@ -157,6 +181,7 @@ class _Converter:
     def look(self, tape: Sequence[Any]) -> None:
         """Where each life begins and ends, and how many stand behind it."""
         self._scan(tape, None)
+        self.handed = {later for first, later in self.same.items() if first in self.freed}
 
     def _scan(self, tape: Sequence[Any], times: Count | None) -> None:
         for kind, life in tape:
@@ -166,15 +191,17 @@ class _Converter:
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
-                for first, later in kind.carried:
-                    self.same[first] = later
+                self.same |= dict(kind.carried)
                 self._scan(kind.body, kind.times)
             elif kind > 0:
                 self.born[life] = self.place
                 if times is not None:
                     self.times[life] = times
-            elif self.born.get(life) != self.place:
-                self.left.add(life)
+            else:
+                if self.born.get(life) != self.place:
+                    self.left.add(life)
+                if times is not None:
+                    self.freed.add(life)
 
     def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
         """The events of a tape, or of the body of a stretch."""
@@ -192,7 +219,7 @@ class _Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                if not inside and life in self.times and life not in self.same.values():
+                if not inside and life in self.times and life not in self.handed:
                     yield frees(buffer, self.times[life])  # one was left by every turn
                 else:
                     yield Free(buffer, 1) if life in late else Free(buffer)
@@ -216,7 +243,10 @@ class _Converter:
         found = self.buffers.get(life)
         if found is None:
             site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
-            found = Buffer(site, life.size, self._role(life), module=life.module, operator=life.operator)  # type: ignore[arg-type]
+            found = Buffer(
+                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
+                shape=life.shape,  # type: ignore[arg-type]
+            )  # fmt: skip
             self.buffers[life] = found
         return found
 

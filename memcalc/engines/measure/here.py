@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ def measure_here(ask: Ask) -> Measurement | None:
     here = world()
     job = _for_ranks(read_job(_named(ask.request)), here)
     plan = make_plan(job)
+    if plan.keeps_gradients:
+        ask = replace(ask, settings=ask.settings.model_copy(update={"set_to_none": False}))
     _require_ranks(plan, here)
     if ask.device == "cuda":
         require_cuda()

@@ -54,7 +54,7 @@ class Loop:
         self.without_gradient: list[str] = []
         self.copies: int | None = None
         self.kernels: str | None = None
-        self.loss_name, self.loss = make_loss(question.settings.loss)
+        self.loss_name, self.loss = make_loss(question.settings.loss, question.app_dir)
         self.floating = "float32"
         self.built: Built
         self.module: Any

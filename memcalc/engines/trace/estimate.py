@@ -15,16 +15,27 @@ from memcalc.allocator.played import Replay
 from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
-from memcalc.engines.trace.failures import UnrunnableError, kernel_warnings, quiet_libraries, require_runnable, take
+from memcalc.engines.trace.failures import (
+    FailedError,
+    UnrunnableError,
+    ValueNeededError,
+    kernel_warnings,
+    quiet_libraries,
+    require_runnable,
+    take,
+)
 from memcalc.engines.trace.faking import faked
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.presence import as_real_tensors
+from memcalc.engines.trace.refusals import require_one_rank, require_own_step
+from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
 from memcalc.engines.trace.tracker import Tracker
-from memcalc.errors import NotModelledError
+from memcalc.engines.trace.values import Values
+from memcalc.errors import InputError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
@@ -34,6 +45,7 @@ from memcalc.runtime.build import Built, build, with_lora
 from memcalc.runtime.family_inputs import IMAGE, SEQUENCE
 from memcalc.runtime.inputs import inferred, inputs_of
 from memcalc.runtime.losses import make_loss
+from memcalc.runtime.target import load_function
 from memcalc.tape.events import Event
 
 Progress = Callable[[str, int], None]
@@ -64,7 +76,7 @@ class Feed:
     Attributes:
         inputs: in place of the family's own, as ``--input`` takes them.
         loss: as ``--loss`` takes it, or a function of the output.
-        step: a person's own step, ``step(model, batch, optimizer)``.
+        step: a person's own step, ``step(model, batch, optimizer)``, or ``py:package.module:function``.
         allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
         lora: options of peft's LoRA.
         app_dir: the folder put on the import path for ``py:``.
@@ -74,7 +86,7 @@ class Feed:
 
     inputs: Sequence[str] = ()
     loss: str | Callable[[Any], torch.Tensor] | None = None
-    step: CustomStep | None = None
+    step: str | CustomStep | None = None
     allocator: str = ""
     lora: Mapping[str, Any] | None = None
     app_dir: Path | None = None
@@ -115,28 +127,52 @@ def trace_module(module: torch.nn.Module, job: Job, feed: Feed, inputs: Any = No
 def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     """By the optimizer's own class; by the registry's word where that class cannot run without data."""
     plan = make_plan(job)
-    _require_one_rank(plan)
+    require_one_rank(plan)
+    if feed.step is not None:
+        require_own_step(job)
     machine = machine_of(job)
     try:
         require_runnable(plan.optimizer)
-        return _run(job, plan, feed, make, machine, real=True)
+        return _routed(job, plan, feed, make, machine, real=True)
     except UnrunnableError as unrunnable:
         reason = str(unrunnable)
-    traced = _run(job, plan, feed, make, machine, real=False)
+    traced = _routed(job, plan, feed, make, machine, real=False)
     word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
     footprint = replace(traced.footprint, assumptions=(*traced.footprint.assumptions, word))
     return Traced(footprint, traced.tape, traced.replay, traced.operators)
 
 
-def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
+def _routed(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
+    """Without values; where they are asked for after a choice among experts, once more with those that follow from it.
+
+    Most models need none, and their trace is not to pay for any.
+    """
+    try:
+        found = _run(job, plan, feed, make, machine, real=real, valued=False)
+    except (ValueNeededError, FailedError) as needed:
+        if not needed.chosen:
+            raise
+        return _run(job, plan, feed, make, machine, real=real, valued=True)
+    if job.training.routing_imbalance is not None:
+        rule = "changes nothing, as no size in this model hangs on a router's choice"
+        raise InputError("training.routing_imbalance", job.training.routing_imbalance, rule, "leave it out")
+    return found
+
+
+def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool, valued: bool) -> Traced:
     training = job.training
-    loss = feed.loss if callable(feed.loss) else make_loss(feed.loss)[1]
+    loss = feed.loss if callable(feed.loss) else make_loss(feed.loss, feed.app_dir)[1]
+    step = feed.step
+    if isinstance(step, str):
+        step = load_function(step, feed.app_dir, path="--step", named="takes model, batch and optimizer")
     asked = Asked(
         plan=plan, arguments=training.optimizer_args, accumulation=training.gradient_accumulation_steps,
-        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=feed.step, real=real,
+        max_norm=training.max_grad_norm, checkpointing=training.activation_checkpointing, loss=loss, step=step,
+        set_to_none=training.set_to_none, real=real,
     )  # fmt: skip
     sites = Sites()
     kernels = Kernels(machine.behaviour)
+    imbalance = training.routing_imbalance or 1.0
     tracker = Tracker(sites, kernels)
     tracker.progress = feed.progress
     with contextlib.ExitStack() as stack:
@@ -149,11 +185,14 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
                 built = built._replace(module=with_lora(built.module, feed.lora))
         stack.enter_context(faked(built.module, mode))
         stack.enter_context(as_real_tensors())
+        if valued:
+            mode.values = Values(experts_of(built.module), imbalance, sites, mode.without_values)
         loop = Loop(asked, tracker, mode)
         with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
         summary = _summary(built, loop.module)
         parts, notes = loop.parts, tuple(loop.step.notes)
+        routed = assumed(mode.values.read, imbalance) if mode.values is not None else ()
         del loop
     tape = tape_of(tracker)
     played = replay(tape, feed.allocator or None)
@@ -166,7 +205,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (
-                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed,
+                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed, *routed,
                 *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),
@@ -195,13 +234,3 @@ def _summary(built: Built, module: Any) -> ModelSummary:
 
 def _sizes(built: Built, job: Job) -> dict[str, int]:
     return {key: value for key, value in built.sizes.items() if getattr(job.training, key) is None}
-
-
-def _require_one_rank(plan: Plan) -> None:
-    if int(plan.shards * plan.replicas) > 1 or plan.stage:
-        ranks = int(plan.shards * plan.replicas)
-        raise NotModelledError(
-            "parallelism.dp", ranks, "asks for several ranks, which are not traced yet", "use engine analytic"
-        )
-    if plan.backend != "torch":
-        raise NotModelledError("training.precision", plan.scheme.name, "is another engine's layout", "use engine analytic")

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import (
@@ -18,6 +19,8 @@ from torch._subclasses.fake_tensor import (
 
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import Loop
+from memcalc.engines.trace.routing import DIMENSIONS
+from memcalc.engines.trace.tracker import Tracker
 from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.optimizers.base import Optimizer
 from memcalc.runtime.build import Built
@@ -26,6 +29,24 @@ from memcalc.runtime.optimizers import optimizer_class
 
 class UnrunnableError(Exception):
     """The optimizer's class failed on tensors without data, or is not here."""
+
+
+class _AfterChoiceError(MemcalcError):
+    """What may have gone wrong for want of a router's choice.
+
+    Attributes:
+        chosen: whether anything was chosen before, as a router chooses among experts.
+    """
+
+    chosen = False
+
+
+class ValueNeededError(NotModelledError, _AfterChoiceError):
+    """The model decides by a tensor's values."""
+
+
+class FailedError(InputError, _AfterChoiceError):
+    """The model fails."""
 
 
 COMPILED = {"deepspeed": "its kernels are compiled when it is made"}
@@ -60,29 +81,57 @@ def take(loop: Loop, built: Built) -> None:
         loop.run()
     except MemcalcError:
         raise
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+    except Exception as error:
         if loop.in_optimizer and loop.asked.real:
-            raise UnrunnableError(f"{error.func} asks for a value at {_where(error)}") from None
+            raise UnrunnableError(_in_optimizer(error)) from None
+        refusal: MemcalcError | None = refused(error, built.name, loop.tracker)
+        if refusal is None:
+            rule = f"fails in {loop.tracker.now[0]} at {_where(error)} ({_said(error)})"
+            refusal = FailedError("model", built.name, rule, "mend it, or its --input")
+        if isinstance(refusal, _AfterChoiceError):
+            refusal.chosen = not DIMENSIONS.keys().isdisjoint(loop.tracker.operators)
+        raise refusal from error
+
+
+def refused(error: Exception, name: str, tracker: Tracker) -> NotModelledError | None:
+    """What a trace cannot answer, in a person's words; None where the fault is the code's own."""
+    if odd := _odd(error, tracker.under_way):
+        rule = f"makes a {odd} tensor at {_where(error)}, whose bytes depend on its values"
+        return NotModelledError("model", name, rule, "pad it to a dense tensor there, or measure instead")
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
         operator = str(error.func).removeprefix("aten.")
         rule = f"decides by a tensor's values, at {_where(error)} ({operator}), which a trace does not have"
         way_out = "decide by shapes there, give --input that avoids it, or measure instead"
-        raise NotModelledError("model", built.name, rule, way_out) from None
-    except UnsupportedOperatorException as error:
-        if loop.in_optimizer and loop.asked.real:
-            raise UnrunnableError(f"{error.func} has no rule for shapes") from None
+        return ValueNeededError("model", name, rule, way_out)
+    if isinstance(error, UnsupportedOperatorException):
         rule = f"calls {error.func} at {_where(error)}, which says nothing of its result's shape without data"
-        raise NotModelledError(
-            "model", built.name, rule, "register a fake kernel for it (torch.library.register_fake)"
-        ) from None
-    except Exception as error:
-        said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
-        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        if loop.in_optimizer and loop.asked.real:
-            raise UnrunnableError(told) from None
-        phase, _ = loop.tracker.now
-        raise InputError(
-            "model", built.name, f"fails in {phase} at {_where(error)} ({told})", "mend it, or its --input"
-        ) from error
+        return NotModelledError("model", name, rule, "register a fake kernel for it (torch.library.register_fake)")
+    return None
+
+
+NESTED = str(Path(torch.__file__).parent / "nested")
+"""Where PyTorch makes nested and jagged tensors."""
+
+
+def _odd(error: Exception, under_way: Any) -> str:
+    """The layout that failed, where one did that has no rule for its shape."""
+    if any(frame.filename.startswith(NESTED) for frame in traceback.extract_tb(error.__traceback__)):
+        return "nested or jagged"
+    operator = str(under_way)
+    return "nested or jagged" if "nested" in operator or "jagged" in operator else "sparse" if "sparse" in operator else ""
+
+
+def _in_optimizer(error: Exception) -> str:
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return f"{error.func} asks for a value at {_where(error)}"
+    if isinstance(error, UnsupportedOperatorException):
+        return f"{error.func} has no rule for shapes"
+    return _said(error)
+
+
+def _said(error: Exception) -> str:
+    said = next((line for line in str(error).strip().splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _where(error: BaseException) -> str:

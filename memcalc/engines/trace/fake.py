@@ -11,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memcalc.engines.trace.shapes import Rules
+from memcalc.engines.trace.values import Values
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
+FOUND_INF = torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default
 ITEM = torch.ops.aten._local_scalar_dense.default
 LIFT_FRESH = torch.ops.aten.lift_fresh.default
 PRIM_DEVICE = torch.ops.prim.device.default
@@ -37,7 +39,10 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """
 
     answering = False
-    """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite."""
+    """Whether a value that decides something is answered, not refused: inside the optimizer, where gradients are finite.
+
+    GradScaler has found no overflow, and any other number is 1: a norm that is there, an average of one step.
+    """
     avoid_device_init = True
     """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
@@ -45,6 +50,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         super().__init__(allow_non_fake_inputs=True)
         self.assumed: dict[str, None] = {}
         self.rules = Rules(self, super().dispatch)
+        self.values: Values | None = None
+        """What follows the values of a router's choices; nobody, unless they are asked for."""
 
     def dispatch(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -52,10 +59,20 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """One operator."""
         if func is PRIM_DEVICE and not self.in_kernel_invocation:
             return device_in_cpp(args[0])
+        if self.values is not None and not self.answering and not self.in_kernel_invocation:
+            return self.values.run(func, types, args, kwargs or {})
+        return self.without_values(func, types, args, kwargs)
+
+    def without_values(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One operator, whatever values its tensors are known to have."""
         if func is ITEM and type(args[0]) is FakeTensor and args[0].constant is not None:
             return args[0].constant.item()
+        if func is FOUND_INF:
+            args[1].no_overflow = True
         if func is ITEM and self.answering and args[0].constant is None:
-            return True if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 1
+            return True if args[0].dtype == torch.bool else 0.0 if hasattr(args[0], "no_overflow") else 1
         if (
             func is ITEM
             and args[0].constant is None

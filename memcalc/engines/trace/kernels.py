@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.cuda.checked import CHECKED
+from memcalc.engines.trace.cuda.in_place import IN_PLACE, in_place
 from memcalc.engines.trace.cuda.results import FIXES, INSTEAD, corrected, host_results, instead
 from memcalc.engines.trace.cuda.schema import bound
 from memcalc.engines.trace.cuda.scratch import Entry, Scratch, load
@@ -36,6 +37,8 @@ class Kernels:
         special = self._asked(func)[2]
         if not special:
             return func(*args, **kwargs)
+        if func in IN_PLACE:
+            return in_place(func, args)(*args, **kwargs)
         made = instead(func, args, kwargs, self.behaviour)
         return corrected(func, args, kwargs, func(*args, **kwargs) if made is NotImplemented else made, self.behaviour)
 
@@ -78,7 +81,8 @@ class Kernels:
             name = full.removeprefix("aten::")
             read = name in CHECKED or not full.startswith("aten::")
             known = (
-                name, self._entries.get(name), name in FIXES or name in INSTEAD, host_results(name, self.behaviour), read,
+                name, self._entries.get(name), name in FIXES or name in INSTEAD or func in IN_PLACE,
+                host_results(name, self.behaviour), read,
             )  # fmt: skip
             self._known[func] = known
         return known

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.fake import CUDA, CudaFakeMode
-from memcalc.engines.trace.names import claim_gradients, claim_kept, claim_states
+from memcalc.engines.trace.names import claim_as_they_come, claim_gradients, claim_kept, claim_states
 from memcalc.engines.trace.registry_step import RegistryStep
 from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
@@ -93,6 +93,8 @@ class Loop:
             recipe, trained = self._recipe(built), trained_parameters(module)
             self.step = make_step(recipe, trained, module) if asked.real else RegistryStep(recipe, trained)
         claim_states(self.tracker, self.step, asked.plan)
+        if asked.plan.optimizer.frees_gradients:
+            claim_as_they_come(self.tracker, self.step)
 
     def run(self) -> None:
         """The iterations; what only a cycle of references keeps dies at the end of its own, not when Python looks for it."""

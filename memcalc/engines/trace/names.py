@@ -32,6 +32,17 @@ def claim_gradients(tracker: Tracker, step: Step) -> None:
         _claim(tracker, held.tensor, "gradient", held.name)
 
 
+def claim_as_they_come(tracker: Tracker, step: Step) -> None:
+    """Gradients that an optimizer uses and drops inside backward, each as it is left at its parameter."""
+    for each in step.trained:
+
+        def claim(param: torch.Tensor, name: str = each.name) -> None:
+            if param.grad is not None:
+                _claim(tracker, param.grad, "gradient", f"{name}.grad")
+
+        each.tensor.register_post_accumulate_grad_hook(claim)  # type: ignore[no-untyped-call]
+
+
 def claim_states(tracker: Tracker, step: Step, plan: Plan) -> dict[str, int]:
     """Masters and optimizer states; the states' device bytes by part."""
     for each, master in zip(step.trained, step.masters, strict=True):

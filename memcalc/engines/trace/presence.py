@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 import torch._subclasses.fake_tensor as fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from memcalc.engines.trace.fake import CONSTANTS, CUDA
+from memcalc.engines.trace.known import known
 
 if TYPE_CHECKING:
     from memcalc.engines.trace.machine import Machine
@@ -81,7 +83,20 @@ def _parsed(*args: Any, **kwargs: Any) -> Any:
     return _PARSE(*map(_indexed, args), **{key: _indexed(value) if key == "device" else value for key, value in kwargs.items()})
 
 
-RESTATED: dict[Any, Callable[..., Any]] = {torch.Tensor.to: _to, torch.Tensor.cuda: _cuda}
+def _numpy(tensor: Any, *, force: bool = False) -> Any:
+    """Its values, where they are known; refused like any other question for values where not, and not as a subclass's."""
+    return torch.Tensor.numpy(tensor, force=force) if type(tensor) is not FakeTensor else numpy.array(tensor.tolist())
+
+
+def _format(tensor: Any, form: str) -> str:
+    """A number that is known, as a real tensor of no dimensions shows it (torch/_tensor.py:Tensor.__format__)."""
+    told = type(tensor) is FakeTensor and tensor.ndim == 0 and known(tensor) is not None
+    return format(tensor.item(), form) if told else torch.Tensor.__format__(tensor, form)  # type: ignore[no-untyped-call]
+
+
+RESTATED: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.to: _to, torch.Tensor.cuda: _cuda, torch.Tensor.numpy: _numpy, torch.Tensor.__format__: _format,
+}  # fmt: skip
 """Function, as a function mode sees it, to what is done in its place."""
 
 

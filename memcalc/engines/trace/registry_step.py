@@ -8,21 +8,28 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.fake import CUDA
-from memcalc.optimizers.base import Param, State, Temporary
+from memcalc.optimizers.base import Param, State
+from memcalc.optimizers.player import in_a_row
+from memcalc.optimizers.step import step_events
+from memcalc.optimizers.textbook import textbook_events
+from memcalc.runtime.mixed_precision import all_finite, total_norm
 from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.step_base import Recipe, Step
+from memcalc.tape.events import Alloc, Event, Free
+from memcalc.tape.unroll import unroll
 
 
 class RegistryStep(Step):
-    """Masters where the scheme keeps them, the entry's states, and in each step the entry's moments one after another.
+    """Masters where the scheme keeps them, the entry's states, and in each step the entry's events one after another.
 
-    Nothing is computed: buffers of the entry's sizes are made, held and given up. A tensor that is processed in turn is live
-    beside what the one before it left, and a list over all parameters is live whole, as in ``memcalc.optimizers.step``.
+    Nothing is computed: buffers of the entry's sizes are made, held and given up, as ``memcalc.optimizers.step`` has them.
     """
 
     def __init__(self, recipe: Recipe, trained: Sequence[Trained]) -> None:
         self.recipe, self.trained = recipe, list(trained)
         self.notes = []
+        self.looked = False
+        """Whether the gradients of this step have been looked at for overflow."""
         wide = recipe.scheme.master is not None
         self.masters = [_master(each.tensor) if wide else None for each in self.trained]
         self.keyed = [
@@ -42,25 +49,32 @@ class RegistryStep(Step):
         scaled.backward()
 
     def clip(self, max_norm: float) -> float | None:
-        """In place, by torch's own function."""
+        """In place, by torch's own function; on masters as the textbook's step does."""
+        if self.recipe.scheme.step == "textbook":
+            self.looked = all_finite(self._gradients())
+            total_norm(self._gradients())
+            return None
         torch.nn.utils.clip_grad_norm_(self.params, max_norm)
         return None
 
     def update(self) -> bool:
-        """The states at the first step, the entry's moments at each."""
+        """The states at the first step, the entry's events at each."""
         described = [each.described(self._grad_dtype(each, param)) for each, param in zip(self.keyed, self.params, strict=True)]
         if not self.optimizer:
             self._bear(described)
-        if self.recipe.scheme.step == "textbook" and self.recipe.implementation == "single":
-            for param, told in zip(self.params, described, strict=True):
-                cast = _cast(param)
-                self._moments([told])
-                del cast
+        recipe, nodes = self.recipe, in_a_row(described)
+        if recipe.scheme.step == "textbook":
+            self.looked = self.looked or all_finite(self._gradients())
+            pairs = zip(self.keyed, self.params, strict=True)
+            lowered = frozenset(each.name for each, param in pairs if param.dtype != torch.float32)
+            play(textbook_events(recipe.entry, nodes, recipe.options, recipe.implementation, lowered))
         else:
-            casts = [_cast(param) for param in self.params] if self.recipe.scheme.step == "textbook" else []
-            self._moments(described)
-            del casts
+            play(step_events(recipe.entry, nodes, recipe.options, recipe.implementation))
+        self.looked = False
         return False
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [param.grad for param in self.params if param.grad is not None]
 
     def _grad_dtype(self, each: Trained, param: torch.Tensor) -> str | None:
         if self.recipe.scheme.master is not None:
@@ -75,30 +89,21 @@ class RegistryStep(Step):
         shared = entry.shared(described, options) if entry.shared else ()
         self.optimizer["shared"] = _named(shared)
 
-    def _moments(self, params: Sequence[Param]) -> None:
-        """Each moment's lists, and beside them one parameter after another."""
-        if self.recipe.entry.temporaries is None:  # nobody has measured them
-            return
-        told = [list(self.recipe.entry.temporaries(p, self.recipe.options, self.recipe.implementation)) for p in params]
-        for moment in dict.fromkeys(term.moment for terms in told for term in terms):
-            mine = [[term for term in terms if term.moment == moment] for terms in told]
-            lists = [_space(term) for terms in mine for term in terms if term.over == "sum"]
-            left: list[Any] = []
-            for terms in mine:
-                # what the one before left is live beside all of this one's, of which again a part is left
-                own = [_space(term) for term in terms if term.over == "max"]
-                del own, left
-                left = [_space(term) for term in terms if term.over == "previous"]
-            del lists, left
+
+def play(events: Iterable[Event]) -> None:
+    """Buffers of these sizes made and given up in this order."""
+    live: dict[int, list[torch.Tensor]] = {}
+    for event in unroll(events):
+        assert isinstance(event, Alloc | Free)
+        held = live.setdefault(id(event.buffer), [])
+        if isinstance(event, Alloc):
+            held.append(torch.empty(int(event.buffer.requested), dtype=torch.uint8, device=CUDA))
+        else:
+            held.pop()
 
 
 def _master(param: torch.Tensor) -> torch.Tensor | None:
     return None if param.dtype == torch.float32 else torch.nn.Parameter(param.detach().to(torch.float32))
-
-
-def _cast(param: torch.Tensor) -> torch.Tensor | None:
-    """The gradient as its master wants it; None where that is what it is."""
-    return None if param.grad is None or param.dtype == torch.float32 else param.grad.to(torch.float32)
 
 
 def _named(states: Iterable[State]) -> dict[str, list[torch.Tensor]]:
@@ -113,7 +118,3 @@ def _buffers(state: State) -> list[torch.Tensor]:
     # managed memory is the driver's: no caching allocator counts it
     device = CUDA if state.place == "device" else torch.device("cpu")
     return [torch.empty(int(state.nbytes), dtype=torch.uint8, device=device) for _ in range(int(state.count))]
-
-
-def _space(term: Temporary) -> list[torch.Tensor]:
-    return [torch.empty(int(term.nbytes), dtype=torch.uint8, device=CUDA) for _ in range(int(term.count))]

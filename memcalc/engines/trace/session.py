@@ -1,7 +1,7 @@
 """A person's own training loop, traced: whatever runs inside the context runs on tensors without data.
 
 Phases are told by what happens: forward until autograd runs backward, then the optimizer's step. What the optimizer is given
-are the parameters; the iteration after its first step is the steady one.
+are the parameters. An iteration ends once every optimizer has stepped, and the second one is the steady one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from memcalc.allocator.replay import replay
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.estimate import Traced
-from memcalc.engines.trace.failures import kernel_warnings
+from memcalc.engines.trace.failures import kernel_warnings, refused
 from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.machine import machine_of
 from memcalc.engines.trace.presence import as_real_tensors
+from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import own_garbage
 from memcalc.engines.trace.tracker import Tracker
+from memcalc.engines.trace.values import Values
 from memcalc.errors import NO_VALUE, InputError
 from memcalc.footprint import ModelSummary
 from memcalc.job import Job
@@ -45,14 +47,21 @@ class Session:
 
     def __init__(self, job: Job, tracker: Tracker, mode: CudaFakeMode) -> None:
         self.job, self.tracker, self.mode = job, tracker, mode
+        # a loop of one's own runs once: whether it will ask what a router chose is not known before
+        imbalance = job.training.routing_imbalance or 1.0
+        self.values = mode.values = Values(set(), imbalance, tracker.sites, mode.without_values)
         self._params: dict[int, tuple[str, torch.Tensor]] = {}
         self._optimizers: dict[str, None] = {}
         self._iteration = 1
+        self._steps: list[int] = []
+        self._numbered = False
+        self._in_backward = 0
         self._traced: Traced | None = None
 
     def watch(self, module: torch.nn.Module) -> None:
         """Name a module's tensors and parts, as a result shows them. Call it once the module is on the device."""
         self.tracker.sites.add(module.named_modules())
+        self.values.experts |= experts_of(module)
         for name, param in module.named_parameters():
             self._claim(param, "parameter", name)
             self._params[id(param)] = (name, param)
@@ -61,7 +70,8 @@ class Session:
 
     def mark(self, phase: Phase, iteration: int | None = None) -> None:
         """A phase begins, where the loop does something that is not seen by itself."""
-        self._iteration = self._iteration if iteration is None else iteration
+        if iteration is not None:
+            self._iteration, self._numbered = iteration, True
         self.tracker.mark(phase, self._iteration)
 
     @property
@@ -100,10 +110,12 @@ class Session:
             if life is not None and life.role is None:
                 owner = "" if found.owner is None else f"{self._params[id(params[found.owner])][0]} "
                 life.role, life.name = "optimizer_state", f"{owner}{found.path.rpartition('.')[2] or '?'}"
+        self._steps.append(id(optimizer))
         self._iteration += 1
         gc.collect()  # what only a cycle keeps dies here, not whenever Python looks for it
-        self.tracker.sites.forget()
-        self.tracker.mark("forward", self._iteration)
+        if not self._in_backward:  # else there are nodes left to run
+            self.tracker.sites.forget()
+        self.tracker.mark("backward" if self._in_backward else "forward", self._iteration)
 
     @contextlib.contextmanager
     def _following(self) -> Iterator[None]:
@@ -113,7 +125,11 @@ class Session:
         def backward(*args: Any, **kwargs: Any) -> Any:
             before = self.tracker.now
             self.tracker.mark("backward", self._iteration)
-            engine(*args, **kwargs)
+            self._in_backward += 1
+            try:
+                engine(*args, **kwargs)
+            finally:
+                self._in_backward -= 1
             self.tracker.mark(before[0], self._iteration)
 
         handles = [
@@ -129,10 +145,11 @@ class Session:
                 handle.remove()
 
     def _end(self, allocator: str) -> None:
-        steps = self._iteration - 1
-        if not steps:
+        if not self._steps:
             return
         self.tracker.close()
+        # a loop that says its iterations itself has said them
+        steps = self._iteration - 1 if self._numbered else renumbered(self.tracker.events, self._steps)
         params = [param for _, param in self._params.values()]
         counted = sum(param.numel() for param in params)
         trainable = sum(param.numel() for param in params if param.requires_grad)
@@ -140,6 +157,7 @@ class Session:
         machine = machine_of(self.job)
         told["behaviour"] |= machine.told()
         told["training"] |= {"optimizer": ", ".join(self._optimizers) or "none", "optimizer_args": {}}
+        routed = assumed(self.values.read, self.values.imbalance)
         tape = tape_of(self.tracker)
         played = replay(tape, allocator or None)
         steady = min(steps, 2)
@@ -149,12 +167,41 @@ class Session:
             tape, played,
             Told(
                 ModelSummary(name, "module", counted, trainable, None, len(params)), told, {}, 0,
-                (*machine.assumptions, *self.mode.assumed),
+                (*machine.assumptions, *self.mode.assumed, *routed),
                 (*warnings, *kernel_warnings(self.tracker.kernels)),
             ),
             steady,
         )  # fmt: skip
         self._traced = Traced(footprint, tape, played, {str(func): count for func, count in self.tracker.operators.items()})
+
+
+def renumbered(events: list[tuple[str, Any]], steps: list[int]) -> int:
+    """Give each stretch between two steps the number of its iteration; how many iterations there are.
+
+    Args:
+        events: as the tracker has them; until now each step began an iteration.
+        steps: who took each step. An iteration ends once all of them have taken one, as in adversaries' loops, or where each
+            parameter has an optimizer of its own.
+    """
+    numbers, iteration, waiting = {0: 0}, 1, set(steps)
+    for stretch, optimizer in enumerate(steps, 1):
+        numbers[stretch] = iteration
+        waiting.discard(optimizer)
+        if not waiting:
+            iteration, waiting = iteration + 1, set(steps)
+    numbers[len(steps) + 1] = iteration
+    known: dict[int, tuple[Phase, int]] = {}
+
+    def now(moment: tuple[Phase, int]) -> tuple[Phase, int]:
+        # the same moment stays one object: a phase that is come back to is another
+        return known.setdefault(id(moment), (moment[0], numbers[moment[1]]))
+
+    for index, (kind, what) in enumerate(events):
+        if kind == "=":
+            events[index] = (kind, now(what))
+        elif kind == "+":
+            what.born, what.died = now(what.born), what.died and now(what.died)
+    return iteration - 1
 
 
 @contextlib.contextmanager
@@ -168,5 +215,11 @@ def session(job: Job, allocator: str = "") -> Iterator[Session]:
         opened = Session(job, tracker, mode)
         with own_garbage(), sites.watching(), opened._following(), tracker:
             tracker.mark("forward", 1)
-            yield opened
+            try:
+                yield opened
+            except Exception as error:
+                refusal = refused(error, str(job.model), tracker)
+                if refusal is None:
+                    raise
+                raise refusal from error
         opened._end(allocator)

@@ -27,6 +27,8 @@ class Sites:
         self.names: dict[int, str] = {}
         self.add(modules)
         self._stack: list[str] = []
+        self._runs: list[int] = []
+        self._entered = 0
         self._numbers: list[int] = []
         self._paths: list[str] = []
 
@@ -38,6 +40,10 @@ class Sites:
     def inside(self) -> bool:
         """Whether a forward is under way."""
         return bool(self._stack)
+
+    def run(self) -> int:
+        """The forward under way, by its number; 0 outside of any."""
+        return self._runs[-1] if self._runs else 0
 
     def path(self) -> str:
         """The module that runs now; empty where none is known."""
@@ -67,14 +73,18 @@ class Sites:
             for handle in handles:
                 handle.remove()
             self._stack.clear()
+            self._runs.clear()
 
     def _enter(self, module: Any, _: Any) -> None:
+        self._entered += 1
+        self._runs.append(self._entered)
         self._stack.append(self.names.get(id(module)) or type(module).__name__)
         self._note(self._stack[-1])
 
     def _leave(self, module: Any, *_: Any) -> None:
         if self._stack:
             self._stack.pop()
+            self._runs.pop()
         self._note(self._stack[-1] if self._stack else "")
 
     def _note(self, path: str) -> None:

@@ -63,6 +63,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         events: (kind, what) in order: ``+`` and ``-`` with a :class:`Life`, ``=`` with a (phase, iteration).
         operators: how often each operator was called.
         live: the living storages, by their key.
+        under_way: the operator that is called, or that has failed.
     """
 
     def __init__(self, sites: Sites, kernels: Kernels) -> None:
@@ -72,6 +73,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[tuple[str, Any]] = []
         self.operators: dict[Any, int] = {}
         self.live: dict[int, Life] = {}
+        self.under_way: Any = None
         self.now: tuple[Phase, int] = ("init", 0)
         self.progress: Callable[[str, int], None] = lambda what, count: None
         self._count = 0
@@ -95,9 +97,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         func = ADD_IN_PLACE if func is ADD and is_in_place(args) else as_real(func)
         told = kwargs or {}
         kernels = self.kernels
+        self.under_way = func
         if func is INDEX:
             self._listed(args[1])
         result = kernels.run(func, args, told)
+        self.under_way = None
         self.operators[func] = self.operators.get(func, 0) + 1
         self._count += 1
         if self._count % 500 == 0:

@@ -94,8 +94,14 @@ class Caster:
 
 
 def cast_all(caster: Caster, dtype: torch.dtype, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Every argument cast to ``dtype``."""
-    return [caster.cast(a, dtype) for a in args], {k: caster.cast(v, dtype) for k, v in kwargs.items()}
+    """Every argument cast to ``dtype``, the last first.
+
+    C++ leaves the order open (autocast_mode.h:WrapFunction_::call expands its arguments in one call); GCC, which the wheels are
+    built with, goes from the last to the first.
+    """
+    named = {k: caster.cast(v, dtype) for k, v in reversed(kwargs.items())}
+    cast = [caster.cast(a, dtype) for a in reversed(args)]
+    return cast[::-1], {k: named[k] for k in kwargs}
 
 
 def kernel(policy: str, name: str, caster: Caster) -> Kernel:

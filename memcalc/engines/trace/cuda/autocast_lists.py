@@ -1,4 +1,4 @@
-"""CUDA autocast's lists of operators, by policy (ATen/autocast_mode.h and autocast_mode.cpp, torch 2.6 to 2.13)."""
+"""CUDA autocast's lists of operators, by policy (ATen/autocast_mode.h and autocast_mode.cpp, torch 2.6 to 2.14)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ FP32: tuple[str, ...] = (  # AT_FORALL_FP32
     *("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d", "_upsample_nearest_exact2d"),
     *("upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d"),
     *("_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bicubic2d_aa"),
+    "linalg_matrix_sqrth",
 )
 """Every floating-point argument is cast to float32."""
 
@@ -60,7 +61,10 @@ PROMOTE: tuple[str, ...] = (  # AT_FORALL_PROMOTE
 BANNED: tuple[str, ...] = ("binary_cross_entropy",)  # binary_cross_entropy_banned in autocast_mode.cpp
 """Raises under autocast."""
 
-SINCE: dict[str, tuple[int, int]] = {"rms_norm": (2, 12)}  # pytorch/pytorch#174824, first released in 2.12 (issue #188955)
+SINCE: dict[str, tuple[int, int]] = {
+    "rms_norm": (2, 12),  # pytorch/pytorch#174824, first released in 2.12 (issue #188955)
+    "linalg_matrix_sqrth": (2, 14),  # autocast_mode.cpp of 2.14, where it is new; its policy as CPU's autocast shows it
+}
 """Operators that joined a list after torch 2.6."""
 
 

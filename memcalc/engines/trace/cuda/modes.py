@@ -66,8 +66,6 @@ DOUBTS: dict[str, str] = {
     "ctc_loss": "LossCTC.cpp: cuDNN's for int32 targets on the CPU; not restated",
     "embedding_bag": "EmbeddingBag.cpp: other auxiliary outputs on CUDA; not restated",
     "grid_sampler": "GridSampler.cpp:cond_cudnn_grid_sampler: cuDNN's kernel, with the same bytes",
-    "clamp_backward": "FunctionsManual.cpp: out of place where a dispatch mode is on: one mask of bytes more than on CUDA",
-    "binary_cross_entropy_with_logits_backward": "FunctionsManual.cpp: likewise, one temporary more",
 }
 """Differences known and left."""
 

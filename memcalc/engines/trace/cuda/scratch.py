@@ -15,6 +15,7 @@ from typing import Any
 from memcalc.engines.trace.cuda.checked import CHECKED
 from memcalc.engines.trace.cuda.schema import bound as bind
 from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.sorting import radix_sort
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,8 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def cub_sort(elements: int, key: int, value: int) -> Scratch:
-    """The cub radix sort's temporary storage: a second copy of keys and values, and histograms.
-
-    cub/device/dispatch/dispatch_radix_sort.cuh: InvokeOnesweep keeps alternate buffers where input may not be overwritten; the
-    histograms are 256 counters a digit and portion, under 1 MiB for fewer than 2**28 elements.
-    """
-    return Scratch("cub radix sort", elements * (key + value) + 2**20, bound=True)
+    """The cub radix sort's temporary storage."""
+    return Scratch("cub radix sort", int(radix_sort(elements, key, value)), bound=True)
 
 
 def cub_scan(elements: int, item: int) -> Scratch:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
+from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, scratch
 from memcalc.engines.trace.cuda.scratch_norm import bias_gradient, copy_in_format
 from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.convolution import workspace as bounded
 
 
 def is_channels_last(*tensors: Any) -> bool:
@@ -20,13 +21,8 @@ def is_channels_last(*tensors: Any) -> bool:
 
 
 def workspace(*operands: Any) -> Scratch:
-    """CuDNN's workspace: what it needs to hold every operand once more in the layout of its tensor-core kernels.
-
-    cudnn/Conv_v8.cpp:run_single_conv takes the first plan of the heuristic that runs; its workspace is known to cuDNN alone.
-    Kernels on channels-last tensors need little or none; on planar half tensors each operand is transposed; a gradient of the
-    weight may be split over thread blocks and summed in fp32.
-    """
-    return Scratch("cuDNN workspace", sum(nbytes(t, max(4, t.element_size())) for t in operands), bound=True)
+    """CuDNN's workspace, a bound."""
+    return Scratch("cuDNN workspace", int(bounded((t.numel(), t.element_size()) for t in operands)), bound=True)
 
 
 @scratch(

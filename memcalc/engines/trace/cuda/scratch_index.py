@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, cub_scan, cub_sort, nbytes, scratch
+from memcalc.engines.trace.known import ones_of
 from memcalc.kernels.behaviour import Behaviour
 
 ROWS_PER_THREAD = 10  # EmbeddingBackwardKernel.cu:NROWS_PER_THREAD
@@ -45,11 +46,19 @@ def _embedding(args: Arguments, out: Any, _: Behaviour) -> list[Scratch]:
     source="native/cuda/Indexing.cu:index_put_with_sort_kernel",
 )
 def _index_put(args: Arguments, _: Any, behaviour: Behaviour) -> list[Scratch]:
-    if not args.get("accumulate") and not behaviour.deterministic:
-        return []  # IndexKernel.cu:index_put_kernel writes straight into self
     indexed = [index for index in args["indices"] if index is not None]
-    number = max((index.numel() for index in indexed), default=0)  # linearIndex has the indices' broadcast shape
-    found = contiguous_copy("values", args["values"]) + contiguous_copy("self", args["self"])
+    masks = [index for index in indexed if index.element_size() == 1]
+    # IndexingUtils.h:expandTensors: a mask stands for the places where it is not zero
+    picked = [index.numel() if ones is None else ones for index in masks for ones in [ones_of(index)]]
+    places = [
+        Scratch("nonzero", 8 * number * mask.dim(), bound=ones_of(mask) is None)
+        for mask, number in zip(masks, picked, strict=True)
+    ]
+    if not args.get("accumulate") and not behaviour.deterministic:
+        return places  # IndexKernel.cu:index_put_kernel writes straight into self
+    whole = [index.numel() for index in indexed if index.element_size() > 1]
+    number = max((*whole, *picked), default=0)  # linearIndex has the indices' broadcast shape
+    found = places + contiguous_copy("values", args["values"]) + contiguous_copy("self", args["self"])
     names = ("linearIndex", "sorted_indices", "orig_indices", "range")
     return [*found, *(Scratch(name, 8 * number) for name in names), cub_sort(number, 8, 8)]
 
@@ -59,8 +68,9 @@ def _index(args: Arguments, out: Any, _: Behaviour) -> list[Scratch]:
     masks = [i for i in args["indices"] if i is not None and i.element_size() == 1]
     found: list[Scratch] = []
     for mask in masks:
-        ones = out.shape[0] if out.dim() else 0
-        found += [Scratch("nonzero", 8 * ones * mask.dim(), bound=True), cub_scan(mask.numel(), 4)]
+        ones = ones_of(mask)
+        number = (out.shape[0] if out.dim() else 0) if ones is None else ones
+        found += [Scratch("nonzero", 8 * number * mask.dim(), bound=ones is None), cub_scan(mask.numel(), 4)]
     return found
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, contiguous_copy, nbytes, scratch
-from memcalc.engines.trace.cuda.scratch_reduce import global_reduce, layout
+from memcalc.engines.trace.cuda.scratch_reduce import global_reduce
 from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.reduction import layout
 
 LAYER_NORM = "native/cuda/layer_norm_kernel.cu:LayerNormBackwardKernelImplInternal, LaunchGammaBetaBackwardCUDAKernel"
 

@@ -9,15 +9,21 @@ import torch
 
 from memcalc.engines.trace.cuda.scratch import Arguments, Scratch, nbytes, scratch
 from memcalc.kernels.behaviour import Behaviour
-from memcalc.kernels.reduction import Layout
-from memcalc.kernels.reduction import global_reduce as split_reduction
-from memcalc.kernels.reduction import layout as layout
+from memcalc.kernels.reduction import Layout, layout, staging
 
 
 def global_reduce(form: Layout, item: int, accumulator: int, behaviour: Behaviour, vec: int = 4) -> list[Scratch]:
-    """The buffers of one reduction."""
+    """The buffers of one reduction: nothing unless it is split over blocks (setReduceConfig, global_memory_size).
+
+    Args:
+        form: the reduction.
+        item: bytes of an input element.
+        accumulator: bytes of a partial result.
+        behaviour: the number of multiprocessors and the compute capability.
+        vec: elements a thread loads at once (vt0 and input_vec_size of the kernel).
+    """
     del item  # strides are in elements here
-    partial, semaphores = split_reduction(form, accumulator, behaviour, vec)
+    partial, semaphores = staging(form, accumulator, behaviour.chip, vec)
     return [Scratch("partial results", partial), Scratch("semaphores", semaphores)] if partial else []
 
 

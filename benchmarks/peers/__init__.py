@@ -1,0 +1,1 @@
+"""memcalc and its peers on the same published cases."""

@@ -1,0 +1,181 @@
+"""Published runs asked of the analytic engine: its scope, its jobs, what null becomes, and that what is kept is its answer."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from benchmarks.published import convert, scope
+from benchmarks.published.convert import question
+from benchmarks.published.needs import PAGE as NEEDS
+from benchmarks.published.needs import needs
+from benchmarks.published.needs import page as needs_page
+from benchmarks.published.predict import KEPT_ANALYTIC, PAGE_ANALYTIC, answer, asked_for, main, predict, read_kept, run
+from benchmarks.published.records import load
+from benchmarks.published.report import Row
+from benchmarks.published.report_analytic import ALONE, NOT_YET, bound, listing, page
+from benchmarks.published.scope import Features, why_not
+from memcalc.footprint import Peak
+from memcalc.job import read_job
+from tests.published.test_published import SMALL, features, record
+
+AGAIN = "predict them again: python -m benchmarks.published.predict --engine analytic"
+
+
+@pytest.mark.parametrize(
+    ("repo", "said"),
+    [
+        ("Lightning-AI/litgpt", "implementation litgpt is not modelled yet"),
+        ("NVIDIA/Megatron-LM", "implementation megatron is not modelled yet"),
+        ("pytorch/torchtitan", "implementation torchtitan is not modelled yet"),
+        ("huggingface/transformers", None),
+    ],
+)
+def test_another_implementation_is_out_of_scope_until_it_is_listed(repo, said):
+    """Layers of another implementation keep a step out of the analytic scope, in these words, and transformers' do not."""
+    reasons = why_not(record(source={"repo": repo}), "analytic")
+    assert [reason.text for reason in reasons] == ([said] if said else [])
+
+
+def test_scopes_differ_by_engine():
+    """Steps of litgpt's are in the trace's scope, which runs litgpt's code, and not in the analytic one's."""
+    litgpt = record(source={"repo": "Lightning-AI/litgpt"})
+    assert not why_not(litgpt)
+    assert why_not(litgpt, "analytic")
+    assert features(source={"repo": "Lightning-AI/litgpt"}) == []
+
+
+def test_scope_widens_in_one_place(monkeypatch):
+    """An implementation that is added to the engine's list is in scope, and its name is in the job."""
+    wider = Features(implementations=("transformers", "litgpt"))
+    monkeypatch.setattr(scope, "STEP", {**scope.STEP, "analytic": wider})
+    monkeypatch.setattr(convert, "ANALYTIC", wider)
+    litgpt = record(source={"repo": "Lightning-AI/litgpt"})
+    assert not why_not(litgpt, "analytic")
+    assert question(litgpt, "analytic").job["implementation"] == "litgpt"
+    assert "implementation" not in question(record(), "analytic").job
+
+
+@pytest.mark.parametrize(
+    ("change", "feature", "widened"),
+    [
+        ({"compile": True}, "compile", {"compiled": True}),
+        ({"trainable": {"method": "qlora", "base_quantization": "nf4"}}, "quantized base", {"quantized": True}),
+        ({"world_size": 8, "sharding": "FSDP2 8"}, "ranks", {"ranks": True}),
+        ({"activation_checkpointing": "selective, per-op"}, "checkpointing", {"checkpointing": ("none", "selective, per-op")}),
+        ({"optimizer": "torch.optim.AdamW", "activation_checkpointing": "full + offload"}, "offload", {"offload": True}),
+        ({"optimizer": "AdamW fused into backward"}, "optimizer in backward", {"in_backward": True}),
+    ],
+)
+def test_each_feature_opens_its_records(monkeypatch, change, feature, widened):
+    """Every switch of the list keeps records out while it is off, and is no reason once it is on."""
+    found = record(**change)
+    assert feature in [reason.feature for reason in why_not(found, "analytic")]
+    monkeypatch.setattr(scope, "STEP", {"analytic": Features(implementations=("transformers",), **widened)})
+    assert feature not in [reason.feature for reason in why_not(found, "analytic")]
+
+
+def test_every_case_in_scope_is_a_job():
+    """What the rule lets in is a job that the engine reads; steps say all their micro-batches, which a trace cuts short."""
+    chosen = asked_for(load(), engine="analytic")
+    assert len(chosen) > 20
+    for each in chosen:
+        assert read_job(question(each, "analytic").job).engine == "analytic"
+    whole = question(record(gradient_accumulation_steps=64), "analytic").job["training"]
+    assert whole["gradient_accumulation_steps"] == 64
+
+
+@pytest.mark.parametrize(
+    ("metric", "reading"),
+    [
+        ("torch.cuda.max_memory_allocated()", "peak.allocated"), ("active_bytes.all.peak", "peak.allocated"),
+        ("max_memory_reserved", "peak.reserved"), ("nvidia-smi memory.used", "peak.device"),
+    ],
+)  # fmt: skip
+def test_each_metric_has_its_own_figure(metric, reading):
+    """Allocated, reserved and the device's memory are held against three figures, never one against another."""
+    found = record(measured={**SMALL["measured"], "metric": metric})
+    assert question(found, "analytic").reading == (reading,)
+
+
+def test_null_is_not_zero():
+    """A peak that the engine leaves null is no prediction, and one that it gives is."""
+
+    class Footprint:
+        peak = Peak(allocated=None, reserved=7, device_low=8, device_high=12)
+
+    assert answer(Footprint, ("peak.allocated",)) is None
+    assert answer(Footprint, ("peak.reserved",)) == 7
+    assert answer(Footprint, ("peak.device",)) == 10
+
+
+def test_what_is_kept_is_what_the_engine_says():
+    """analytic.json holds today's answers of the engine for every case in scope, byte for byte."""
+    records = load()
+    assert run(asked_for(records, engine="analytic"), None, {}, "analytic") == read_kept(KEPT_ANALYTIC), AGAIN
+
+
+def test_the_page_is_what_the_answers_give():
+    """docs/published-analytic.md is made from the cases, the rule and the answers kept, and is not stale."""
+    text = PAGE_ANALYTIC.read_text(encoding="utf-8")
+    assert text == page(load(), read_kept(KEPT_ANALYTIC)), AGAIN
+    assert "not explained" not in text, "a miss over a tenth has no line in benchmarks/published/explained.yaml"
+
+
+def test_unexplained_misses_show():
+    """A miss over a tenth without a line of its own is called that on the page."""
+    found = record(source={"repo": "huggingface/transformers"})
+    told = {"small": {"id": "small", "engine": "analytic", "predicted": 2 * 10**6, "of": ["peak.allocated"]}}
+    assert "- small (+100.00 %): not explained." in page([found], told)
+    assert f"peak.allocated: {NOT_YET}" in page([found], {"small": {**told["small"], "predicted": None}})
+
+
+def test_small_groups_have_the_pooled_bound():
+    """A group of 20 errors has its own extremes, one of 19 those of all steps, and statics are not pooled with steps."""
+
+    def rows(count, predicted, **changes):
+        return [Row(record(**changes), {"predicted": predicted}) for _ in range(count)]
+
+    few, many = rows(ALONE - 1, 1_100_000), rows(ALONE, 950_000)
+    static = rows(1, 3_000_000, kind="model_init")
+    everything = [*few, *many, *static]
+    assert bound(many, everything) == "-5.00 % … -5.00 %"
+    assert bound(few, everything) == f"-5.00 % … +10.00 % (pooled, n = {2 * ALONE - 1})"
+    assert bound(static, everything) == "+200.00 % … +200.00 % (pooled, n = 1)"
+
+
+def test_a_file_by_path_says_why_each_case_is_out(tmp_path, capsys):
+    """Of a file by its path: the errors, what is not answered, the reason of each case out of scope, and nothing kept."""
+    path = tmp_path / "mine.yaml"
+    state = {**SMALL, "id": "state", "kind": "optimizer_state",
+             "measured": {**SMALL["measured"], "metric": "sum of optimizer state tensors"}}  # fmt: skip
+    other = {**SMALL, "id": "other", "source": {"repo": "Lightning-AI/litgpt"}}
+    path.write_text(yaml.safe_dump({"records": [state, other]}), encoding="utf-8")
+    before = KEPT_ANALYTIC.read_bytes()
+    assert main([str(path), "--engine", "analytic"]) == 0
+    said = capsys.readouterr().out
+    assert "| huggingface/transformers | optimizer_state | tensors | 1 |" in said
+    assert "other: implementation litgpt is not modelled yet" in said
+    assert KEPT_ANALYTIC.read_bytes() == before
+
+
+def test_listing_of_nothing():
+    """No case at all is no error."""
+    assert "None." in listing([], {})
+
+
+def test_needs_agree_with_the_rule():
+    """A step that needs nothing built is in scope, or what keeps it out is in the record and not in the engine."""
+    stated = {"metric", "sizes", "device", "optimizer", "precision", "unit"}
+    for each in load():
+        if each.grade != "C" and each.kind == "train_step" and not needs(each):
+            assert {reason.feature for reason in why_not(each, "analytic")} <= stated
+    assert NEEDS.read_text(encoding="utf-8") == needs_page(load()), "python -m benchmarks.published.needs"
+
+
+def test_one_prediction_names_its_three_peaks():
+    """A step's prediction keeps allocated, reserved and device apart, whichever is asked."""
+    told = predict(record(), engine="analytic")
+    assert told["of"] == ["peak.allocated"]
+    assert told["predicted"] == told["allocated"]
+    assert {"reserved", "device"} <= set(told)
