@@ -8,6 +8,8 @@ WORDS = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 ROTARY = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
           "num_key_value_heads": 2, **WORDS}  # fmt: skip
 
+GEMMA3 = {**ROTARY, "num_hidden_layers": 4, "head_dim": 40, "sliding_window": 80, "sliding_window_pattern": 3}
+
 CLASSIC = {key: value for key, value in WORDS.items() if key != "pad_token_id"}
 
 BERT = {"hidden_size": 96, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -53,7 +55,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "cohere": {**ROTARY},
     "gemma": {**ROTARY, "head_dim": 40},
     "gemma2": {**ROTARY, "num_hidden_layers": 3, "head_dim": 24, "sliding_window": 80},
-    "gemma3_text": {**ROTARY, "num_hidden_layers": 4, "head_dim": 40, "sliding_window": 80, "sliding_window_pattern": 3},
+    "gemma3_text": {**GEMMA3},
+    "gemma3": {
+        "text_config": {"model_type": "gemma3_text", **GEMMA3},
+        "mm_tokens_per_image": 4,
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+    },
     "gpt_bigcode": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
     "gpt_neo": {
         **CLASSIC,
@@ -188,7 +203,7 @@ WRITTEN_OUT = ("gpt_neo", "gptj", "bloom", "mpt", "gemma2", "gpt_oss")
 """Families whose attention is only written out: transformers has no other, scores are capped, or there are sinks."""
 LATENTS = ("deepseek_v2", "deepseek_v3")
 """Families whose keys and values differ in width, which flash attention does not take."""
-WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text")
+WINDOWED = ("mistral", "qwen2", "qwen2_moe", "olmo3", "gemma3_text", "gemma3")
 """Families with a mask where the window is shorter than the sequence, which flash takes none of."""
 KERNELS = {
     **dict.fromkeys(WRITTEN_OUT, ("eager",)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
@@ -22,6 +23,9 @@ from memcalc.play.pointwise import add
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 
+Masks = tuple[Value | None, Value | None]
+"""Those of layers that attend to everything and of layers that slide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -37,6 +41,7 @@ class Style:
         both_masks: whether the masks of both kinds are made whatever kinds there are (gemma2).
         one_mask: whether all kinds share one mask, as those that differ in their feed-forward alone do.
         placed_masks: whether masks of layers of several kinds are given the positions, to look for packed rows (not gpt_oss).
+        masks: makes the masks of both kinds where they are other ones: (machine, positions, batch, dtype, eager).
     """
 
     layer: Callable[..., Value]
@@ -48,6 +53,7 @@ class Style:
     both_masks: bool = True
     one_mask: bool = False
     placed_masks: bool = True
+    masks: Callable[..., Masks] | None = None
 
 
 def pre_norm(
@@ -80,13 +86,21 @@ def body(machine: Machine, root: Module, batch: Batch, names: Names, style: Styl
 
 
 def decoded(
-    machine: Machine, root: Module, batch: Batch, names: Names, style: Style, embeds: Value, *, eager: bool
+    machine: Machine,
+    root: Module,
+    batch: Batch,
+    names: Names,
+    style: Style,
+    embeds: Value,
+    *,
+    eager: bool,
+    masks: Masks | None = None,
 ) -> tuple[Value, Any]:
-    """The same from the embeddings on."""
+    """The same from the embeddings on, under the masks that are given or made here."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
     context.place = place = positions(machine, batch.tokens)
     if style.order is not None and not style.one_mask:
-        return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine))
+        return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
     if style.window is None:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     else:
@@ -117,6 +131,7 @@ def _alternating(
     hidden: Value,
     context: Context,
     order: Order,
+    masks: Masks | None,
 ) -> tuple[Value, Any]:
     """Layers of several kinds, each under its own mask.
 
@@ -124,13 +139,11 @@ def _alternating(
     """
     assert context.place is not None
     assert style.kinds is not None
-    embeds, eager, there = hidden, context.eager, kinds_in(machine, order)
+    embeds, there = hidden, kinds_in(machine, order)
     full, slide = context, replace(context)
     place = context.place if style.placed_masks else None
-    full.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
-    if style.both_masks or "sliding_attention" in there:
-        assert style.window is not None
-        slide.mask = window_mask(machine, place, batch, embeds.dtype, style.window, eager=eager)
+    make = style.masks or partial(_both_masks, style, there)
+    full.mask, slide.mask = masks or make(machine, place, batch, embeds.dtype, eager=context.eager)
     contexts = {kind: slide if kind.endswith("sliding_attention") else full for kind in style.kinds}
     if isinstance(style.rotary, Rotary):
         turn_tables(machine, style.rotary, hidden.dtype, context.place, full)
@@ -141,6 +154,16 @@ def _alternating(
     hidden = run_kinds(machine, names.layers, style.kinds, order, style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     return hidden, context.cache
+
+
+def _both_masks(
+    style: Style, there: Container[str], machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool
+) -> Masks:
+    full = causal_mask(machine, place, batch, dtype, eager=eager)
+    if not style.both_masks and "sliding_attention" not in there:
+        return full, None
+    assert style.window is not None
+    return full, window_mask(machine, place, batch, dtype, style.window, eager=eager)
 
 
 def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: Style, *, eager: bool) -> tuple[Value, Any]:

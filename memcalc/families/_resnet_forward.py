@@ -55,10 +55,8 @@ def residual(machine: Machine, layer: ConvResidual, value: Value, in_place: bool
 def stage(machine: Machine, name: str, layers: Module, value: Value, *, in_place: bool) -> Value:
     """A stage: a first layer and those like one another after it."""
     given = value  # the stage's own name for what it was given (modeling_resnet.py:ResNetStage.forward)
-    place = 0
-    for _, stack in layers.parts:
+    for place, (_, stack) in enumerate(layers.parts):
         value = run_layers(machine, name, stack, residual, value, in_place, first=place)  # type: ignore[arg-type]
-        place += 1
     del given
     return value
 
@@ -84,7 +82,7 @@ def parts_of(root: Any, ending: str) -> list[tuple[str, Module]]:
 
 
 def refuse_checkpointing(machine: Machine) -> None:
-    """transformers recomputes nothing of a ResNet (ResNetPreTrainedModel has no supports_gradient_checkpointing).
+    """Transformers recomputes nothing of a ResNet (ResNetPreTrainedModel has no supports_gradient_checkpointing).
 
     Raises:
         InputError: recomputation was asked for.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
 from memcalc.families import gemma3_text
+from memcalc.families._decoder import Names
+from memcalc.families._decoder_forward import Masks, Style, decoded, other_heads
+from memcalc.families._forward import Batch, causal_loss, eager_mask
+from memcalc.families._kinds_forward import kinds_in
+from memcalc.families._masks import block_numbers, blocks, blocks_in_window, seen, unpacked_window
 from memcalc.families._siglip import SiglipVisionConfig, siglip_vision_tower
-from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Flag, Size
+from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Flag, MaybeZero, Size
 from memcalc.families.gemma import gemma_norm
-from memcalc.families.gemma3_text import Gemma3TextConfig
+from memcalc.families.gemma3_text import Gemma3TextConfig, style_of
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Parameter, TiedLinear
 from memcalc.layers.pointwise import AveragePool
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import compare
+from memcalc.play.reshape import clone
+from memcalc.play.values import Value
 
 
 def _empty_for_none(section: Any) -> Any:
@@ -24,10 +34,14 @@ def _empty_for_none(section: Any) -> Any:
 class Gemma3Config(FamilyConfig):
     """source: transformers 5.23.0 models/gemma3/configuration_gemma3.py Gemma3Config"""
 
+    aliases: ClassVar[Mapping[str, str]] = {"image_token_id": "image_token_index"}
+
     text_config: Annotated[Gemma3TextConfig, BeforeValidator(_empty_for_none)] = Field(default_factory=Gemma3TextConfig)
     vision_config: Annotated[SiglipVisionConfig, BeforeValidator(_empty_for_none)] = Field(default_factory=SiglipVisionConfig)
     mm_tokens_per_image: Size = 256
     """Positions the projector leaves of an image."""
+    image_token_index: MaybeZero = 262_144
+    """Where it is no word of the vocabulary, the body looks up another in its place."""
     tie_word_embeddings: Flag | None = True
     """This one decides, not that of ``text_config``."""
 
@@ -70,6 +84,59 @@ def build(config: Gemma3Config, architecture: str) -> Architecture:
     return Architecture(Module([("model", body), ("lm_head", head)]), tied)
 
 
+def play(machine: Machine, architecture: str, config: Gemma3Config, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward of text: without pixels the tower and the projector do not run, and get no gradient."""
+    names = Names()
+
+    def run(machine: Machine, part: Module, batch: Batch) -> Value:
+        return body(machine, part, batch, names, config)
+
+    if architecture != "Gemma3ForConditionalGeneration":
+        return other_heads(machine, architecture, config, root, batch, names, run)
+    hidden = machine.call("model", run, machine, root.part("model"), batch)
+    logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
+    return causal_loss(machine, logits, batch["labels"]), logits
+
+
+def body(machine: Machine, root: Module, batch: Batch, names: Names, config: Gemma3Config) -> Value:
+    """Embeddings, masks of both kinds, the language model on them.
+
+    source: transformers 5.23.0 models/gemma3/modeling_gemma3.py:Gemma3Model.forward
+    """
+    text, language = config.text_config, root.part("language_model")
+    ids, special = batch["input_ids"], None
+    if machine.decide(config.image_token_index >= text.vocab_size):
+        special = compare(machine, ids, operator="eq.Scalar")
+        ids = clone(machine, ids)
+        machine.scratch(8, "scalar_tensor")
+    at = f"language_model.{names.embedding}"
+    embeds = machine.call(at, language.part(names.embedding).play, machine, ids)
+    eager, style = machine.policy.attention == "eager", style_of(text)
+    masks, numbers = _masks(machine, batch, embeds.dtype, style, eager=eager)
+    hidden, _ = machine.call(
+        "language_model", decoded, machine, language, batch, names, style, embeds, eager=eager, masks=masks
+    )
+    del numbers, special, ids
+    return hidden  # type: ignore[no-any-return]
+
+
+def _masks(machine: Machine, batch: Batch, dtype: str, style: Style, *, eager: bool) -> tuple[Masks, Value | None]:
+    """By blocks where token types are given, else those made without positions.
+
+    source: transformers 5.23.0 masking_utils.py:create_masks_for_generate
+    """
+    if "token_type_ids" in batch.values:
+        numbers = block_numbers(machine, batch)
+        full = seen(machine, batch, dtype, blocks, eager=eager)
+        return (full, seen(machine, batch, dtype, blocks_in_window, eager=eager)), numbers
+    assert style.order is not None
+    assert style.window is not None
+    there = kinds_in(machine, style.order(machine))
+    whole = eager_mask(machine, batch, dtype) if eager and "full_attention" in there else None
+    slides = "sliding_attention" in there
+    return (whole, unpacked_window(machine, batch, dtype, style.window, eager=eager) if slides else None), None
+
+
 FAMILY = Family(
     model_type="gemma3",
     config=Gemma3Config,
@@ -78,4 +145,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py, models/siglip/modeling_siglip.py",
     inputs=TEXT | IMAGE,
+    play=play,
 )

@@ -9,8 +9,9 @@ from memcalc.families import _kinds_forward as turns
 from memcalc.families._alternating import Order, in_turns
 from memcalc.families._block_orders import both_norms
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._decoder_forward import Style, headed_forward
-from memcalc.families._forward import Batch
+from memcalc.families._decoder_forward import Masks, Style, headed_forward
+from memcalc.families._forward import Batch, find_packed
+from memcalc.families._masks import both_ways, seen, unbounded
 from memcalc.families._rotary_decoder import attention
 from memcalc.families._windows import (
     Kinds,
@@ -101,15 +102,27 @@ def build(config: Gemma3TextConfig, architecture: str) -> Architecture:
     )  # fmt: skip
 
 
+def style_of(config: Gemma3TextConfig) -> Style:
+    """How the body runs."""
+    kinds = layer_kinds(config)
+    return Style(
+        both_norms, typed_rotaries(config, kinds), window=config.sliding_window,
+        order=lambda machine: layer_order(machine, config), kinds={kind: block(config, kind) for kind in kinds},
+        masks=both_ways_masks if config.use_bidirectional_attention else None,
+    )  # fmt: skip
+
+
+def both_ways_masks(machine: Machine, place: Value, batch: Batch, dtype: str, *, eager: bool) -> Masks:
+    """Masks of a body that looks ahead too (modeling_gemma3.py:Gemma3TextModel.forward)."""
+    find_packed(machine, place, batch)
+    full = seen(machine, batch, dtype, unbounded, eager=eager)
+    find_packed(machine, place, batch)
+    return full, seen(machine, batch, dtype, both_ways, eager=eager)
+
+
 def play(machine: Machine, architecture: str, config: Gemma3TextConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
     """A training forward, as transformers runs it."""
-    kinds = layer_kinds(config)
-    style = Style(
-        both_norms, typed_rotaries(config, kinds), window=config.sliding_window,
-        order=lambda machine: layer_order(machine, config),
-        kinds={kind: block(config, kind) for kind in kinds},
-    )  # fmt: skip
-    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+    return headed_forward(machine, architecture, config, root, batch, Names(), style_of(config))
 
 
 FAMILY = Family(

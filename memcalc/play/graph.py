@@ -219,7 +219,7 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
 
 
 def _lies_closely(machine: Machine, value: Value) -> bool:
-    """Whether a gradient lies as its leaf would: also a slice within which no other dimension moves, of memory it then holds on to.
+    """Whether a gradient lies as its leaf would: also a slice within which no other dimension moves, whose memory it keeps.
 
     source: pytorch torch/csrc/autograd/utils/grad_layout_contract.h:obeys_layout_contract
     """
