@@ -30,14 +30,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "mt5": {"d_model": 96, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 40, "d_ff": 200,
             "decoder_start_token_id": 0, **WORDS},
     "bart": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
-<<<<<<< HEAD
-             "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136,
-             "max_position_embeddings": 300, "decoder_start_token_id": 2,
-             **WORDS},
-=======
              "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "max_position_embeddings": 300,
              "decoder_start_token_id": 2, **WORDS},
->>>>>>> fdec
     "whisper": {"d_model": 96, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
                 "decoder_attention_heads": 3, "encoder_ffn_dim": 200, "decoder_ffn_dim": 136, "num_mel_bins": 20,
                 "max_source_positions": 75, "max_target_positions": 300, "dropout": 0.1, "decoder_start_token_id": 1, **WORDS},
