@@ -109,7 +109,13 @@ def deepseek_architecture(
 
 
 def deepseek_style(
-    machine: Machine, config: Any, sparse: Mixture, rotary: Rotary, turned: Literal["pairs", "complex"], *, mlp_bias: bool = False
+    machine: Machine,
+    config: Any,
+    sparse: Mixture,
+    rotary: Rotary,
+    turned: Literal["pairs", "complex"],
+    *,
+    mlp_bias: bool = False,
 ) -> Style:
     """How the body runs.
 

@@ -10,9 +10,7 @@ from memcalc.play.reshape import expand
 from memcalc.play.values import Value
 
 
-def window_mask(
-    machine: Machine, place: Value | None, batch: Batch, dtype: str, reach: Count, *, eager: bool
-) -> Value | None:
+def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:
     """What ``create_sliding_window_causal_mask`` makes of ``reach`` positions without a padding mask.
 
     For a kernel nothing where the window is longer than the sequence. Without ``place`` it does not look for packed rows.

@@ -57,9 +57,7 @@ def mixture(config: Qwen2MoeConfig) -> Mixture:
     """The feed-forward of a sparse layer."""
     hidden, shared = config.hidden_size, config.shared_expert_intermediate_size
     return Mixture(
-        Router(
-            hidden, config.num_experts, config.num_experts_per_tok, normalised=config.norm_topk_prob, route="softmax_cast"
-        ),
+        Router(hidden, config.num_experts, config.num_experts_per_tok, normalised=config.norm_topk_prob, route="softmax_cast"),
         Experts(config.num_experts, hidden, config.moe_intermediate_size, config.expert_layout, activation=config.hidden_act),
         SharedExperts(GatedMLP(hidden, shared, activation=config.hidden_act), name="shared_expert", gate="shared_expert_gate"),
         order="gated",
@@ -155,7 +153,7 @@ def play(machine: Machine, architecture: str, config: Qwen2MoeConfig, root: Any,
     """A training forward, as transformers runs it."""
     check_mixture(config)
     *_, head_dim = head_sizes(config)
-    parts = {"sparse": mixture(config), "dense": dense_mlp(config)}
+    parts: dict[str, Layer] = {"sparse": mixture(config), "dense": dense_mlp(config)}
     # without use_sliding_window it is 0, and a mask of it is made all the same (configuration_qwen2_moe.py:__post_init__)
     reach = config.sliding_window if config.use_sliding_window else 0
     style = Style(

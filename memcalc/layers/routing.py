@@ -193,9 +193,7 @@ def _matrices(machine: Machine, experts: Experts, name: str, numbers: Value) -> 
     return found, picked(machine, machine.parameter(f"{name}_bias", (experts.experts, width), "expert"), 0, numbers)
 
 
-def _grouped(
-    machine: Machine, experts: Experts, rows: Value, matrices: Value, biases: Value | None, offsets: Value
-) -> Value:
+def _grouped(machine: Machine, experts: Experts, rows: Value, matrices: Value, biases: Value | None, offsets: Value) -> Value:
     """source: transformers 5.23.0 integrations/moe.py:_grouped_linear"""
     if not experts.transposed:
         matrices = transpose(machine, matrices, 1, 2)

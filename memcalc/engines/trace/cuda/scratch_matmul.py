@@ -58,4 +58,4 @@ def _grouped_mm(args: Arguments, _: Any, behaviour: Behaviour) -> list[Scratch]:
     groups = next((t.shape[0] for t in (args["mat2"], args["self"]) if t.dim() == 3), 1)
     offsets = args.get("offs")
     groups = offsets.shape[0] if offsets is not None else groups
-    return [Scratch(name, size, bound=True) for name, size in grouped_scratch(groups, behaviour)]
+    return [Scratch(name, int(size), bound=True) for name, size in grouped_scratch(groups, behaviour)]
