@@ -55,8 +55,12 @@ def check_mixture(config: Any) -> None:
     """What a mixture's forward is not modelled with.
 
     Raises:
-        NotModelledError: the routers' own loss, or noise on their inputs.
+        NotModelledError: experts that are modules of their own, the routers' own loss, or noise on their inputs.
     """
+    if config.expert_layout == "separate":
+        raise NotModelledError(
+            "model.expert_layout", "separate", "is a layout whose activations are not modelled", "set it to stacked"
+        )
     if config.output_router_logits:
         raise NotModelledError("model.output_router_logits", True, "adds a loss that is not modelled", "use engine trace")
     if config.router_jitter_noise > 0:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from memcalc.arrays import Count
 from memcalc.families._alternating import Order, alternating, in_turns, listed, others, periodic
+from memcalc.families._classic_forward import only_written
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._decoder_forward import Style, headed_forward, pre_norm
 from memcalc.families._forward import Batch
@@ -96,6 +97,7 @@ def layer_order(machine: Machine, config: GptOssConfig) -> Order:
 def play(machine: Machine, architecture: str, config: GptOssConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
     """A training forward, as transformers runs it: attention is always written out, as no kernel of torch's knows sinks."""
     check_mixture(config)
+    only_written(machine)
     *_, head_dim = head_sizes(config)
     style = Style(
         pre_norm, rotary_of(config, rotated(config, head_dim), half=True), window=config.sliding_window,

@@ -153,7 +153,7 @@ def play(machine: Machine, architecture: str, config: Qwen2MoeConfig, root: Any,
     """A training forward, as transformers runs it."""
     check_mixture(config)
     *_, head_dim = head_sizes(config)
-    parts: dict[str, Any] = {"sparse": mixture(config), "dense": dense_mlp(config)}
+    parts: dict[str, Layer] = {"sparse": mixture(config), "dense": dense_mlp(config)}
     # without use_sliding_window it is 0, and a mask of it is made all the same (configuration_qwen2_moe.py:__post_init__)
     reach = config.sliding_window if config.use_sliding_window else 0
     style = Style(

@@ -49,8 +49,7 @@ def _queries(machine: Machine, layer: LatentAttention, hidden: Value) -> Value:
     narrowed = Linear(layer.hidden, layer.query_rank, layer.bias)
     low = machine.call("q_a_proj", narrowed.play, machine, hidden)
     low = machine.call("q_a_layernorm", rms_norm(layer.query_rank).play, machine, low)
-    again: Value = machine.call("q_b_proj", Linear(layer.query_rank, wide, bias=False).play, machine, low)
-    return again
+    return machine.call("q_b_proj", Linear(layer.query_rank, wide, bias=False).play, machine, low)  # type: ignore[no-any-return]
 
 
 def _turn(machine: Machine, layer: LatentAttention, query: Value, key: Value, context: Context) -> tuple[Value, Value]:

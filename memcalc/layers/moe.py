@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from memcalc.arrays import Count
-from memcalc.errors import NotModelledError
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Linear, Parameter
 from memcalc.layers.mixing import MIXTURES
@@ -103,15 +102,7 @@ class Experts:
         yield from Module(parts).tensors()
 
     def play(self, machine: Machine, hidden: Value, places: Value, weights: Value) -> Value:
-        """``(tokens, hidden)`` to the same, by the experts of those numbers, weighed.
-
-        Raises:
-            NotModelledError: every expert is a module of its own, as transformers 5 does not run them.
-        """
-        if self.layout == "separate":
-            raise NotModelledError(
-                "model.expert_layout", "separate", "is a layout whose activations are not modelled", "set it to stacked"
-            )
+        """``(tokens, hidden)`` to the same, by the experts of those numbers, weighed; stacked alone."""
         return run_experts(machine, self, hidden, places, weights)
 
 
