@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from memcalc.errors import InputError
 from memcalc.families._block_orders import parallel
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._decoder_forward import Style, headed_forward
@@ -69,6 +70,8 @@ def build(config: CohereConfig, architecture: str) -> Architecture:
 
 def play(machine: Machine, architecture: str, config: CohereConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
     """A training forward, as transformers runs it."""
+    if config.logit_scale is None and architecture.endswith("ForCausalLM"):
+        raise InputError("model.logit_scale", None, "is what its forward multiplies logits by", "give the number, as 0.0625")
     style = Style(parallel, rotary_of(config, rotary_width(config), paired=True))
     return headed_forward(machine, architecture, config, root, batch, Names(), style)
 
