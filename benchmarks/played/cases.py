@@ -41,6 +41,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "clip_text_model": {**CLIP_TEXT},
     "clip_vision_model": {**CLIP_VISION},
     "resnet": {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [3, 5], "num_labels": 5},
+    "torchvision_resnet": {"depths": [2, 1, 4, 1], "layer_type": "bottleneck", "num_labels": 5},
+    "torchvision_vit": {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 200,
+                        "image_size": 40, "patch_size": 8, "dropout": 0.1, "num_labels": 5},
     "mistral": {**ROTARY, "sliding_window": 128},
     "qwen2": {**ROTARY, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
     "qwen3": {**ROTARY, "head_dim": 24},
@@ -213,6 +216,10 @@ KERNELS = {
 """Where not both of ``ATTENTIONS``: Falcon's mask is always made, T5's is its position biases, and flash attention takes
 neither; DeBERTa's attention is written out, whatever is asked for."""
 CHECKPOINTING = ("none", "full")
+BY_WORDS = {"whisper"}
+"""Families sized as those that read words, though they have an encoder: what that one reads has a length of its own."""
+LOOKS_AT_FP16 = {"bart"}
+"""Families that look at the numbers of FP16 states, which a trace does not have."""
 NOT_CHECKPOINTED = {"albert", "resnet"}
 """Families whose modules in transformers have no gradient checkpointing."""
 
@@ -223,13 +230,14 @@ def jobs(family: str) -> list[dict[str, Any]]:
 
     model = {"model_type": family, **MODELS[family]}
     reads = load_family(family)
-    sizes = SIZES["+".join(sorted(reads.inputs))] if "+".join(sorted(reads.inputs)) in SIZES else SIZES["text"]
+    read = "text" if family in BY_WORDS else "+".join(sorted(reads.inputs))
+    sizes = SIZES.get(read, SIZES["text"])
     kernels = KERNELS.get(family, ATTENTIONS) if reads.attends else ("auto",)
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,
          "activation_checkpointing": checkpointing, **size}
         for checkpointing in CHECKPOINTING[: 1 if family in NOT_CHECKPOINTED else None]
         for attention in kernels
-        for precision in PRECISIONS
+        for precision in (PRECISIONS[:2] if family in LOOKS_AT_FP16 else PRECISIONS)
         for size in sizes
     ]  # fmt: skip

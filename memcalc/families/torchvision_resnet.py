@@ -11,11 +11,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from memcalc.arrays import Condition, Count
+from memcalc.families import _paired_heads as heads
+from memcalc.families import _resnet_forward as forward
 from memcalc.families._alternating import alternating, periodic
+from memcalc.families._forward import Batch
 from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, MaybeZero, Size
 from memcalc.layers.base import Layer, Maybe, Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.convolution import ConvNorm, ConvResidual, GlobalAveragePool, MaxPool, square_conv
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.tensors import Span
 
 LayerType = Literal["basic", "bottleneck"]
@@ -140,6 +145,20 @@ def build(config: TorchvisionResNetConfig, architecture: str) -> Architecture:
     return Architecture(Module([*parts, ("avgpool", GlobalAveragePool()), ("fc", Linear(inside, config.num_labels))]))
 
 
+def play(machine: Machine, architecture: str, config: TorchvisionResNetConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward; the model has no loss of its own.
+
+    source: torchvision at 07a929e models/resnet.py:ResNet._forward_impl
+    """
+    value = forward.conv_norm(machine, root.part(""), batch["pixel_values"], True)
+    value = machine.call("maxpool", forward.pooled_most, machine, root.part("maxpool"), value)
+    for name, layers in forward.parts_of(root, "layer"):
+        value = forward.stage(machine, name, layers, value, in_place=True)
+    value = machine.call("avgpool", forward.pooled, machine, value)
+    value = forward.flat(machine, value)
+    return heads.bare(machine, machine.call("fc", root.part("fc").play, machine, value))
+
+
 FAMILY = Family(
     model_type="torchvision_resnet",
     config=TorchvisionResNetConfig,
@@ -148,5 +167,6 @@ FAMILY = Family(
     build=build,
     source="torchvision at 07a929e models/resnet.py",
     inputs=IMAGE,
+    play=play,
     attends=False,
 )

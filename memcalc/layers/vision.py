@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Buffer, Conv, Embedding, Linear, Parameter
+from memcalc.layers.packed_attention import packed
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
 
@@ -58,9 +61,18 @@ class TorchAttention:
             [
                 ("in_proj_weight", Parameter((3 * self.hidden, self.hidden), kind="linear")),
                 ("in_proj_bias", Parameter((3 * self.hidden,), kind="linear")),
-                ("out_proj", Linear(self.hidden, self.hidden)),
+                ("out_proj", self.output),
             ]
         ).tensors()
+
+    @property
+    def output(self) -> Linear:
+        """The output projection."""
+        return Linear(self.hidden, self.hidden)
+
+    def play(self, machine: Machine, hidden: Value) -> Value:
+        """``(rows, tokens, hidden)`` to the same."""
+        return packed(machine, self, hidden)
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,9 +311,8 @@ def eager(
     if mask is not None:
         scores = add(machine, scores, mask)
     dtype = query.dtype
-    scores = softmax(machine, scores, "float32" if upcast else None)
-    if upcast:
-        scores = to(machine, scores, dtype)
+    # where it is cast back that is one expression: what goes into the softmax is named until the cast is done
+    scores = to(machine, softmax(machine, scores, "float32"), dtype) if upcast else softmax(machine, scores)
     scores = dropout(machine, scores, probability)
     if held is not None:
         held.append(scores)

@@ -145,9 +145,8 @@ def eager(
         scores = add(machine, scores, bias)
     if mask is not None:
         scores = add(machine, scores, mask)
-    scores = softmax(machine, scores, "float32" if upcast else None)
-    if upcast:
-        scores = to(machine, scores, query.dtype)
+    # one expression there: what goes into the softmax is named until the cast is done
+    scores = to(machine, softmax(machine, scores, "float32"), query.dtype) if upcast else softmax(machine, scores)
     scores = dropout(machine, scores, probability)
     out = matmul(machine, scores, value)
     return contiguous(machine, transpose(machine, out, 1, 2)), scores
