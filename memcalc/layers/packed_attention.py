@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def packed(machine: Machine, layer: TorchAttention, hidden: Value) -> Value:
     """``(rows, tokens, hidden)`` to the same, by way of ``(tokens, rows, hidden)``."""
     query = transpose(machine, hidden, 1, 0)
-    tokens, rows, width = query.shape
+    tokens, rows, _ = query.shape
     query, key, value = _projected(machine, layer, query)
     query, key, value = (_headed(machine, layer, each, rows) for each in (query, key, value))
     out = attend(machine, query, key, value, probability=layer.dropout)
