@@ -21,6 +21,8 @@ SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length"}
 """What is made as large as possible, and the job's key for it."""
 LONGEST = 2**24
 """No size beyond it is tried."""
+FRAGMENTED = 8
+"""How often a size is taken back because the allocator cannot play it in what is left."""
 REFINED = 64
 """Sizes looked at together between two, of which the smaller fits."""
 
@@ -151,8 +153,10 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
     try:
         size, at_one = _largest(job, model, key)
         footprint = _estimated(job, model, key, max(size, 1))
-        while size and footprint.fits is not None and footprint.fits.verdict == "does_not_fit":
-            size -= 1
+        for _ in range(FRAGMENTED):  # the allocator may need more than the fold says
+            if not size or footprint.fits is None or footprint.fits.verdict in ("fits", "unknown"):
+                break
+            size -= max(1, size // 64)
             footprint = _estimated(job, model, key, max(size, 1))
     except MemcalcError as error:
         return Choice(*names, None, "unknown", reason=str(error))
@@ -165,7 +169,7 @@ def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
     """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1)."""
     from memcalc.engines.analytic.many import peaks
 
-    limit = _limit(job)
+    limit = _limit(job, model.family)
     powers = peaks(job, model, key, [2**power for power in range(LONGEST.bit_length())])
     first = _powers(powers, limit)
     if first in (0, LONGEST):
@@ -188,16 +192,19 @@ def _powers(found: Iterable[Any], limit: int) -> int:
     return best
 
 
-def _limit(job: Job) -> int:
-    """Bytes for the allocator: the memory less its headroom and the most that stands beside it."""
+def _limit(job: Job, family: str) -> int:
+    """Bytes that a prediction may come to: the memory less its headroom and the most that stands beside it, over the bound."""
     from memcalc.behaving import behaviour_of
+    from memcalc.bounds import interval
     from memcalc.device_total import device_total
 
     capacity = capacity_of(job)
     assert capacity is not None
     total = device_total({"behaviour": behaviour_of(job).told(), "parallelism": job.parallelism.model_dump()}, 0)
     beside = total.low if total.high is None else total.high
-    return int(capacity[2] * (1 - job.hardware.headroom)) - beside
+    left = int(capacity[2] * (1 - job.hardware.headroom)) - beside
+    bound = interval("analytic", family)
+    return left if bound is None else int(left / bound.high)
 
 
 def _estimated(job: Job, model: Model, key: str, size: int) -> Footprint:
