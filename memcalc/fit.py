@@ -21,7 +21,7 @@ SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length"}
 """What is made as large as possible, and the job's key for it."""
 LONGEST = 2**24
 """No size beyond it is tried."""
-FRAGMENTED = 8
+FRAGMENTED = 24
 """How often a size is taken back because the allocator cannot play it in what is left."""
 REFINED = 64
 """Sizes looked at together between two, of which the smaller fits."""
@@ -156,7 +156,7 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
         for _ in range(FRAGMENTED):  # the allocator may need more than the fold says
             if not size or footprint.fits is None or footprint.fits.verdict in ("fits", "unknown"):
                 break
-            size -= max(1, size // 64)
+            size -= max(1, size // 32)
             footprint = _estimated(job, model, key, max(size, 1))
     except MemcalcError as error:
         return Choice(*names, None, "unknown", reason=str(error))
