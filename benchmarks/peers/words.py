@@ -34,8 +34,8 @@ TOLD: dict[str, tuple[str, str, str]] = {
     "memcalc analytic": (
         "a step's peak, allocated, reserved and the device's range; what is held between steps, and of a model alone",
         "`memcalc.estimate` with the job of the run",
-        "what `scope.py` lists as not modelled: the layers of other implementations, several ranks, quantised bases; and the "
-        "families whose activations are not modelled yet",
+        "what `scope.py` lists as not modelled: other implementations than transformers', litgpt's and nanogpt's, several "
+        "ranks; and the families whose activations are not modelled yet",
     ),
     "hf-mem": (
         "weights, and a KV cache, for inference", "`parse_safetensors_metadata` of the model's header", "training; adapters",
