@@ -151,9 +151,10 @@ def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: 
 
     if any(is_array(size) for size in shape):
         numpy = sys.modules["numpy"]
-        table, back = numpy.unique(numpy.stack(numpy.broadcast_arrays(*shape)), axis=1, return_inverse=True)
+        sizes = numpy.stack(numpy.broadcast_arrays(*shape))
+        table, back = numpy.unique(sizes.reshape(len(sizes), -1), axis=1, return_inverse=True)
         told = numpy.array([one(*column) for column in table.T.tolist()], dtype=numpy.int64)[back.reshape(-1)]
-        return told[:, 0], told[:, 1]
+        return told[:, 0].reshape(sizes.shape[1:]), told[:, 1].reshape(sizes.shape[1:])
     return one(*map(int, shape))
 
 
