@@ -110,7 +110,7 @@ def test_set_overrides_a_shipped_config(memcalc):
 
 
 def test_verdicts_decide_the_exit(memcalc):
-    """States that exceed the memory are a no, those that do not a yes; a step is judged where it is played and unknown where not."""
+    """States over the memory are a no, those within it a yes; a step is judged where it is played, unknown where not."""
     no = memcalc("estimate", "gpt2", "--memory", "1GiB", "--format", "json")
     assert (no.code, no.json["fits"]["verdict"]) == (1, "does_not_fit")
     assert no.json["fits"]["headroom"] < 0
