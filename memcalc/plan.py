@@ -37,6 +37,7 @@ class Plan:
         zero_args: the engine's options, as given.
         accumulation: micro-batches to a step.
         keeps_gradients: whether ``zero_grad`` fills gradients with zeros, so that they live from step to step.
+        clips: whether gradients are clipped before the optimizer's step.
         assumptions: what the job left open.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     zero_args: dict[str, bool | int | float]
     accumulation: Count
     keeps_gradients: bool
+    clips: bool
     assumptions: tuple[str, ...]
 
     def setting(self, model: Model) -> Setting:
@@ -85,7 +87,7 @@ def make_plan(job: Job) -> Plan:
         scheme=scheme, optimizer=optimizer, options=options, implementation=implementation, backend=backend,
         stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
         accumulation=training.gradient_accumulation_steps, keeps_gradients=not training.set_to_none,
-        assumptions=tuple(assumptions),
+        clips=training.max_grad_norm is not None, assumptions=tuple(assumptions),
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account) -> F
         played, assumed = played_of(job, plan, model, ranks)
     except NotModelledError:
         return {}
-    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+    around = around_of(plan, model, account, assumed.behaviour.chip)
     tape = steady_tape(around, played)
     forms = forms_of(tape)
     tops = forms.role_tops(requested)

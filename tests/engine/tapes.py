@@ -123,10 +123,9 @@ def both(keys: dict, inputs: str = "2", shapes: Sequence[tuple[int, ...]] = ()) 
     found = trace_job(job, Feed(inputs=[f"args0={DTYPES.get(job.training.precision, 'float32')}[{inputs}]"]))
     plan, model = make_plan(job), model_of(job)
     (layout,) = layouts(plan.setting(model), plan.backend, 1)
-    norm = job.training.max_grad_norm
     told = {
-        "clip": clip_events(plan, layout, model, norm),
-        "optimizer_step": step_events(plan, layout, model, clipped=norm is not None),
+        "clip": clip_events(plan, layout, model),
+        "optimizer_step": step_events(plan, layout, model),
     }
     registry = any("registry" in assumption for assumption in found.footprint.assumptions)
     return Pair(_phases(found.tape), {phase: _sizes(unroll(events)) for phase, events in told.items()}, registry)

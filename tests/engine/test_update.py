@@ -85,11 +85,11 @@ def stacked(count, width, vocabulary=50):
 def test_many_jobs_are_one_evaluation(optimizer, precision):
     """Clip and step over arrays of layers and widths fold to what each job folds to alone, a stack of none included."""
     counts, widths = np.array([0, 1, 2, 7]), np.array([64, 8, 300, 16])
-    keys = {"optimizer": optimizer, "precision": precision}
+    keys = {"optimizer": optimizer, "precision": precision, "max_grad_norm": 1.0}
 
     def top(known):
         plan, layout = planned(known, **keys)
-        tape = [*clip_events(plan, layout, known, 1.0), *step_events(plan, layout, known, clipped=True)]
+        tape = [*clip_events(plan, layout, known), *step_events(plan, layout, known)]
         return [fold(tape, measure).stretch.top for measure in (requested, rounded)]
 
     each = [top(stacked(int(count), int(width))) for count, width in zip(counts, widths, strict=True)]

@@ -46,7 +46,7 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
         sizes = int(some[0]) if len(some) == 1 else some
         asked = job.model_copy(update={"training": job.training.model_copy(update={key: sizes})})
         played, assumed = played_of(asked, plan, model)
-        around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+        around = around_of(plan, model, account, assumed.behaviour.chip)
         return fold(steady_tape(around, played), rounded).stretch.top
 
     return apart(run, numpy.asarray(values, dtype=numpy.int64))

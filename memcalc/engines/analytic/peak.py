@@ -39,7 +39,7 @@ def whole_step(
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(plan, model, account, job.training.max_grad_norm, assumed.behaviour.chip)
+    around = around_of(plan, model, account, assumed.behaviour.chip)
     return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
 
 
@@ -74,14 +74,14 @@ def _playable(plan: Plan, model: Model) -> Family:
     return family_of(model)
 
 
-def around_of(plan: Plan, model: Model, account: Account, max_norm: float | None, chip: Chip) -> Around:
+def around_of(plan: Plan, model: Model, account: Account, chip: Chip) -> Around:
     """What stands around the played part: what the layout keeps, clipping, and the optimizer's step."""
     layout = account.layout
     return Around(
         resident=(*layout.resident, *(gradients_held(plan, layout) if keeps_gradients(plan) else ())),
         states=[holding for _, holding in account.states],
-        clip=clip_events(plan, layout, model, max_norm, chip=chip),
-        update=step_events(plan, layout, model, clipped=max_norm is not None, chip=chip),
+        clip=clip_events(plan, layout, model, chip=chip),
+        update=step_events(plan, layout, model, chip=chip),
     )
 
 

@@ -30,8 +30,8 @@ OWN_STEP = frozenset({"torch", "fsdp2"})
 """Data-parallel engines under which memcalc's own textbook step updates the masters; others bring theirs."""
 
 
-def clip_events(plan: Plan, layout: Layout, model: Model, max_norm: float | None, *, chip: Chip = USUAL) -> list[Event]:
-    """Clipping the gradients of one step, from backward's end to the optimizer's step; nothing without a ``max_norm``.
+def clip_events(plan: Plan, layout: Layout, model: Model, *, chip: Chip = USUAL) -> list[Event]:
+    """Clipping the gradients of one step, from backward's end to the optimizer's step; nothing where it clips none.
 
     Under GradScaler the gradients are unscaled first, and what it has found is alive until the step's end.
 
@@ -39,10 +39,9 @@ def clip_events(plan: Plan, layout: Layout, model: Model, max_norm: float | None
         plan: the job with every name resolved.
         layout: what a rank holds.
         model: the model whose tensors they are.
-        max_norm: what gradients are clipped to.
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
     """
-    if max_norm is None or not model.shapes_known:
+    if not plan.clips or not model.shapes_known:
         return []
     gradients = _gradients(plan, layout, model)
     if own_masters(plan):
@@ -55,17 +54,17 @@ def step_events(
     layout: Layout,
     model: Model,
     *,
-    clipped: bool = False,
     chip: Chip = USUAL,
     flattened: Iterable[Event] = (),
 ) -> list[Event]:
     """One step of the optimizer in a run that is under way; nothing of one that updates each parameter inside backward.
 
+    Where gradients are clipped, ``clip_events`` came before and unscaled, or looked for overflow, in the step's stead.
+
     Args:
         plan: the job with every name resolved.
         layout: what a rank holds.
         model: the model whose tensors they are.
-        clipped: whether ``clip_events`` came before, which unscales, or looks for overflow, in the step's stead.
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
         flattened: what happens once an engine has cast and flattened the gradients (``layout.early``: they go).
     """
@@ -73,18 +72,28 @@ def step_events(
         return []  # what its hooks need, update_events says of each parameter in turn
     update = update_events(plan, layout, model, chip)
     if own_masters(plan):
-        looked = [] if clipped else _norms(plan, _gradients(plan, layout, model), None, chip)
+        looked = [] if plan.clips else _norms(plan, _gradients(plan, layout, model), None, chip)
         return [*looked, *flattened, *update]
     cast, step = ([(held.buffer, held.times) for held in some] for some in (layout.cast, layout.step))
     opened = [allocs(*held) for held in (*cast, *step)]
     own = [*opened, *(frees(*held) for held in cast), *flattened, *update, *(frees(*held) for held in reversed(step))]
     if not plan.scheme.scaler:
         return own
+    looking = [] if plan.clips else _unscaled() if plan.implementation != "fused" else _checked()
+    return [*looking, *within(_handed(plan), own), Free(FOUND_INF)]
+
+
+def found_by_scaler(plan: Plan) -> list[tuple[Buffer, int]]:
+    """GradScaler's scalars that are alive while the optimizer's own kernels run, beside its scale and growth tracker."""
+    return [(FOUND_INF, 1), *_handed(plan)] if plan.scheme.scaler and not own_masters(plan) else []
+
+
+def _handed(plan: Plan) -> list[tuple[Buffer, int]]:
+    """What a fused kernel is handed to unscale by itself: _step_supports_amp_scaling (torch/amp/grad_scaler.py:step)."""
     if plan.implementation != "fused":
-        return [*([] if clipped else _unscaled()), *own, Free(FOUND_INF)]
-    # the kernel is handed both and unscales: _step_supports_amp_scaling (torch/amp/grad_scaler.py:step)
-    given = [(Buffer("sum of found_inf", 4, "temporary"), 1), (Buffer("grad_scale", 4, "temporary"), 1)]
-    return [*([] if clipped else _checked()), *within(given[: 1 if clipped else 2], own), Free(FOUND_INF)]
+        return []
+    scale = () if plan.clips else ((Buffer("grad_scale", 4, "temporary"), 1),)
+    return [(Buffer("sum of found_inf", 4, "temporary"), 1), *scale]
 
 
 def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = None) -> list[Event]:
