@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memcalc.arrays import Count
-from memcalc.engines.analytic.update import found_by_scaler, update_events
+from memcalc.engines.analytic.update import kernels_events
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
 from memcalc.plan import Plan
-from memcalc.tape.events import Alloc, Buffer, Free, within
+from memcalc.tape.events import Alloc, Buffer, Free
 from memcalc.tape.unroll import unroll
 
 Needs = list[tuple[Buffer, Count]]
@@ -20,7 +20,7 @@ def step_needs(plan: Plan, layout: Layout, model: Model) -> Needs:
     live: dict[int, tuple[Buffer, int]] = {}
     highest: dict[int, tuple[Buffer, int]] = {}
     total = top = 0
-    for event in unroll(within(found_by_scaler(plan), update_events(plan, layout, model))):
+    for event in unroll(kernels_events(plan, layout, model)):
         assert isinstance(event, Alloc | Free)
         sign = 1 if isinstance(event, Alloc) else -1
         total += sign * int(event.buffer.requested)

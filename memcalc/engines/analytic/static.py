@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
-from memcalc.engines.analytic.update import found_by_scaler, own_masters, update_events
+from memcalc.engines.analytic.update import kernels_events, own_masters
 from memcalc.errors import InputError
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
@@ -124,7 +124,7 @@ def account(plan: Plan, layout: Layout, model: Model) -> Account:
             "training.optimizer", name, f"takes only {plan.optimizer.needs}, and {plan.backend} hands it {rank}-D tensors",
             "use zero_stage 0, zero_backend fsdp2 or another optimizer",
         )  # fmt: skip
-    update = within(found_by_scaler(plan), update_events(plan, layout, model))
+    update = kernels_events(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
     return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], update)), states)
 

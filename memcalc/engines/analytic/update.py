@@ -77,23 +77,22 @@ def step_events(
     cast, step = ([(held.buffer, held.times) for held in some] for some in (layout.cast, layout.step))
     opened = [allocs(*held) for held in (*cast, *step)]
     own = [*opened, *(frees(*held) for held in cast), *flattened, *update, *(frees(*held) for held in reversed(step))]
-    if not plan.scheme.scaler:
-        return own
-    looking = [] if plan.clips else _unscaled() if plan.implementation != "fused" else _checked()
-    return [*looking, *within(_handed(plan), own), Free(FOUND_INF)]
+    return _scaled(plan, own, []) if plan.scheme.scaler else own
 
 
-def found_by_scaler(plan: Plan) -> list[tuple[Buffer, int]]:
-    """GradScaler's scalars that are alive while the optimizer's own kernels run, beside its scale and growth tracker."""
-    return [(FOUND_INF, 1), *_handed(plan)] if plan.scheme.scaler and not own_masters(plan) else []
+def kernels_events(plan: Plan, layout: Layout, model: Model) -> list[Event]:
+    """``step_events`` without the casts around it and reductions' staging, and with no clipping's events before it."""
+    update = update_events(plan, layout, model)
+    return _scaled(plan, update, [Alloc(FOUND_INF)]) if plan.scheme.scaler and not own_masters(plan) else update
 
 
-def _handed(plan: Plan) -> list[tuple[Buffer, int]]:
-    """What a fused kernel is handed to unscale by itself: _step_supports_amp_scaling (torch/amp/grad_scaler.py:step)."""
-    if plan.implementation != "fused":
-        return []
-    scale = () if plan.clips else ((Buffer("grad_scale", 4, "temporary"), 1),)
-    return [(Buffer("sum of found_inf", 4, "temporary"), 1), *scale]
+def _scaled(plan: Plan, own: Iterable[Event], unscaled: list[Event]) -> list[Event]:
+    """GradScaler around an optimizer's step; ``unscaled`` is what clipping, which unscales before it, has left."""
+    fused = plan.implementation == "fused"
+    looking = unscaled if plan.clips else _checked() if fused else _unscaled()
+    # the kernel is handed both and unscales: _step_supports_amp_scaling (torch/amp/grad_scaler.py:step)
+    given = [(Buffer("sum of found_inf", 4, "temporary"), 1), (Buffer("grad_scale", 4, "temporary"), 1)] if fused else []
+    return [*looking, *within(given[: 1 if plan.clips else 2], own), Free(FOUND_INF)]
 
 
 def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = None) -> list[Event]:

@@ -143,7 +143,8 @@ class _Kept:
         for key, value in (("requested", size), ("rounded", block), ("bound", block + spare)):
             self.live[key] += sign * value
         self.roles[buffer.role] = self.roles.get(buffer.role, 0) + sign * block
-        self.look(buffer.site, counted=counted)
+        # clipping's own moments are not the optimizer's, but what it leaves is alive in them (GradScaler's found_inf)
+        self.look(buffer.site, counted=counted and self.phase != "clip")
 
     def look(self, site: str, *, counted: bool) -> None:
         """Whether this is the highest instant."""
