@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Condition, Count, is_array
@@ -43,11 +44,15 @@ class Machine:
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
         held: what the script around the model holds until backward is through.
+        alive: how many values' memory there is.
+        thread: the thread that plays.
+        disturbed: whether memory was let go of by another thread, later than this one did.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.tape: list[Any] = []
+        self.alive, self.thread, self.disturbed = 0, get_ident(), False
         self.path = ""
         self.recording, self.training, self.in_backward = True, True, False
         self.autocast: str | None = None
@@ -66,6 +71,14 @@ class Machine:
         self._outer: list[Any] | None = None
         self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
+    def undisturbed(self) -> bool:
+        """Whether everything died when its last name did, once a step is played: nothing is left but gradients.
+
+        A thread that holds other threads' frames keeps alive what they name, as a sampling profiler does for a moment
+        (``sys._current_frames``; distributed/worker.py:trigger_profile).
+        """
+        return not self.disturbed and self.alive == sum(leaf.gradient is not None for leaf in self.leaves.values())
+
     # -- memory -----------------------------------------------------------------------------------------------------------
 
     def new(
@@ -75,6 +88,7 @@ class Machine:
         size = self.bytes_of(shape, dtype)
         life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
+        self.alive += 1
         return Value(Storage(life, self), shape, dtype, order)
 
     def bytes_of(self, shape: Shape, dtype: str) -> Count:

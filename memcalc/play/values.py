@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from memcalc.arrays import Count, is_array
@@ -57,8 +58,12 @@ class Storage:
         self.life, self.owner = life, owner
 
     def __del__(self) -> None:
-        if self.owner is not None:
-            self.owner.tape.append((-1, self.life))
+        owner = self.owner
+        if owner is not None:
+            owner.tape.append((-1, self.life))
+            owner.alive -= 1
+            if get_ident() != owner.thread:  # a thread that held frames, as a profiler does, has kept it until now
+                owner.disturbed = True
 
 
 class Value:

@@ -5,7 +5,6 @@ A task is plain data, so that it crosses any boundary; a worker lays the sweep o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +85,10 @@ class Worker:
 
 _worker: Worker | None = None
 
-_LOCK = threading.Lock()
-
 
 def compute(order: Order, piece: Piece) -> Result:
     """One chunk, by the worker that this process keeps."""
     global _worker
-    with _LOCK:  # a Dask worker calls from several threads, and what is being played belongs to the process
-        if _worker is None or _worker.key != order.key:
-            _worker = Worker(order)
-        return _worker.compute(piece)
+    if _worker is None or _worker.key != order.key:
+        _worker = Worker(order)
+    return _worker.compute(piece)

@@ -54,7 +54,6 @@ def test_a_fault_in_another_process_is_raised_here(folder, monkeypatch):
         list(run(SPEC, base_dir=folder))
 
 
-@pytest.mark.xfail(strict=False, reason="open fault: a chunk's DDP steps sometimes differ by 8 B between runs under Dask")
 def test_dask_gives_the_same_rows_in_the_same_order(folder):
     """A real scheduler with a worker over TCP computes the same bytes, and its client is closed again."""
     distributed = pytest.importorskip("distributed")

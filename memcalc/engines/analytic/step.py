@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
-from memcalc.errors import NotModelledError
+from memcalc.errors import MemcalcError, NotModelledError
 from memcalc.families.base import Family, load_family
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
@@ -23,9 +24,11 @@ from memcalc.play.adapting import counted
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine, Policy
 from memcalc.play.pointwise import scaled, to
-from memcalc.play.values import Life
 from memcalc.records import dataclass
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, allocs, frees
+from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
+
+TRIES = 100
+"""How often a step is played anew whose values another thread kept alive, before that is an error."""
 
 
 @dataclass
@@ -78,19 +81,32 @@ def play_step(
         raise NotModelledError(
             "model.model_type", model.family, "has activations that are not modelled yet", "use engine trace"
         )
-    machine = Machine(policy_of(plan, model, job, behaviour))
-    machine.tied, machine.unrolled = dict(model.tied), unrolled
-    if in_buckets:
-        machine.policy.on_gradient = _into_its_bucket
-    machine.path = model.prefix
-    reading = read_inputs(job.training, family, model, machine.policy.dtype)
-    more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
-    steps = plan.accumulation
-    _iterate(machine, plan, family, model, reading, last=not _several(machine, steps), divided=_several(machine, steps))
-    if _several(machine, steps):
-        _again(machine, plan, family, model, reading, steps - 1)
-    played = _converted(machine, reading)
-    return replace(played, before=(*more, *played.before))
+
+    def once() -> Played | None:
+        machine = Machine(policy_of(plan, model, job, behaviour))
+        machine.tied, machine.unrolled = dict(model.tied), unrolled
+        if in_buckets:
+            machine.policy.on_gradient = _into_its_bucket
+        machine.path = model.prefix
+        reading = read_inputs(job.training, family, model, machine.policy.dtype)
+        more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
+        steps = plan.accumulation
+        several = _several(machine, steps)
+        _iterate(machine, plan, family, model, reading, last=not several, divided=several)
+        if several:
+            _again(machine, plan, family, model, reading, steps - 1)
+        if not machine.undisturbed():
+            return None
+        played = _converted(machine, reading)
+        return replace(played, before=(*more, *played.before))
+
+    for _ in range(TRIES):
+        if (found := once()) is not None:
+            return found
+    raise MemcalcError(
+        "play", model.name, f"was disturbed {TRIES} times by a thread that holds other threads' frames",
+        "switch the profiler off, or play in a process of its own",
+    )  # fmt: skip
 
 
 def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:
@@ -163,7 +179,7 @@ def _iterate(
 
 def _converted(machine: Machine, reading: Reading) -> Played:
     """The machine's tape in the events every reader takes."""
-    converter = _Converter()
+    converter = Converter()
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
     gradients = tuple(
@@ -180,103 +196,6 @@ def _converted(machine: Machine, reading: Reading) -> Played:
         tuple(converter.workspaces),
         tuple(machine.assumed),
     )
-
-
-class _Converter:
-    """Lives to buffers, marks to marks, stretches to repetitions."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[Life, Buffer] = {}
-        self.times: dict[Life, Count] = {}
-        self.born: dict[Life, int] = {}
-        self.left: set[Life] = set()
-        self.workspaces: list[Buffer] = []
-        self.same: dict[Life, Life] = {}
-        self.freed: set[Life] = set()
-        """What some turn of a stretch lets go of."""
-        self.handed: set[Life] = set()
-        """What each turn gives to the next, which lets go of it: one is left in the end, not one of every turn."""
-        self.place = 0
-        self.phase: Phase = "init"
-        self.phases: dict[int, Phase] = {}
-
-    def look(self, tape: Sequence[Any]) -> None:
-        """Where each life begins and ends, and how many stand behind it."""
-        self._scan(tape, None)
-        self.handed = {later for first, later in self.same.items() if first in self.freed}
-
-    def _scan(self, tape: Sequence[Any], times: Count | None) -> None:
-        for kind, life in tape:
-            if life is None and isinstance(kind, str):
-                if kind == "loss":  # a part of forward, as far as what outlives it goes
-                    continue
-                self.place += 1
-                self.phases[self.place] = kind  # type: ignore[assignment]
-            elif life is None:
-                self.same |= dict(kind.carried)
-                self._scan(kind.body, kind.times)
-            elif kind > 0:
-                self.born[life] = self.place
-                if times is not None:
-                    self.times[life] = times
-            else:
-                if self.born.get(life) != self.place:
-                    self.left.add(life)
-                if times is not None:
-                    self.freed.add(life)
-
-    def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
-        """The events of a tape, or of the body of a stretch."""
-        late = self._late(tape) if inside else ()
-        for kind, life in tape:
-            if life is None and isinstance(kind, str):
-                yield Mark(kind)  # type: ignore[arg-type]
-            elif life is None:
-                yield Repeat(kind.times, tuple(self.events(kind.body, inside=True)))
-            elif kind > 0:
-                buffer = self.buffer(life)
-                if buffer.role == "workspace":
-                    self.workspaces.append(buffer)
-                else:
-                    yield Alloc(buffer)
-            else:
-                buffer = self.buffer(life)
-                if not inside and life in self.times and life not in self.handed:
-                    yield frees(buffer, self.times[life])  # one was left by every turn
-                else:
-                    yield Free(buffer, 1) if life in late else Free(buffer)
-
-    def _late(self, tape: Sequence[Any]) -> set[Life]:
-        """What a turn was given and lets go of after it has made what it gives: not the youngest of the two then."""
-        made: set[Life] = set()
-        late: set[Life] = set()
-        for kind, life in tape:
-            if life is None:
-                continue
-            if kind > 0:
-                made.add(life)
-            elif life in self.same and self.same[life] in made:
-                late.add(life)
-        return late
-
-    def buffer(self, life: Life) -> Buffer:
-        """The buffer of a life: what a stretch is given and what it gives are one."""
-        life = self.same.get(life, life)
-        found = self.buffers.get(life)
-        if found is None:
-            site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
-            found = Buffer(
-                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
-                shape=life.shape,  # type: ignore[arg-type]
-            )  # fmt: skip
-            self.buffers[life] = found
-        return found
-
-    def _role(self, life: Life) -> str:
-        if life.role is not None:
-            return life.role
-        forward = self.phases.get(self.born.get(life, 0)) == "forward"
-        return "activation" if forward and life in self.left else "temporary"
 
 
 @dataclass
