@@ -11,6 +11,7 @@ from memcalc.play.pointwise import add, clamped_in_place, mul, neg
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
 from memcalc.play.sinks import sink_attention
 from memcalc.play.values import Value
+from memcalc.play.written_out import eager
 from memcalc.records import dataclass
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
                 machine, query, key, value, context.mask, sinks, probability=layer.dropout, held=context.weights
             )
         upcast, cap = getattr(layer, "upcast", True), getattr(layer, "softcap", None)
-        return kernels.eager(
+        return eager(
             machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, softcap=cap,
             held=context.weights,
         )  # fmt: skip

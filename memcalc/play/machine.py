@@ -8,16 +8,15 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Condition, Count, is_array
-from memcalc.kernels.behaviour import Behaviour
-from memcalc.kernels.workspaces import Workspaces
-from memcalc.play.choose import Call, kernel_of
 from memcalc.play.graph import Backward, Leaf, Node
+from memcalc.play.policy import Policy
+from memcalc.play.stretch import Section, Stretch, life_of
 from memcalc.play.values import Life, Order, Shape, Storage, Value
 from memcalc.tape.events import Phase, Role
 from memcalc.tensors import ITEMSIZE, Kind
 
 if TYPE_CHECKING:
-    from memcalc.play.adapting import Adapter
+    pass
 
 AUTOCAST_WEIGHTS = "parameter_copy"
 
@@ -354,95 +353,10 @@ class Machine:
             self._section = section = self.sections.pop()
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
-            section.given = _life_of(grads)
+            section.given = life_of(grads)
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
-        gives = _life_of(grads)
+        gives = life_of(grads)
         carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None
-
-
-def _life_of(grads: Sequence[Value | None]) -> Life | None:
-    return next((value.storage.life for value in grads if value is not None), None)
-
-
-class Section:
-    """Nodes that stand for ``times`` as many: those made from ``first`` to ``last``."""
-
-    def __init__(self, first: int, times: Count) -> None:
-        self.first, self.last, self.times = first, first, times
-        self.outer: list[Any] = []
-        self.given: Life | None = None
-
-
-class Stretch:
-    """A part of a tape that is repeated.
-
-    Attributes:
-        times: how often.
-        body: the part.
-        carried: (life that the first turn is given, life that each turn gives to the next).
-    """
-
-    __slots__ = ("body", "carried", "times")
-
-    def __init__(self, times: Count, body: list[Any], carried: tuple[tuple[Life, Life], ...]) -> None:
-        self.times, self.body, self.carried = times, body, carried
-
-
-class Policy:
-    """How parameters are held, and what is assumed of software and GPU.
-
-    Attributes:
-        dtype: the parameters' dtype.
-        keeps: kinds of parameters that stay in FP32.
-        trains: whether a parameter receives a gradient, by name.
-        on_gradient: told of every gradient as it is stored.
-        attention: the kernel asked for, or ``auto``.
-        checkpointing: ``none``, ``selective`` or ``full``.
-        cache: whether decoders keep keys and values, as ``use_cache`` has it.
-        gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
-        adapter: what stands on linear layers; None for nothing.
-        behaviour: the software and GPU.
-    """
-
-    def __init__(
-        self,
-        dtype: str,
-        *,
-        keeps: frozenset[str] = frozenset(),
-        trains: Callable[[str], bool] = lambda name: True,
-        on_gradient: Callable[[Machine, Leaf], None] | None = None,
-        attention: str = "auto",
-        checkpointing: str = "none",
-        cache: bool = False,
-        gradients_kept: bool = False,
-        adapter: Adapter | None = None,
-        behaviour: Behaviour | None = None,
-    ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
-        self.gradients_kept, self.adapter = gradients_kept, adapter
-        self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
-        self.attention, self.behaviour = attention, behaviour or Behaviour()
-        self.workspaces = Workspaces(self.behaviour)
-
-    def dtype_of(self, kind: Kind) -> str:
-        """A parameter's dtype by the operator that reads it."""
-        return "float32" if kind in self.keeps else self.dtype
-
-    def kernel(
-        self,
-        machine: Machine,
-        query: Value,
-        key: Value,
-        value: Value,
-        mask: Value | None,
-        probability: float,
-        causal: bool,
-        grouped: bool,
-    ) -> str:
-        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
-        trains = machine.wants(query, key, value)
-        call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
-        return kernel_of(machine, self.attention, call)

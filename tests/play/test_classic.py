@@ -14,9 +14,10 @@ from memcalc.job import read_job
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.plan import make_plan
 from memcalc.play.inplace import clamp
-from memcalc.play.machine import Machine, Policy
+from memcalc.play.machine import Machine
 from memcalc.play.picking import picked
 from memcalc.play.pointwise import add, neg
+from memcalc.play.policy import Policy
 from memcalc.play.reshape import cat, narrow, split_dim, transpose
 from memcalc.play.values import Value
 from memcalc.readers.config import build_model

@@ -20,8 +20,9 @@ from memcalc.play.checkpoint import checkpointed
 from memcalc.play.graph import Engine
 from memcalc.play.indexing import gather, repeat
 from memcalc.play.losses import binary_cross_entropy
-from memcalc.play.machine import Machine, Policy
+from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, mul, tanh, to
+from memcalc.play.policy import Policy
 from memcalc.play.reduce import sum_all
 from memcalc.play.values import Life, Storage, Value
 from memcalc.readers.config import build_model

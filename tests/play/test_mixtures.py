@@ -15,7 +15,8 @@ from memcalc.kernels.behaviour import Behaviour
 from memcalc.plan import make_plan
 from memcalc.play.graph import Engine
 from memcalc.play.grouped import grouped_mm
-from memcalc.play.machine import Machine, Policy
+from memcalc.play.machine import Machine
+from memcalc.play.policy import Policy
 from memcalc.play.reduce import sum_all
 from memcalc.play.reshape import transpose
 from memcalc.readers.config import build_model

@@ -14,8 +14,9 @@ from memcalc.families.base import load_family
 from memcalc.job import read_job
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.plan import make_plan
-from memcalc.play.machine import Machine, Policy
+from memcalc.play.machine import Machine
 from memcalc.play.normalised import NORMS
+from memcalc.play.policy import Policy
 from memcalc.play.values import Value
 from memcalc.readers.config import build_model
 from memcalc.tape.fold import fold, requested

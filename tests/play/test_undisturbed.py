@@ -23,7 +23,7 @@ def top() -> int:
 
 @pytest.mark.parametrize("births", [1, 10, None])
 def test_what_another_thread_kept_alive_is_played_again(monkeypatch, births):
-    """Frames held at every birth of the first play, until some births later or until after it: seen, and the answer is the same."""
+    """Frames held at every birth of the first play, for some births or past its end: seen, and the answer is the same."""
     quiet, held, plays = top(), [], []
     new, undisturbed = Machine.new, Machine.undisturbed
 

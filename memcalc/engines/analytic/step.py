@@ -22,8 +22,9 @@ from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
 from memcalc.play.graph import Engine, Leaf
-from memcalc.play.machine import Machine, Policy
+from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
+from memcalc.play.policy import Policy
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
 

@@ -1,0 +1,74 @@
+"""How a machine holds parameters, which kernels it takes, and what it assumes of software and GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from memcalc.kernels.behaviour import Behaviour
+from memcalc.kernels.workspaces import Workspaces
+from memcalc.play.choose import Call, kernel_of
+from memcalc.play.graph import Leaf
+from memcalc.play.values import Value
+from memcalc.tensors import Kind
+
+if TYPE_CHECKING:
+    from memcalc.play.adapting import Adapter
+    from memcalc.play.machine import Machine
+
+
+class Policy:
+    """How parameters are held, and what is assumed of software and GPU.
+
+    Attributes:
+        dtype: the parameters' dtype.
+        keeps: kinds of parameters that stay in FP32.
+        trains: whether a parameter receives a gradient, by name.
+        on_gradient: told of every gradient as it is stored.
+        attention: the kernel asked for, or ``auto``.
+        checkpointing: ``none``, ``selective`` or ``full``.
+        cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
+        adapter: what stands on linear layers; None for nothing.
+        behaviour: the software and GPU.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        *,
+        keeps: frozenset[str] = frozenset(),
+        trains: Callable[[str], bool] = lambda name: True,
+        on_gradient: Callable[[Machine, Leaf], None] | None = None,
+        attention: str = "auto",
+        checkpointing: str = "none",
+        cache: bool = False,
+        gradients_kept: bool = False,
+        adapter: Adapter | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self.checkpointing, self.cache = checkpointing, cache
+        self.gradients_kept, self.adapter = gradients_kept, adapter
+        self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
+        self.attention, self.behaviour = attention, behaviour or Behaviour()
+        self.workspaces = Workspaces(self.behaviour)
+
+    def dtype_of(self, kind: Kind) -> str:
+        """A parameter's dtype by the operator that reads it."""
+        return "float32" if kind in self.keeps else self.dtype
+
+    def kernel(
+        self,
+        machine: Machine,
+        query: Value,
+        key: Value,
+        value: Value,
+        mask: Value | None,
+        probability: float,
+        causal: bool,
+        grouped: bool,
+    ) -> str:
+        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
+        trains = machine.wants(query, key, value)
+        call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
+        return kernel_of(machine, self.attention, call)

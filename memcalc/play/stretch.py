@@ -1,0 +1,38 @@
+"""What stands for many alike: a stretch of a tape that is repeated, and the section of nodes it was made by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memcalc.arrays import Count
+from memcalc.play.values import Life, Value
+
+
+def life_of(grads: Sequence[Value | None]) -> Life | None:
+    """The memory of the first gradient there is."""
+    return next((value.storage.life for value in grads if value is not None), None)
+
+
+class Section:
+    """Nodes that stand for ``times`` as many: those made from ``first`` to ``last``."""
+
+    def __init__(self, first: int, times: Count) -> None:
+        self.first, self.last, self.times = first, first, times
+        self.outer: list[Any] = []
+        self.given: Life | None = None
+
+
+class Stretch:
+    """A part of a tape that is repeated.
+
+    Attributes:
+        times: how often.
+        body: the part.
+        carried: (life that the first turn is given, life that each turn gives to the next).
+    """
+
+    __slots__ = ("body", "carried", "times")
+
+    def __init__(self, times: Count, body: list[Any], carried: tuple[tuple[Life, Life], ...]) -> None:
+        self.times, self.body, self.carried = times, body, carried
