@@ -12,6 +12,12 @@ from memcalc.formats.sheet import scale
 if TYPE_CHECKING:
     from memcalc.fit import Choice
 
+WIDE = {
+    "kept": "what lasts from step to step or is needed to update",
+    "each": "what one more of the {largest} takes",
+    "saves": "at 1",
+}
+"""Columns that a narrow terminal leaves out, and what they mean."""
 WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "no", "unknown": "by prediction"}
 """A verdict in a column; ``unknown`` is one whose error nobody has recorded."""
 
@@ -61,23 +67,25 @@ def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
     out = table.console()
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     header, rows = _cells(choices, largest, exact=exact)
-    for place, name in enumerate(header):
-        words = place < 3 or not name
-        drawn.add_column(name, justify="left" if words else "right", no_wrap=True)
+    wide = out.width >= table.NARROW
+    shown = [place for place, name in enumerate(header) if wide or name not in WIDE]
+    for place in shown:
+        words = place < 3 or not header[place]
+        drawn.add_column(header[place], justify="left" if words else "right", no_wrap=True)
     for one, row in zip(choices, rows, strict=True):
-        drawn.add_row(*row, style="" if one.largest else "dim")
+        drawn.add_row(*(row[place] for place in shown), style="" if one.largest else "dim")
     name = next((one.footprint.model.name for one in choices if one.footprint is not None), "")
     out.print(Text(name, style="bold"), drawn)
-    for remark in remarks(choices, largest):
+    for remark in remarks(choices, largest, wide=wide):
         out.print(Text(f"· {remark}", style="dim"))
 
 
-def remarks(choices: Sequence[Choice], largest: str) -> list[str]:
+def remarks(choices: Sequence[Choice], largest: str, *, wide: bool = True) -> list[str]:
     """What the columns mean, and why a way of training has no answer."""
-    said: dict[str, Any] = {
-        f"peak: what the step allocates at that {largest}, or at 1 where that does not fit; kept: what lasts from step to step "
-        f"or is needed to update; each: what one more of the {largest} takes; saves: at 1": None,
-    }
+    columns = {"peak": "what the step allocates at that {largest}, or at 1 where that does not fit", **(WIDE if wide else {})}
+    told = "; ".join(f"{name}: {what.format(largest=largest)}" for name, what in columns.items())
+    left_out = "" if wide else f"; {', '.join(WIDE)} are left out for want of width"
+    said: dict[str, Any] = {told + left_out: None}
     if any(one.verdict == "unknown" and one.largest is not None for one in choices):
         said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None
     for one in choices:

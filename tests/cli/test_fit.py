@@ -43,6 +43,15 @@ def test_a_table_answers_in_one_screen(memcalc):
     assert max(map(len, answer.out.splitlines())) <= 100
 
 
+def test_a_narrow_terminal_cuts_no_figure_short(memcalc, monkeypatch):
+    """At 80 columns whole columns are left out, which is said, and nothing that stays is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = memcalc(*WORDS)
+    assert "…" not in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert "left out for want of width" in answer.out.replace("\n", " ")
+
+
 def test_json_holds_every_figure_in_bytes(memcalc):
     """One object, the choices in order, bytes as whole numbers."""
     told = memcalc(*WORDS, "--format", "json").json
