@@ -226,7 +226,7 @@ def _out_of_memory(record: Measurement, source: str, footprint: Footprint) -> Ve
     """A step that ran out of memory contradicts a prediction only if that promised it would fit."""
     failure = record.failure
     total = failure.total if failure else None
-    high = footprint.peak.high
+    high = footprint.peak.high if footprint.peak.device_high is None else footprint.peak.device_high
     if high is not None and total is not None and high <= total:
         reason = f"it ran out of memory on {format_gib(total)}, and was predicted to take at most {format_gib(high)}"
         return Verdict(record.case, source, FAILED, reason, record, footprint)

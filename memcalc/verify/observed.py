@@ -81,24 +81,43 @@ def parse_observed(text: str, metric: str) -> Observed:
 
 
 def judge_observed(observed: Observed, footprint: Footprint, tolerance: Tolerance) -> ObservedVerdict:
-    """Below the lower bound is certainly a contradiction; above it nothing is certain until the peak is modelled."""
-    low, high = footprint.peak.low or 0, footprint.peak.high
+    """Held against the range of what is allocated: below it is a contradiction for any metric, above it for that one alone."""
+    states, high = footprint.states.rounded, footprint.peak.high
+    low = states if footprint.peak.low is None else footprint.peak.low
     margin = observed.slack + max(tolerance.nbytes, int(tolerance.share * observed.nbytes))
-    seen, parts = format_gib(observed.nbytes), format_gib(low)
+    seen = f"{format_gib(observed.nbytes)} were observed"
+
+    def verdict(outcome: Literal["passed", "failed", "unjudged"], reason: str) -> ObservedVerdict:
+        return ObservedVerdict(observed, low, high, outcome, f"{seen}{reason}", footprint)
+
+    if observed.nbytes + margin < min(states, low):
+        return verdict(
+            "failed", f", and the states alone are predicted to take {format_gib(states)}; one of the two is of another run"
+        )
     if observed.nbytes + margin < low:
-        reason = f"{seen} were observed, and the states alone are predicted to take {parts}; one of the two is of another run"
-        return ObservedVerdict(observed, low, high, "failed", reason, footprint)
+        return verdict("failed", f", and the step is predicted to allocate at least {format_gib(low)}")
     if high is None:
-        rest = (
+        what = (
             "activations and workspaces" if observed.metric == "allocated" else "activations, workspaces, reserve and context"
         )
         over = format_gib(max(observed.nbytes - low, 0))
-        reason = f"{seen} were observed; the states take at least {parts} of them, and {over} are {rest}, not modelled yet"
-        return ObservedVerdict(observed, low, high, "unjudged", reason, footprint)
+        return verdict(
+            "unjudged", f"; the states take at least {format_gib(low)} of them, and {over} are {what}, not modelled yet"
+        )
     if observed.nbytes - margin <= high:
-        reason = f"{seen} were observed, between {parts} and {format_gib(high)}"
-        return ObservedVerdict(observed, low, high, "passed", reason, footprint)
-    above = f"{seen} were observed, and the step is predicted to allocate at most {format_gib(high)}"
+        return verdict("passed", f", between {format_gib(low)} and {format_gib(high)}")
+    above = f", and the step is predicted to allocate at most {format_gib(high)}"
     if observed.metric == "allocated":
-        return ObservedVerdict(observed, low, high, "failed", above, footprint)
-    return ObservedVerdict(observed, low, high, "unjudged", f"{above}; what is reserved beyond that is not modelled", footprint)
+        return verdict("failed", above)
+    return verdict("unjudged", f"{above}{_beyond(observed.metric, footprint)}; how far that may be off has not been recorded")
+
+
+def _beyond(metric: str, footprint: Footprint) -> str:
+    """What is predicted beyond what is allocated."""
+    peak = footprint.peak
+    if metric == "reserved" and peak.reserved is not None:
+        return f" and to reserve {format_gib(peak.reserved)}"
+    if metric == "nvidia-smi" and peak.device_low is not None:
+        end = "more" if peak.device_high is None else format_gib(peak.device_high)
+        return f" and to take {format_gib(peak.device_low)} to {end} of the device"
+    return ""

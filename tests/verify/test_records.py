@@ -108,9 +108,14 @@ def test_a_missing_rank_is_not_passed_over(tmp_path, altered, document):
 
 def test_out_of_memory_contradicts_only_a_promise(tmp_path, altered):
     """A step that ran out of memory agrees with a prediction that never said it would fit."""
-    failure = {"kind": "out_of_memory", "message": "…", "total": 2**30}
-    verdict = verified(tmp_path, altered(status="out_of_memory", failure=failure, ranks=[]))
-    assert (verdict.outcome, verdict.reason) == (PASSED, "it ran out of memory, and nothing promised that it would fit")
+
+    def at(total):
+        failure = {"kind": "out_of_memory", "message": "…", "total": total}
+        return verified(tmp_path, altered(status="out_of_memory", failure=failure, ranks=[]))
+
+    small, large = at(2**26), at(2**40)
+    assert (small.outcome, small.reason) == (PASSED, "it ran out of memory, and nothing promised that it would fit")
+    assert (large.outcome, "was predicted to take at most" in large.reason) == (FAILED, True)
 
 
 def test_a_case_that_failed_cannot_be_judged(tmp_path, altered):

@@ -110,9 +110,27 @@ def test_a_bent_figure_is_refused(text, metric):
         parse_observed(text, metric)
 
 
-def test_a_figure_below_the_states_is_a_contradiction():
-    """Only a figure below what the states alone take is judged; above it, the rest is said not to be modelled."""
+def test_a_figure_outside_the_range_is_a_contradiction():
+    """Allocated bytes are judged on both sides; what is reserved, or on the device, on the lower side alone."""
     footprint = estimate({"model_type": "gpt2"})
+    low, high = footprint.peak.low, footprint.peak.high
+
+    def judged(nbytes, metric="allocated"):
+        return judge_observed(parse_observed(str(nbytes), metric), footprint, EXACT)
+
+    outcomes = [judged(nbytes).outcome for nbytes in (low - 1, low, high, high + 1)]
+    assert outcomes == ["failed", "passed", "passed", "failed"]
+    assert "at least" in judged(low - 1).reason
+    assert "the states alone" in judged(footprint.states.rounded // 2).reason
+    for metric, said in (("reserved", "to reserve"), ("nvidia-smi", "of the device")):
+        assert judged(low - 1, metric).outcome == "failed"
+        above = judged(high + 1, metric)
+        assert (above.outcome, said in above.reason) == ("unjudged", True)
+
+
+def test_a_figure_below_the_states_is_a_contradiction():
+    """Only a figure below what the states alone take is judged where the step is not played; the rest is not modelled yet."""
+    footprint = estimate({"model_type": "gpt2"}, parallelism={"dp": 8, "zero_stage": 3})
     low = footprint.states.rounded
     below = judge_observed(parse_observed(str(low - 1), "allocated"), footprint, EXACT)
     assert (below.outcome, below.exit_code) == ("failed", 1)
