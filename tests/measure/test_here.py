@@ -76,7 +76,7 @@ def test_lomo_has_no_gradient_left_and_none_is_expected():
     assert judge(record, "live", EXACT, Models(allow_code=True)).reason == "every byte agrees"
 
 
-@pytest.mark.parametrize("options", [{"r": 3}, {"r": 2, "target_modules": ["c_proj"]}])
+@pytest.mark.parametrize("options", [{"r": 3}, {"r": 2, "target_modules": ["c_proj"]}, {"r": 2, "use_dora": True}])
 def test_adapters_of_peft_are_measured_and_predicted(options):
     """With LoRA everything but the adapters is frozen: gradients and states are theirs alone, to the byte, and judged so."""
     pytest.importorskip("peft", reason="the adapters are peft's own")
@@ -87,8 +87,8 @@ def test_adapters_of_peft_are_measured_and_predicted(options):
     trained = {t.owner for t in record.ranks[0].tensors if t.component == "gradients"}
     assert trained
     assert all(".lora_" in name for name in trained)
-    dora = record.model_copy(update={"settings": record.settings.model_copy(update={"lora": {"use_dora": True}})})
-    assert "lora.use_dora: True is not modelled yet" in judge(dora, "live", EXACT, Models()).reason
+    other = record.model_copy(update={"settings": record.settings.model_copy(update={"lora": {"bias": "all"}})})
+    assert "lora.bias: all is not modelled yet" in judge(other, "live", EXACT, Models()).reason
 
 
 @pytest.mark.parametrize(
