@@ -61,6 +61,19 @@ class Training(Section):
     """Of a frozen base's matrices: 4 bits by bitsandbytes, with its scales in FP32 or quantised in turn."""
 
 
+class Inference(Section):
+    """How keys and values are kept, in a job that does not train."""
+
+    cache: Literal["dynamic", "static", "quantized-fp8", "quantized-quanto", "quantized-hqq"] = "dynamic"
+    """Which of transformers' caches: grown by concatenation, of a fixed length, or quantised by a back end."""
+    context_length: Size | None = None
+    """Tokens in the cache when a step of decoding begins."""
+    max_cache_length: Size | None = None
+    """Tokens that a static cache holds; all that the step puts into it without it."""
+    cache_args: dict[str, Argument] = Field(default_factory=dict)
+    """Options of a quantised cache, as ``residual_length: 64``."""
+
+
 class Parallelism(Section):
     """The ranks, and what is split over them."""
 
@@ -117,7 +130,7 @@ class Behaviour(Section):
 
 
 class Job(Section):
-    """One question: what does a training step of this model take on one rank, and does it fit?"""
+    """One question: what does a step of this model take on one rank, and does it fit?"""
 
     model: str | dict[str, Any]
     """A shipped name, a path, ``hf:org/name``, ``py:module:factory``, ``{params: 7B}``, or a config with its ``model_type``."""
@@ -127,9 +140,13 @@ class Job(Section):
     """``states``: parameters, gradients and optimizer; ``step``: everything up to the peak of the step."""
     engine: Literal["analytic", "trace"] = "analytic"
     """How the answer is found: from the config, or by running the step on tensors without data (needs torch)."""
+    mode: Literal["train", "evaluate", "prefill", "decode"] = "train"
+    """``train``: a training step; ``evaluate``: a forward without gradients; ``prefill``: a prompt into an empty cache;
+    ``decode``: one token more."""
     training: Training = Field(default_factory=Training)
     parallelism: Parallelism = Field(default_factory=Parallelism)
     hardware: Hardware = Field(default_factory=Hardware)
+    inference: Inference = Field(default_factory=Inference)
     behaviour: Behaviour = Field(default_factory=Behaviour)
     implementation: str = "transformers"
     """Whose code of the model runs; see ``memcalc.implementations``."""
@@ -137,7 +154,9 @@ class Job(Section):
     """What that implementation is told, as ``version: 2024-03-14``."""
 
 
-SECTIONS: dict[str, type[Section]] = {"training": Training, "parallelism": Parallelism, "hardware": Hardware}
+SECTIONS: dict[str, type[Section]] = {
+    "training": Training, "parallelism": Parallelism, "hardware": Hardware, "inference": Inference,
+}  # fmt: skip
 """The groups whose keys may also stand flat; ``behaviour`` may not, for its ``gpu`` is another."""
 FLAT: dict[str, str] = {key: section for section, kind in SECTIONS.items() for key in kind.model_fields}
 """Every key that may stand flat, with the group it belongs to."""

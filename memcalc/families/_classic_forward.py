@@ -125,7 +125,7 @@ def learned_body(
     models/gpt_bigcode/modeling_gpt_bigcode.py:GPTBigCodeModel.forward
     """
     embeds = machine.call(names.embedding, root.part(names.embedding).play, machine, batch["input_ids"])
-    context = Context(eager=eager, cache=None)
+    context = Context(eager=eager)
     place = positions(machine, batch.tokens)
     if mask_first:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)

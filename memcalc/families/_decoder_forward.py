@@ -12,7 +12,7 @@ from memcalc.families._alternating import Order
 from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
 from memcalc.families._encoder_heads import bare, check_labels
-from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, run_layers
+from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, last_position, positions, run_layers
 from memcalc.families._kinds_forward import kinds_in, run_kinds
 from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
@@ -97,7 +97,7 @@ def decoded(
     masks: Masks | None = None,
 ) -> tuple[Value, Any]:
     """The same from the embeddings on, under the masks that are given or made here."""
-    context = Context(eager=eager, cache=[] if machine.policy.cache else None)
+    context = Context(eager=eager, window=style.window)
     context.place = place = positions(machine, batch.tokens)
     if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
@@ -119,7 +119,7 @@ def decoded(
         contexts = dict.fromkeys(style.kinds, context)
         hidden = run_kinds(machine, names.layers, style.kinds, style.order(machine), style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
-    return hidden, context.cache
+    return hidden, machine.cache
 
 
 def _alternating(
@@ -140,7 +140,7 @@ def _alternating(
     assert context.place is not None
     assert style.kinds is not None
     embeds, there = hidden, kinds_in(machine, order)
-    full, slide = context, replace(context)
+    full, slide = replace(context, window=None), context
     place = context.place if style.placed_masks else None
     make = style.masks or partial(_both_masks, style, there)
     full.mask, slide.mask = masks or make(machine, place, batch, embeds.dtype, eager=context.eager)
@@ -153,7 +153,7 @@ def _alternating(
             turn_tables(machine, style.rotary[kind], hidden.dtype, context.place, contexts[kind])
     hidden = run_kinds(machine, names.layers, style.kinds, order, style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
-    return hidden, context.cache
+    return hidden, machine.cache
 
 
 def _both_masks(
@@ -172,9 +172,12 @@ def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: St
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaForCausalLM.forward
     """
     hidden, cache = machine.call(names.body, body, machine, root.part(names.body), batch, names, style, eager=eager)
-    logits = machine.call(names.head, root.part(names.head).play, machine, hidden)
+    given = hidden if machine.cache is None else last_position(machine, hidden)
+    logits = machine.call(names.head, root.part(names.head).play, machine, given)
     if root.has(""):  # what happens to the logits (gemma2, cohere)
         logits = root.part("").play(machine, logits)
+    if machine.cache is not None:
+        return logits, cache
     loss = causal_loss(machine, logits, batch["labels"])
     return loss, (logits, cache)
 

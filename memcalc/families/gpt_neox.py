@@ -119,7 +119,7 @@ def play(machine: Machine, architecture: str, config: GPTNeoXConfig, root: Any, 
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/gpt_neox/modeling_gpt_neox.py:GPTNeoXModel.forward"""
         embeds = machine.call("embed_in", root.part("embed_in").play, machine, batch["input_ids"])
-        context = Context(eager=machine.policy.attention == "eager", cache=None)
+        context = Context(eager=machine.policy.attention == "eager")
         context.place = positions(machine, batch.tokens)
         context.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=context.eager)
         hidden = machine.call("emb_dropout", root.part("emb_dropout").play, machine, embeds)

@@ -161,7 +161,7 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
 
     embeds = part("embed_tokens", batch["input_ids"])
     ones, place = _positions(machine, batch)
-    context = Context(eager=machine.policy.attention == "eager", cache=None)
+    context = Context(eager=machine.policy.attention == "eager")
     context.mask = eager_mask(machine, batch, embeds.dtype) if context.eager else None
     context.place = place
     places = machine.call("embed_positions", _placed, machine, root.part("embed_positions"), place)

@@ -12,6 +12,7 @@ LABELS = {
     "gradients": "gradients",
     "master_parameters": "master parameters",
     "buffers": "buffers",
+    "cache": "keys and values",
     "communication": "communication",
     "inputs": "inputs",
     "activations": "activations",
@@ -85,7 +86,7 @@ def _lines(footprint: Footprint) -> list[Line]:
     lines += [Line(part, size, size / count, level=1) for part, size in footprint.optimizer_states.items()]
     if masters:
         lines.append(Line(LABELS["master_parameters"], masters, per["master_parameters"], level=1))
-    others = ("parameter_copies", "buffers", "communication")
+    others = ("parameter_copies", "buffers", "cache", "communication")
     lines += [Line(LABELS[name], components[name], per[name]) for name in others if components[name] != 0]
     states_at = f"peak of the states, in {footprint.states.phase.replace('_', ' ')}"
     lines.append(Line(states_at, footprint.states.rounded, footprint.states.rounded / count, strong=True))

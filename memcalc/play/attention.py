@@ -115,7 +115,8 @@ def _cudnn(machine: Machine, query: Value, key: Value, value: Value, mask: Any, 
     bias = additive(machine, mask, query.dtype)
     batch, heads, length = query.shape[:3]
     out = machine.kept_like(query, operator, (*query.shape[:3], value.shape[3]))
-    lse = machine.new((batch, heads, length, 1), "float32", operator)
+    trains = machine.wants(query, key, value)  # attention.cu:_cudnn_attention_forward, compute_logsumexp
+    lse = machine.new((batch, heads, length, 1), "float32", operator) if trains else None
     seed, offset = machine.new((), "int64", operator), machine.new((), "int64", operator)
     machine.scratch(4 * batch * heads * length, "cuDNN workspace")
     return machine.record(out, (query, key, value), (query, key, value, bias, out, lse, seed, offset), _cudnn_backward)

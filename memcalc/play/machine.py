@@ -16,7 +16,7 @@ from memcalc.tape.events import Phase, Role
 from memcalc.tensors import ITEMSIZE, Kind
 
 if TYPE_CHECKING:
-    pass
+    from memcalc.play.caching import KeyValueCache
 
 AUTOCAST_WEIGHTS = "parameter_copy"
 
@@ -43,6 +43,8 @@ class Machine:
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
         held: what the script around the model holds until backward is through.
+        cache: of keys and values, where they are kept from forward to forward; None where they are not.
+        earlier: what there was before the first operator, as a tape.
         alive: how many values' memory there is.
         thread: the thread that plays.
         disturbed: whether memory was let go of by another thread, later than this one did.
@@ -64,6 +66,9 @@ class Machine:
         self.sections: list[Section] = []
         self.unrolled = self.again = False
         self.held: Any = None
+        self.cache: KeyValueCache | None = None
+        self.earlier: list[Any] = []
+        self._turns: Count | None = None
         self.casts: dict[str, Value] = {}
         self._sequence = 0
         self._section: Section | None = None
@@ -71,12 +76,13 @@ class Machine:
         self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     def undisturbed(self) -> bool:
-        """Whether everything died when its last name did, once a step is played: nothing is left but gradients.
+        """Whether everything died when its last name did, once a step is played: nothing is left but gradients and caches.
 
         A thread that holds other threads' frames keeps alive what they name, as a sampling profiler does for a moment
         (``sys._current_frames``; distributed/worker.py:trigger_profile).
         """
-        return not self.disturbed and self.alive == sum(leaf.gradient is not None for leaf in self.leaves.values())
+        left = sum(leaf.gradient is not None for leaf in self.leaves.values())
+        return not self.disturbed and self.alive == left + (0 if self.cache is None else self.cache.storages())
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -87,6 +93,14 @@ class Machine:
         size = self.bytes_of(shape, dtype)
         life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
+        self.alive += 1
+        return Value(Storage(life, self), shape, dtype, order)
+
+    def before(self, shape: Shape, dtype: str, role: Role, name: str, order: Order | None = None) -> Value:
+        """A value that was there before the first operator: of every turn one, within what is repeated."""
+        life = Life(self.bytes_of(shape, dtype), name, self.path, role, name, shape, dtype)
+        born = (1, life)
+        self.earlier.append(born if self._turns is None else (Stretch(self._turns, [born], ()), None))
         self.alive += 1
         return Value(Storage(life, self), shape, dtype, order)
 
@@ -333,7 +347,7 @@ class Machine:
         Its nodes are run backward once, and stand for as many.
         """
         outer, self.tape = self.tape, []
-        self._outer = outer
+        self._outer, self._turns = outer, times
         section = Section(self._sequence + 1, times)
         given = [None if value is None else value.storage.life for value in box]
         body()
@@ -341,7 +355,7 @@ class Machine:
         pairs = zip(given, box, strict=True)
         carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
         outer.append((Stretch(times, self.tape, carried), None))
-        self.tape, self._outer = outer, None
+        self.tape, self._outer, self._turns = outer, None, None
         self.sections.append(section)
 
     def reached(self, node: Node | None, grads: Sequence[Value | None] = ()) -> None:

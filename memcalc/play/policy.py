@@ -27,7 +27,6 @@ class Policy:
         on_gradient: told of every gradient as it is stored.
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
-        cache: whether decoders keep keys and values, as ``use_cache`` has it.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         adapter: what stands on linear layers; None for nothing.
         behaviour: the software and GPU.
@@ -42,12 +41,11 @@ class Policy:
         on_gradient: Callable[[Machine, Leaf], None] | None = None,
         attention: str = "auto",
         checkpointing: str = "none",
-        cache: bool = False,
         gradients_kept: bool = False,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
+        self.checkpointing = checkpointing
         self.gradients_kept, self.adapter = gradients_kept, adapter
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
