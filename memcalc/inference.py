@@ -8,7 +8,7 @@ from memcalc.arrays import Condition, Count, is_array, minimum
 from memcalc.errors import InputError, NotModelledError
 from memcalc.implementations import USUAL
 from memcalc.job import Inference, Job, Training
-from memcalc.plan import make_plan
+from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
 
 CONTEXT = 128
@@ -141,7 +141,7 @@ def _decoding(given: Inference, training: Training, config: Any, said: list[str]
         said.append(f"context_length is {context}")
     sizes: dict[str, Any] = {"sequence_length": 1}
     if training.source_length is None:
-        sizes["source_length"] = context
+        sizes["source_length"] = _usual(config)
     return context, training.model_copy(update=sizes)
 
 
@@ -150,6 +150,18 @@ def _usual(config: Any) -> Count:
     found = (getattr(part, name, None) for part in parts for name in LENGTHS)
     longest = next((value for value in found if value is not None), None)
     return CONTEXT if longest is None else minimum(CONTEXT, longest)
+
+
+def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
+    """The job as understood, without what only training has."""
+    told = understood(job, plan)
+    told["training"] |= dict.fromkeys((*TRAINING_ONLY, "optimizer_implementation"))
+    if asked.kind:
+        lengths = {"context_length": int(asked.context) if job.mode == "decode" else None}
+        if asked.kind == "static":
+            lengths["max_cache_length"] = int(asked.capacity)
+        told["inference"] |= lengths
+    return told
 
 
 def _any(condition: Condition) -> bool:

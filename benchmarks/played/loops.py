@@ -44,7 +44,7 @@ def looped(job: Mapping[str, Any]) -> Looped:
     from memcalc.runtime.around import floating_dtype, only_kernel
     from memcalc.runtime.build import build, cast_parameters
     from memcalc.runtime.caching import cached_bytes
-    from memcalc.runtime.inference import Asked, Inference
+    from memcalc.runtime.inference import Forwards, Running
     from memcalc.runtime.inputs import make_batch
 
     asked = read_job({**job, "engine": "analytic"})
@@ -55,7 +55,8 @@ def looped(job: Mapping[str, Any]) -> Looped:
         built.module.to("cuda")
         session.watch(built.module)
         batch = make_batch(built.inputs, "cuda:0", floating_dtype(built.module), 0)
-        loop = Inference(built.module, batch, Asked.of(asked, scheme.copy and getattr(torch, scheme.copy)))
+        copy = scheme.copy and getattr(torch, scheme.copy)
+        loop = Running(built.module, batch, Forwards.of(asked, built.module.config, copy))
         del batch
         loop.prepare()
         size = 0

@@ -221,7 +221,13 @@ class FP8Cache(KeyValueCache):
         layer.more = tuple(machine.before((), "float32", "cache", f"scale of the {name}") for name in ("keys", "values"))
 
     def updated(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> Pair:
-        """source: Fp8QuantizedLayer.update"""
+        """source: Fp8QuantizedLayer.update
+
+        Raises:
+            InputError: the layer slides, and QuantizedCache takes none that does.
+        """
+        if window is not None:
+            raise InputError("inference.cache", "quantized-fp8", "takes no layers that slide", "use cache dynamic or static")
         if layer.keys is None:
             layer.keys, of_keys = _first(machine, key, "keys")
             layer.values, of_values = _first(machine, value, "values")

@@ -11,41 +11,41 @@ from typing import Any
 
 import torch
 
+from memcalc.inference import Asked, asked_of
+from memcalc.job import Job
 from memcalc.records import dataclass
 from memcalc.runtime.caching import make_cache, tensors_of
 from memcalc.runtime.inputs import called
 
 
 @dataclass
-class Asked:
+class Forwards:
     """What is run.
 
     Attributes:
         mode: ``evaluate``, ``prefill`` or ``decode``.
-        kind: of cache.
-        context: tokens in the cache when the steady step begins.
-        length: tokens that a static cache holds.
-        arguments: options of a quantised cache.
+        told: the job's words, every default filled in.
         copy: autocast's dtype; None where it is off.
     """
 
     mode: str
-    kind: str
-    context: int
-    length: int
-    arguments: dict[str, Any]
+    told: Asked
     copy: torch.dtype | None
 
     @classmethod
-    def of(cls, job: Any, copy: torch.dtype | None) -> Asked:
-        """What a job asks for."""
-        from memcalc.inference import asked_of
+    def of(cls, job: Job, config: Any, copy: torch.dtype | None) -> Forwards:
+        """What a job asks for, of a model whose config is given."""
+        return cls(job.mode, asked_of(job, config), copy)
 
-        told = asked_of(job, None)
-        return cls(job.mode, told.kind, int(told.context), int(told.capacity), dict(told.arguments), copy)
+    @property
+    def residual(self) -> int:
+        """Tokens that a quantised cache keeps unquantised at most (cache_utils.py: QuantizedLayer); 0 of any other cache."""
+        if self.told.kind not in ("quantized-quanto", "quantized-hqq"):
+            return 0
+        return int(self.told.arguments.get("residual_length", 128))
 
 
-class Inference:
+class Running:
     """One model at work.
 
     Attributes:
@@ -54,9 +54,11 @@ class Inference:
         cache: of keys and values; None in plain evaluation and before the first step.
     """
 
-    def __init__(self, module: Any, batch: Mapping[str, torch.Tensor], asked: Asked) -> None:
+    def __init__(
+        self, module: Any, batch: Mapping[str, torch.Tensor], asked: Forwards, extra: Mapping[str, Any] | None = None
+    ) -> None:
         self.module, self.asked = module.eval(), asked
-        self.batch = dict(batch)
+        self.batch, self.extra = dict(batch), dict(extra or {})
         self.cache: Any = None
         self.encoded: Any = None
 
@@ -75,8 +77,8 @@ class Inference:
         name = "decoder_input_ids" if both else "input_ids"
         # the prompt is in the cache, and one token is decoded, so that growth has set in
         ids = self.batch[name]
-        rows, device, context = ids.shape[0], ids.device, self.asked.context
-        self.cache = make_cache(self.asked.kind, self.module.config, self.asked.length, self.asked.arguments)
+        rows, device, context = ids.shape[0], ids.device, int(self.asked.told.context)
+        self.cache = self._empty()
         with torch.no_grad(), self._autocast():
             if both:
                 self.encoded = self.module.get_encoder()(self.batch.pop("input_ids"), return_dict=True)
@@ -87,11 +89,9 @@ class Inference:
 
     def _parts(self, context: int) -> Iterator[int]:
         """Tokens of each forward that fills the cache: all before the first of two steps, the last of them alone."""
-        if self.asked.kind in ("quantized-quanto", "quantized-hqq"):
-            residual = self.asked.arguments.get("residual_length", 128)
+        if residual := self.asked.residual:
             yield context - (residual - 1)
-            for _ in range(residual - 2):
-                yield 1
+            yield from [1] * (residual - 2)
             return
         if context > 2:
             yield context - 2
@@ -103,17 +103,21 @@ class Inference:
         with torch.no_grad(), self._autocast():
             if self.asked.mode == "evaluate":
                 placed, named = called(self.batch)
-                output = self.module(*placed, **named)
+                output = self.module(*placed, **named, **self.extra)
             else:
                 if self.asked.mode == "prefill":
                     self.cache = None
-                    self.cache = make_cache(self.asked.kind, self.module.config, self.asked.length, self.asked.arguments)
+                    self.cache = self._empty()
                 output = self._forward()
             del output
 
+    def _empty(self) -> Any:
+        told = self.asked.told
+        return make_cache(told.kind, self.module.config, int(told.capacity), told.arguments)
+
     def cached(self) -> list[tuple[str, torch.Tensor]]:
         """(name, tensor) of what the cache holds."""
-        return list(tensors_of(self.cache))
+        return [] if self.cache is None else list(tensors_of(self.cache))
 
     def _forward(self) -> Any:
         more = {} if self.encoded is None else {"encoder_outputs": self.encoded}
