@@ -10,6 +10,7 @@ from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradien
 from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
+from memcalc.inference import trains
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.optimizers.step import measured
@@ -43,6 +44,10 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         NotModelledError: a parallelism memcalc does not model yet.
     """
     model = prepared(model, job)
+    if not trains(job):
+        from memcalc.engines.analytic.evaluated import estimate_forward
+
+        return estimate_forward(job, model, replayed=replayed, explained=explained)
     plan = make_plan(job)
     check_parameters(plan, model)
     ignored = check_settings(job, model)

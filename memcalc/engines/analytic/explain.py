@@ -9,7 +9,7 @@ from memcalc.footprint import Held
 from memcalc.tape.events import COMPONENTS, Alloc, Buffer, Event, Mark, Role
 from memcalc.tape.unroll import Leaf, unroll
 
-PLAYED: tuple[Role, ...] = ("parameter_copy", "input", "activation", "temporary", "workspace")
+PLAYED: tuple[Role, ...] = ("parameter_copy", "cache", "input", "activation", "temporary", "workspace")
 """Roles that the played step explains; of the others the layout does."""
 EXPLAINED = frozenset(COMPONENTS[role] for role in PLAYED)
 """Their components."""
@@ -57,7 +57,7 @@ def _name(buffer: Buffer) -> str:
     """``model.layers.*.mlp silu bfloat16[1, 4096, 14336]``; layers of a stack by a star."""
     parts = [part if not (part.isdigit() or part == "last") else "*" for part in buffer.module.split(".")]
     shape = "" if buffer.shape is None else f"{buffer.dtype}[{', '.join(map(str, buffer.shape))}]"
-    named = buffer.site if not buffer.operator or buffer.role in ("input", "workspace") else buffer.operator
+    named = buffer.site if not buffer.operator or buffer.role in ("input", "workspace", "cache") else buffer.operator
     return " ".join(word for word in (".".join(parts), named, shape) if word)
 
 

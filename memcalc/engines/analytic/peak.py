@@ -91,7 +91,7 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
     tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     steps = two_steps(around, played)
-    through = _through(steps) if replayed else None
+    found = through(steps) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return Whole(
@@ -99,17 +99,17 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
             replace(
                 footprint,
                 job=told,
-                components=_components(footprint.components, by_requested),
+                components=components_of(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if through is None else through.peak("allocated", iteration=2).bytes,
-                    reserved=None if through is None else through.peak("reserved", iteration=2).bytes,
+                    allocated=None if found is None else found.peak("allocated", iteration=2).bytes,
+                    reserved=None if found is None else found.peak("reserved", iteration=2).bytes,
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
                     COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))
                 },
-                phases=footprint.phases if through is None else _phases(footprint, through),
+                phases=footprint.phases if found is None else phases_through(footprint, found),
                 assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
                 buffers=_explained(footprint, tape) if explained else footprint.buffers,
             )
@@ -124,14 +124,14 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *held_by_role(tape))
 
 
-def _through(steps: Sequence[Event]) -> Replay:
+def through(steps: Sequence[Event]) -> Replay:
     """What the allocator makes of two iterations."""
     from memcalc.allocator.replay import replay
 
     return replay(steps)
 
 
-def _components(known: Components, by_requested: Fold) -> Components:
+def components_of(known: Components, by_requested: Fold) -> Components:
     """Each role's own highest point over the whole step."""
     tops = by_requested.stretch.role_top
     assert not any(is_array(top) for top in tops.values()), "one job's"
@@ -139,7 +139,7 @@ def _components(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def _phases(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
+def phases_through(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
     for (iteration, phase), peaks in replayed.phases().items():

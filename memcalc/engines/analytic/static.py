@@ -23,7 +23,7 @@ from memcalc.tape.fold import Fold, fold, requested
 from memcalc.units import MIB
 
 MODELLED: tuple[Role, ...] = (
-    "parameter", "parameter_copy", "master_parameter", "buffer", "gradient", "optimizer_state", "communication",
+    "parameter", "parameter_copy", "master_parameter", "buffer", "cache", "gradient", "optimizer_state", "communication",
 )  # fmt: skip
 """Roles this engine knows whole; the others are null until the step is modelled."""
 
