@@ -241,7 +241,7 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
             context.bias, context.mask = _biased_mask(machine, batch, context.bias, context.mask)
         hidden = embeds
         rotary(machine, hidden, context.place, config.hidden_size // config.num_attention_heads, context)
-        hidden = through_layers(machine, root, NAMES, layer_of(config), hidden, context, root.part("h"))
+        hidden = through_layers(machine, root, NAMES, layer_of(config), [hidden], context, root.part("h"))
         del embeds, ones
         return hidden
 

@@ -196,4 +196,18 @@ def last_position(machine: Machine, hidden: Value) -> Value:
     return narrow(machine, hidden, 1, 1)
 
 
+def given_states(machine: Machine, batch: Batch, width: Count) -> Value | None:
+    """What an encoder gave before decoding began, and is handed to every step; None where it is still to run.
+
+    source: transformers 5.23.0 generation/utils.py:_prepare_encoder_decoder_kwargs_for_generation
+    """
+    if machine.cache is None or not machine.decide(machine.cache.past > 0):
+        return None
+    if machine.encoded is None:
+        rows, source = batch["input_ids"].shape[:2]
+        dtype = machine.policy.dtype
+        machine.encoded = machine.before((rows, source, width), dtype, "input", "encoder_outputs")
+    return machine.encoded
+
+
 __all__ = ["Batch", "Context", "cat", "compare", "contiguous", "narrow", "sub"]

@@ -134,7 +134,7 @@ def _body(machine: Machine, root: Module, batch: Batch) -> Value:
     context.place = positions(machine, batch.tokens)
     context.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=True)
     hidden = machine.call("drop", root.part("drop").play, machine, embeds)
-    hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("h"))
+    hidden = through_layers(machine, root, NAMES, layer, [hidden], context, root.part("h"))
     del embeds
     return hidden
 

@@ -152,7 +152,7 @@ def play(machine: Machine, architecture: str, config: MptConfig, root: Any, batc
         mask = eager_mask(machine, batch, embeds.dtype)
         context.mask = machine.like(mask, "_to_copy", "bool")
         del mask
-        hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("blocks"))
+        hidden = through_layers(machine, root, NAMES, layer, [hidden], context, root.part("blocks"))
         del embeds
         return hidden
 

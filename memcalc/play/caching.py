@@ -8,12 +8,13 @@ source: transformers 5.23.0 cache_utils.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memcalc.arrays import Count, maximum, minimum, where
 from memcalc.errors import InputError
 from memcalc.play.reshape import narrow
-from memcalc.play.values import Storage, Value
+from memcalc.play.values import Shape, Storage, Value
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
@@ -47,6 +48,7 @@ class KeyValueCache:
     Attributes:
         past: tokens that it has seen when a forward begins.
         layers: what is held of each attention, by its path.
+        crossed: likewise of each attention to an encoder's states, once for all (EncoderDecoderCache.cross_attention_cache).
         static: whether it is of a fixed length, whose masks are written out for a single query (``is_compileable``).
     """
 
@@ -55,10 +57,32 @@ class KeyValueCache:
     def __init__(self, past: Count) -> None:
         self.past = past
         self.layers: dict[str, LayerCache] = {}
+        self.crossed: dict[str, LayerCache] = {}
 
     def storages(self) -> int:
         """How many pieces of memory it holds."""
-        return len(set().union(*(layer.storages() for layer in self.layers.values())))
+        every = (*self.layers.values(), *self.crossed.values())
+        return len(set().union(*(layer.storages() for layer in every)))
+
+    def cross(self, machine: Machine, shape: Shape, dtype: str, project: Callable[[], Pair]) -> Pair:
+        """Keys and values of an encoder's states: made by the first forward, read by all later ones.
+
+        source: models/t5/modeling_t5.py:T5Attention.forward (is_updated); EncoderDecoderCache
+        """
+        layer = self.crossed.get(machine.path)
+        if layer is None:
+            layer = self.crossed[machine.path] = LayerCache()
+            if machine.decide(self.past > 0):
+                layer.keys = machine.before(shape, dtype, "cache", "keys of the encoder's states")
+                layer.values = machine.before(shape, dtype, "cache", "values of the encoder's states")
+            else:
+                key, value = project()
+                layer.keys = _joined(machine, None, key, "keys of the encoder's states")
+                layer.values = _joined(machine, None, value, "values of the encoder's states")
+                del key, value
+        assert layer.keys is not None
+        assert layer.values is not None
+        return layer.keys, layer.values
 
     def update(self, machine: Machine, key: Value, value: Value, window: Count | None = None) -> Pair:
         """New keys and values put to those that are kept: what attention reads (Cache.update).

@@ -44,6 +44,7 @@ class Machine:
         assumed: what was assumed on the way.
         held: what the script around the model holds until backward is through.
         cache: of keys and values, where they are kept from forward to forward; None where they are not.
+        encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
         earlier: what there was before the first operator, as a tape.
         alive: how many values' memory there is.
         thread: the thread that plays.
@@ -68,6 +69,7 @@ class Machine:
         self.held: Any = None
         self.cache: KeyValueCache | None = None
         self.earlier: list[Any] = []
+        self.encoded: Value | None = None
         self._turns: Count | None = None
         self.casts: dict[str, Value] = {}
         self._sequence = 0
@@ -82,7 +84,8 @@ class Machine:
         (``sys._current_frames``; distributed/worker.py:trigger_profile).
         """
         left = sum(leaf.gradient is not None for leaf in self.leaves.values())
-        return not self.disturbed and self.alive == left + (0 if self.cache is None else self.cache.storages())
+        kept = (0 if self.cache is None else self.cache.storages()) + (self.encoded is not None)
+        return not self.disturbed and self.alive == left + kept
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,11 @@ class Running:
         """(name, tensor) of what the cache holds."""
         return [] if self.cache is None else list(tensors_of(self.cache))
 
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What it is fed, with what an encoder gave before."""
+        more = {} if self.encoded is None else {"encoder_outputs": self.encoded.last_hidden_state}
+        return {**self.batch, **more}
+
     def _forward(self) -> Any:
         more = {} if self.encoded is None else {"encoder_outputs": self.encoded}
         if self._keeps_last:

@@ -55,6 +55,10 @@ def play_forwards(
         raise NotModelledError("model.model_type", model.family, "has activations that are not modelled yet", "use mode train")
     if job.mode != "evaluate":
         _check_family(model, family)
+        if asked.kind != "dynamic" and "source_length" in family.inputs:
+            raise NotModelledError(
+                "inference.cache", asked.kind, "is not modelled for a model with an encoder yet", "use dynamic"
+            )
 
     def once() -> Forwards | None:
         machine = Machine(policy_of(plan, model, job, behaviour))
@@ -94,9 +98,13 @@ def _reading(job: Job, asked: Asked, family: Family, model: Model, dtype: str) -
         return reading
     values = dict(reading.batch.values)
     labels = values.pop("labels")
-    kept = [buffer for buffer in reading.buffers if buffer.site != "labels"]
+    gone = {"labels"}
     if "source_length" in family.inputs:
         values["decoder_input_ids"] = labels
+        if job.mode == "decode":  # the encoder has read them
+            gone |= {"input_ids", "input_features"}
+    kept = [buffer for buffer in reading.buffers if buffer.site not in gone]
+    if "source_length" in family.inputs:
         kept.append(Buffer("decoder_input_ids", labels.nbytes, "input"))
     return replace(reading, batch=replace(reading.batch, values=values), buffers=tuple(kept))
 
@@ -147,7 +155,7 @@ def _converted(machine: Machine, reading: Reading) -> Forwards:
         else:
             (parts[-1] if parts else earlier).append(event)
     inputs = tuple(Alloc(buffer) for buffer in reading.buffers)
-    machine.cache = None  # what is still held dies off the tape
+    machine.cache = machine.encoded = None  # what is still held dies off the tape
     return Forwards(
         (*inputs, *earlier), tuple(map(tuple, parts)), tuple(converter.workspaces),
         (*reading.assumptions, *machine.assumed),

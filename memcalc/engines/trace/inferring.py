@@ -58,7 +58,7 @@ class Forwarding(Loop):
         with own_garbage():
             self.running.prepare()
             gc.collect()
-        for name, tensor in self.running.batch.items():
+        for name, tensor in self.running.inputs().items():
             self._is(tensor, "input", name)
         self._claimed()
 
