@@ -10,6 +10,7 @@ from memcalc.errors import NO_VALUE, InputError
 from memcalc.units import parse_bytes, parse_count, parse_fraction
 
 TRAINING, RANKS, HARDWARE, OUTPUT, TRACE = "Training", "Ranks", "Hardware", "Output", "With --engine trace"
+CACHE = "Keys and values"
 
 
 def _option(*names: str, group: str, text: str, metavar: str | None = None, hidden: bool = False) -> Any:
@@ -63,6 +64,18 @@ Quantization = Annotated[
 ImplementationName = Annotated[
     str | None, _option("--implementation", group=TRAINING, text="Whose code (default transformers).", metavar="NAME")
 ]
+ContextLength = Annotated[
+    int | None, _option("--context-length", group=CACHE, text="Tokens in the cache when a step begins.", metavar="N")
+]
+CacheKind = Annotated[
+    str | None, _option("--cache", group=CACHE, text="dynamic (default), static, quantized-….", metavar="NAME")
+]
+CacheArgs = Annotated[
+    list[str] | None, _option("--cache-arg", group=CACHE, text="An option of it: nbits=4.", metavar="KEY=VALUE")
+]
+CacheLength = Annotated[
+    int | None, _option("--max-cache-length", group=CACHE, text="Tokens that a static one holds.", metavar="N")
+]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
 Backend = Annotated[
@@ -111,7 +124,7 @@ def job_mapping(model: str | None, *, params: str | None = None, sets: list[str]
     """
     mapping = {key: value for key, value in flags.items() if value is not None}
     mapping["model"] = _model(model, params, sets)
-    for key in ("optimizer_args", "zero_args"):
+    for key in ("optimizer_args", "zero_args", "cache_args"):
         if key in mapping:
             mapping[key] = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
     return {**mapping, **hardware_mapping(memory=mapping.get("memory"), headroom=mapping.get("headroom"))}

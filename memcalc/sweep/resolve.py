@@ -152,11 +152,11 @@ def refuse_unswept(job: Job) -> None:
     """What changes a model's tensors is not swept yet, and is refused rather than passed over.
 
     Raises:
-        NotModelledError: adapters, or another implementation's layers.
+        NotModelledError: adapters, another implementation's layers, or a model that does not train.
     """
     for path, value, usual in (
         ("training.lora", job.training.lora, None), ("training.quantization", job.training.quantization, None),
-        ("implementation", job.implementation, "transformers"),
+        ("implementation", job.implementation, "transformers"), ("mode", job.mode, "train"),
     ):  # fmt: skip
         if value != usual:
             raise NotModelledError(path, value, "is not swept yet", "use estimate, check or fit")
