@@ -64,6 +64,9 @@ Quantization = Annotated[
 ImplementationName = Annotated[
     str | None, _option("--implementation", group=TRAINING, text="Whose code (default transformers).", metavar="NAME")
 ]
+ModeName = Annotated[
+    str | None, _option("--mode", group=CACHE, text="train (default), evaluate, prefill or decode.", metavar="WHAT")
+]
 ContextLength = Annotated[
     int | None, _option("--context-length", group=CACHE, text="Tokens in the cache when a step begins.", metavar="N")
 ]
