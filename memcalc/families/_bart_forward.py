@@ -39,8 +39,9 @@ def encoder(machine: Machine, root: Module, ids: Value) -> Value:
     places = machine.call("embed_positions", _places, machine, root.part("embed_positions"), *ids.shape)
     hidden = add(machine, embeds, places)
     hidden = machine.call("layernorm_embedding", root.part("layernorm_embedding").play, machine, hidden)
-    hidden = root.part("dropout").play(machine, hidden)
-    return run(machine, root, hidden, Sides(guarded="looked"))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    return run(machine, root, given, Sides(guarded="looked"))
 
 
 def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: Value | None) -> Value:
@@ -51,8 +52,9 @@ def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: V
     places = machine.call("embed_positions", _given_places, machine, root.part("embed_positions"), place)
     hidden = add(machine, embeds, places)
     hidden = machine.call("layernorm_embedding", root.part("layernorm_embedding").play, machine, hidden)
-    hidden = root.part("dropout").play(machine, hidden)
-    return run(machine, root, hidden, Sides(mask, encoded))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    return run(machine, root, given, Sides(mask, encoded))
 
 
 def _given_places(machine: Machine, layer: Any, place: Value) -> Value:

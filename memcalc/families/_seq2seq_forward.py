@@ -117,6 +117,6 @@ def _guarded(machine: Machine, hidden: Value, sides: Sides) -> Value:
     return hidden
 
 
-def run(machine: Machine, root: Module, hidden: Value, sides: Sides) -> Value:
-    """The list of layers."""
-    return run_layers(machine, "layers", root.part("layers"), layer, hidden, sides)
+def run(machine: Machine, root: Module, given: list[Value], sides: Sides) -> Value:
+    """The list of layers, of what is taken out of ``given``: the first layer's result takes its only name."""
+    return run_layers(machine, "layers", root.part("layers"), layer, given.pop(), sides)

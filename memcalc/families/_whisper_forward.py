@@ -32,8 +32,9 @@ def encoder(machine: Machine, root: Module, features: Value) -> Value:
     assert isinstance(table, Frozen)
     place = machine.new((table.layer.rows,), "int64", "arange")  # type: ignore[attr-defined]
     hidden = add(machine, embeds, machine.call("embed_positions", _frozen, machine, table.layer, place))
-    hidden = root.part("dropout").play(machine, hidden)
-    hidden = run(machine, root, hidden, Sides(whisper=True, guarded="always"))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    hidden = run(machine, root, given, Sides(whisper=True, guarded="always"))
     return machine.call("layer_norm", root.part("layer_norm").play, machine, hidden)  # type: ignore[no-any-return]
 
 
@@ -48,9 +49,10 @@ def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: V
     place = _places(machine, *ids.shape)
     found = machine.call("embed_positions", _looked_up, machine, root.part("embed_positions"), place)
     hidden = add(machine, embeds, found)
-    hidden = root.part("dropout").play(machine, hidden)
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
     mask = causal_mask(machine, place, batch, embeds.dtype, eager=machine.policy.attention == "eager")
-    hidden = run(machine, root, hidden, Sides(mask, encoded, whisper=True))
+    hidden = run(machine, root, given, Sides(mask, encoded, whisper=True))
     return machine.call("layer_norm", root.part("layer_norm").play, machine, hidden)  # type: ignore[no-any-return]
 
 

@@ -169,7 +169,9 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
     if narrow:
         embeds = part("project_in", embeds)
     hidden = add(machine, embeds, places)
-    hidden = run_layers(machine, "layers", root.part("layers"), layer, hidden, context)
+    given = [hidden]
+    del hidden  # the only name for them, which the first layer's result takes
+    hidden = run_layers(machine, "layers", root.part("layers"), layer, given.pop(), context)
     if root.has("final_layer_norm"):
         hidden = part("final_layer_norm", hidden)
     if narrow:
