@@ -204,7 +204,8 @@ def given_states(machine: Machine, batch: Batch, width: Count) -> Value | None:
     if machine.cache is None or not machine.decide(machine.cache.past > 0):
         return None
     if machine.encoded is None:
-        rows, source = batch["input_ids"].shape[:2]
+        rows = batch.rows
+        source = batch["input_ids"].shape[1] if "input_ids" in batch.values else batch["input_features"].shape[2] // 2
         dtype = machine.policy.dtype
         machine.encoded = machine.before((rows, source, width), dtype, "input", "encoder_outputs")
     return machine.encoded

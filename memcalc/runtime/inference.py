@@ -81,7 +81,9 @@ class Running:
         self.cache = self._empty()
         with torch.no_grad(), self._autocast():
             if both:
-                self.encoded = self.module.get_encoder()(self.batch.pop("input_ids"), return_dict=True)
+                read = self.batch.pop(getattr(self.module, "main_input_name", "input_ids"))
+                self.encoded = self.module.get_encoder()(read, return_dict=True)
+                del read
             for count in self._parts(context):
                 self.batch[name] = torch.zeros(rows, count, dtype=torch.int64, device=device)
                 self._forward()

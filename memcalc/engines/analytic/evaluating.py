@@ -85,7 +85,8 @@ def _check_family(model: Model, family: Family) -> None:
         raise InputError(
             "model.architectures", architecture, "has no head that gives a next token", "use mode evaluate, or another head"
         )
-    if not family.caches:
+    decodes_alone = "source_length" in family.inputs and not architecture.endswith("ForConditionalGeneration")
+    if not family.caches or decodes_alone:
         raise NotModelledError(
             "model.model_type", model.family, "is not modelled with a cache of keys and values yet", "use mode evaluate"
         )
