@@ -140,7 +140,7 @@ def _decoding(given: Inference, training: Training, config: Any, said: list[str]
         context = _usual(config)
         said.append(f"context_length is {context}")
     sizes: dict[str, Any] = {"sequence_length": 1}
-    if training.source_length is None:
+    if training.source_length is None and not hasattr(config, "max_source_positions"):  # which says it of audio
         sizes["source_length"] = _usual(config)
     return context, training.model_copy(update=sizes)
 
