@@ -27,8 +27,10 @@ def make_cache(kind: str, config: Any, length: int, arguments: dict[str, Any]) -
     """
     from transformers import DynamicCache, EncoderDecoderCache, QuantizedCache, StaticCache
 
+    both = getattr(config, "is_encoder_decoder", False)
     if kind == "dynamic":
-        made: Any = DynamicCache(config=config)
+        # a config of two sides says how many layers its encoder has
+        made: Any = DynamicCache() if both else DynamicCache(config=config)
     elif kind == "static":
         made = StaticCache(config=config, max_cache_len=length)
     else:
@@ -38,9 +40,7 @@ def make_cache(kind: str, config: Any, length: int, arguments: dict[str, Any]) -
         except ImportError as error:
             said = next(iter(str(error).split(".")), backend)
             raise MissingPackageError("inference.cache", kind, f"cannot be made here ({said})", "install it") from None
-    if getattr(config, "is_encoder_decoder", False):
-        return EncoderDecoderCache(made, DynamicCache(config=config))
-    return made
+    return EncoderDecoderCache(made, DynamicCache()) if both else made
 
 
 def tensors_of(cache: Any) -> Iterator[tuple[str, torch.Tensor]]:
