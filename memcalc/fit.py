@@ -77,7 +77,8 @@ class Choice:
         """As JSON has it."""
         return {
             "optimizer": self.optimizer, "precision": self.precision, "activation_checkpointing": self.checkpointing,
-            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "verdict": self.verdict, "reason": self.reason,
+            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "verdict": self.verdict,
+            "reason": self.reason,
             "peak_at_one": self.at_one, "peak_allocated": self.peak, "bytes_each": self.each, "states_rounded": self.kept,
             "headroom": None if self.footprint is None or self.footprint.fits is None else self.footprint.fits.headroom,
         }  # fmt: skip
@@ -95,7 +96,10 @@ class Grid:
 
 
 def grid_of(
-    optimizers: Sequence[str], precisions: Sequence[str], checkpointing: Sequence[str], zero_stages: Sequence[str],
+    optimizers: Sequence[str],
+    precisions: Sequence[str],
+    checkpointing: Sequence[str],
+    zero_stages: Sequence[str],
     caches: Sequence[str] = (),
 ) -> Grid:
     """A grid from words; the defaults where there are none.

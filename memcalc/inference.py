@@ -111,13 +111,14 @@ def asked_of(job: Job, config: Any) -> Asked:
     """
     if job.mode == "evaluate":
         return Asked("", 0, 0, {}, job.training, ("evaluation keeps no cache: use_cache is off",))
-    given, training, said = job.inference, job.training, []
+    given, training = job.inference, job.training
+    said: list[str] = []
     context: Count = 0
     if job.mode == "decode":
         context, training = _decoding(given, training, config, said)
-    tokens = training.sequence_length
-    if tokens is None:
-        tokens = _usual(config)
+    asked: Count | None = training.sequence_length
+    tokens: Count = _usual(config) if asked is None else asked
+    if asked is None:
         training = training.model_copy(update={"sequence_length": tokens})
         said.append(f"sequence_length is {tokens}")
     needed = context + tokens

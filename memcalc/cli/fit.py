@@ -68,7 +68,8 @@ def fit(
     Exits with 1 where nothing fits, and with 2 where nothing can be said.
     """
     mapping = o.job_mapping(
-        model, sets=sets, mode=mode, context_length=context_length, micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length,
+        model, sets=sets, mode=mode, context_length=context_length, micro_batch_size=micro_batch_size,
+        sequence_length=sequence_length, source_length=source_length,
         image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps, attention=attention,
         max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
         dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,

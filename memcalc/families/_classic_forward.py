@@ -141,12 +141,19 @@ def learned_body(
 
 
 def through_layers(
-    machine: Machine, root: Module, names: Names, layer: Any, given: list[Value], context: Context, weighing: Stack | None = None
+    machine: Machine,
+    root: Module,
+    names: Names,
+    layer: Any,
+    given: list[Value],
+    context: Context,
+    weighing: Stack | None = None,
 ) -> Value:
     """The layers and the last normalisation of what is taken out of ``given``.
 
     ``weighing`` are layers that give their weights, the last of which stay.
     """
+    hidden: Value
     weights = None
     if weighing is None:
         hidden = run_layers(machine, names.layers, root.part(names.layers), layer, given.pop(), context)

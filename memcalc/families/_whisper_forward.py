@@ -89,6 +89,7 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch) -> t
         return heads.bare(machine, hidden, encoded)
     body, labels = root.part("model"), batch.values.get("labels")
     if kind == "ForCausalLM":
+        labels = batch["labels"]
         hidden = machine.call("model.decoder", decoder, machine, body.part("decoder"), batch["input_ids"], batch, None)
         logits = machine.call("proj_out", root.part("proj_out").play, machine, hidden)
         return heads.scores_loss(machine, logits, labels), logits

@@ -14,7 +14,7 @@ from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Prob
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
-from memcalc.layers.fused import attended, cached, by_head, merged, one_key, projected, upcast
+from memcalc.layers.fused import attended, by_head, cached, merged, one_key, projected, upcast
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value

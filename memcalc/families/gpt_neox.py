@@ -13,7 +13,7 @@ from memcalc.families._rotary import Part, RotaryConfig, rotated
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
-from memcalc.layers.fused import attended, cached, by_head, merged, projected, upcast
+from memcalc.layers.fused import attended, by_head, cached, merged, projected, upcast
 from memcalc.layers.rotating import rotated_part
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.machine import Machine

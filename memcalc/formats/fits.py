@@ -56,7 +56,8 @@ def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[lis
         size = "?" if one.largest is None else f"{one.largest:,}"
         rows.append(
             [
-                *((one.cache, one.precision) if forward else (one.optimizer, one.precision, one.checkpointing)), *([str(one.zero_stage)] if several else []), size,
+                *((one.cache, one.precision) if forward else (one.optimizer, one.precision, one.checkpointing)),
+                *([str(one.zero_stage)] if several else []), size,
                 *("–" if value is None else unit.text(value) for value in (one.peak, one.kept, one.each, saved)),
                 WORDS[one.verdict],
             ]

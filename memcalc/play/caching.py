@@ -120,7 +120,7 @@ class KeyValueCache:
 
 
 class DynamicCache(KeyValueCache):
-    """Keys and values that grow by concatenation; of a sliding layer the last ``window - 1``, as a view of what was made last."""
+    """Keys and values that grow by concatenation; of a sliding layer the last ``window - 1``, a view of what was made last."""
 
     def found(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> None:
         """source: DynamicLayer.lazy_initialization, DynamicSlidingWindowLayer.lazy_initialization"""

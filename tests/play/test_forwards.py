@@ -36,7 +36,7 @@ def held(mapping: dict[str, Any]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("family", sorted(RECORDED))
 def test_a_played_forward_is_its_trace(family):
-    """The cache is the trace's to the byte, the height within a thousandth, and what the allocator counts within a hundredth."""
+    """The cache is the trace's to the byte, the height within a thousandth, what the allocator counts within a hundredth."""
     known = RECORDED[family]
     assert known["model"] == MODELS[family], "record it anew: python -m benchmarks.played.forwards"
     for one in jobs(family):
@@ -130,12 +130,14 @@ def test_explained_buffers_of_a_cache_add_up():
     [
         ({"mode": "decode", "optimizer": "adamw"}, InputError,
          "training.optimizer: adamw is of no use in mode decode, where nothing trains; leave it out"),
-        ({"mode": "evaluate", "activation_checkpointing": "full"}, InputError, "training.activation_checkpointing: full is of no"),
+        ({"mode": "evaluate", "activation_checkpointing": "full"}, InputError, "training.activation_checkpointing: full is of"),
         ({"mode": "evaluate", "context_length": 3}, InputError, "inference.context_length: 3 is of no use in mode evaluate"),
         ({"mode": "prefill", "context_length": 3}, InputError, "give the prompt as sequence_length"),
         ({"mode": "decode", "sequence_length": 3}, InputError, "give the tokens before it as context_length"),
-        ({"context_length": 3}, InputError, "inference.context_length: 3 is of no use in training; set mode to prefill or decode"),
-        ({"mode": "decode", "max_cache_length": 3}, InputError, "inference.max_cache_length: 3 is of no use to a dynamic cache"),
+        ({"context_length": 3}, InputError,
+         "inference.context_length: 3 is of no use in training; set mode to prefill or decode"),
+        ({"mode": "decode", "max_cache_length": 3}, InputError,
+         "inference.max_cache_length: 3 is of no use to a dynamic cache"),
         ({"mode": "decode", "cache_args": {"nbits": 4}}, InputError, "inference.cache_args"),
         ({"mode": "decode", "cache": "static", "context_length": 9, "max_cache_length": 9}, InputError,
          "inference.max_cache_length: 9 is less than the 10 tokens that the step puts into it; make it longer"),

@@ -29,7 +29,9 @@ def at_work(job: dict[str, Any]) -> int:
     """Bytes of a real cache on the CPU, in FP32, after the forward that is asked for."""
     asked = read_job(job)
     built = build(asked)
-    running = Running(built.module, make_batch(built.inputs, "cpu", "float32", 0), Forwards.of(asked, built.module.config, None))
+    running = Running(
+        built.module, make_batch(built.inputs, "cpu", "float32", 0), Forwards.of(asked, built.module.config, None)
+    )
     running.prepare()
     for _ in range(1 if job["mode"] == "prefill" else 2):
         running.step()
@@ -60,7 +62,13 @@ def test_quantised_to_eight_bits_it_is_a_real_forwards_too():
 def test_a_loop_of_ones_own_is_traced_without_an_optimizer(mode):
     """A person's decoding loop under tracing, its cache named, comes to what the analytic engine says."""
     sizes = {"sequence_length": 40} if mode == "prefill" else {"context_length": 40}
-    job = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "bf16", "micro_batch_size": 2, "mode": mode, **sizes}
+    job = {
+        "model": {"model_type": "llama", **MODELS["llama"]},
+        "precision": "bf16",
+        "micro_batch_size": 2,
+        "mode": mode,
+        **sizes,
+    }
     found, seen = looped(job), estimate_mapping(job)
     top, cache = height(tape_of((), play_job(job)))
     assert (height(found.tape)[0], found.cache) == (top, cache)

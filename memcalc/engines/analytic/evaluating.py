@@ -149,7 +149,8 @@ def _converted(machine: Machine, reading: Reading) -> Forwards:
     converter = Converter()
     tape = [*machine.earlier, *machine.tape]
     converter.look(tape)
-    earlier, parts = [], []
+    earlier: list[Event] = []
+    parts: list[list[Event]] = []
     for event in converter.events(tape):
         if isinstance(event, Mark) and event.phase == "forward":
             parts.append([event])

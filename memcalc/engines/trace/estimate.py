@@ -25,8 +25,8 @@ from memcalc.engines.trace.failures import (
     take,
 )
 from memcalc.engines.trace.faking import faked
-from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.inferring import loop_of
+from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.presence import as_real_tensors
@@ -226,7 +226,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (
-                *built.assumptions, *(plan.assumptions if forwards is None else ()), *machine.assumptions, *notes, *mode.assumed, *routed,
+                *built.assumptions, *(plan.assumptions if forwards is None else ()), *machine.assumptions, *notes,
+                *mode.assumed, *routed,
                 *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),
