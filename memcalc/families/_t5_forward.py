@@ -195,7 +195,9 @@ def stack(machine: Machine, root: Module, ids: Value, batch: Batch, encoder: Val
     given = Biases(mask, None, None, encoder)
     hidden, own, cross = machine.call("block.0", checkpointed, machine, layer, machine, first.layer, hidden, given)
     later = Biases(mask, own, cross, encoder)
-    hidden = run_layers(machine, "block", rest, _later, hidden, later, first=1)
+    box = [hidden]
+    del hidden  # the only name for them, which the next layer's result takes
+    hidden = run_layers(machine, "block", rest, _later, box.pop(), later, first=1)
     hidden = machine.call("final_layer_norm", norm, machine, root.part("final_layer_norm"), hidden)
     return machine.call("dropout", dropout_.play, machine, hidden)  # type: ignore[no-any-return]
 
