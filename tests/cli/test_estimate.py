@@ -79,7 +79,7 @@ def test_explain_adds_up_to_every_component(memcalc):
     for words in ((), ("--precision", "amp-bf16"), ("--dp", 4, "--zero-stage", 2), ("--optimizer", "adamw8bit")):
         answer = memcalc("estimate", "gpt2", *words, "--format", "json", "--explain").json
         sums: dict[str, int] = {}
-        for held in answer["buffers"]:
+        for held in answer["buffers", "cache"]:
             if held["place"] == "device" and held["component"] != "temporaries":
                 sums[held["component"]] = sums.get(held["component"], 0) + held["requested"] * held["times"]
         gradients = answer["components"].pop("gradients")
