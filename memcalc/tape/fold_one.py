@@ -110,7 +110,7 @@ class FolderOfOne:
     def compose(self, done: Totals, event: Event) -> None:
         """A mark, which opens its phase, or a body repeated."""
         if event.__class__ is Mark:
-            self.phase = event.phase  # type: ignore[union-attr]
+            self.phase = event.phase
             _raise(done.phase_top, self.phase, done.total)
             done.roles.add(None)
             return
