@@ -5,7 +5,7 @@ Forward and backward are played on shapes (``memcalc.play``); what is kept is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.play.around import Hooks
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
@@ -72,8 +73,11 @@ def play_step(
     *,
     unrolled: bool = False,
     in_buckets: bool = False,
+    hooks: Callable[[], Hooks] | None = None,
 ) -> Played:
     """Forward and backward of a steady iteration; ``in_buckets`` lets gradients go as soon as a bucket has them.
+
+    ``hooks`` makes the engine of parallelism that does something around modules, anew each time a step is played.
 
     Raises:
         NotModelledError: a part of the model whose activations are not modelled.
@@ -88,12 +92,14 @@ def play_step(
         machine.tied, machine.unrolled = dict(model.tied), unrolled
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
+        if hooks is not None:
+            machine.policy.hooks = hooks()
         machine.path = model.prefix
         reading = read_inputs(job.training, family, model, machine.policy.dtype)
         more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
         steps = plan.accumulation
         several = _several(machine, steps)
-        _iterate(machine, plan, family, model, reading, last=not several, divided=several)
+        _iterate(machine, plan, family, model, reading, first=True, last=not several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
         if not machine.undisturbed():
@@ -148,22 +154,21 @@ def _several(machine: Machine, steps: Count) -> bool:
 
 def _again(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, times: Count) -> None:
     """The micro-batches after the first, which find gradients."""
-    for _ in range(2):
-        if machine.decide(times > 0):
-            _iterate(machine, plan, family, model, reading, last=True, divided=True)
-            return
+    if machine.policy.hooks is not None and machine.decide(times > 1):  # an engine may take the last for itself
+        _iterate(machine, plan, family, model, reading, first=False, last=False)
+    _iterate(machine, plan, family, model, reading, first=False, last=True)
 
 
-def _iterate(
-    machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, last: bool, divided: bool
-) -> None:
-    """One micro-batch (runtime: the loop that is measured and traced)."""
+def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, first: bool, last: bool) -> None:
+    """One micro-batch (runtime: the loop that is measured and traced), the first of its step, the last, or both."""
     machine.mark("forward")
     machine.autocast = plan.scheme.copy
+    if machine.policy.hooks is not None:
+        machine.policy.hooks.begin(machine, first=first, last=last)
     assert family.play is not None
-    loss, kept = family.play(machine, model.architecture, model.config, model.root, reading.batch)
+    loss, kept = machine.call("", family.play, machine, model.architecture, model.config, model.root, reading.batch)
     machine.mark("loss")
-    if divided:
+    if not (first and last):
         loss = scaled(machine, loss, "div.Tensor")
     del kept
     machine.leave_autocast()
@@ -183,11 +188,11 @@ def _converted(machine: Machine, reading: Reading) -> Played:
     converter = Converter()
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
-    gradients = tuple(
-        (converter.buffer(leaf.gradient.life), converter.times.get(leaf.gradient.life, 1))
-        for leaf in machine.leaves.values()
-        if leaf.gradient is not None
-    )
+    left = [leaf.gradient for leaf in machine.leaves.values() if leaf.gradient is not None]
+    if machine.policy.hooks is not None:
+        left += machine.policy.hooks.kept()
+    gradients = tuple((converter.buffer(one.life), converter.times.get(one.life, 1)) for one in left)
+    left.clear()
     for leaf in machine.leaves.values():  # what is still held dies off the tape
         leaf.gradient = None
     return Played(
