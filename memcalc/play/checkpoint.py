@@ -8,9 +8,11 @@ tensor that is missing; each recomputed tensor goes when the node that saved it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from memcalc.play.around import Hooks, called
 from memcalc.play.values import Shape, Value
 
 if TYPE_CHECKING:
@@ -115,7 +117,9 @@ class Frame:
 
 def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> Any:
     """A stretch of forward whose activations are dropped, if the job asks for it; ``args`` are kept."""
-    mode = machine.policy.checkpointing
+    mode, hooks = machine.policy.checkpointing, machine.policy.hooks
+    if hooks is not None:  # they stand on the module, which the checkpoint is around (transformers modeling_layers.py)
+        function = partial(_hooked, machine, hooks, function)
     if mode == "none" or not machine.recording:
         return function(*args)
     for value in args:
@@ -127,3 +131,7 @@ def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> 
         return function(*args)
     finally:
         machine.frame = outer
+
+
+def _hooked(machine: Machine, hooks: Hooks, function: Callable[..., Any], *args: Any) -> Any:
+    return called(machine, hooks, function, args, {})

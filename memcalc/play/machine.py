@@ -8,6 +8,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Condition, Count, is_array
+from memcalc.play.around import called, carried_pairs
+from memcalc.play.checkpoint import checkpointed
 from memcalc.play.graph import Backward, Leaf, Node
 from memcalc.play.policy import Policy
 from memcalc.play.stretch import Section, Stretch, life_of
@@ -76,7 +78,10 @@ class Machine:
         A thread that holds other threads' frames keeps alive what they name, as a sampling profiler does for a moment
         (``sys._current_frames``; distributed/worker.py:trigger_profile).
         """
-        return not self.disturbed and self.alive == sum(leaf.gradient is not None for leaf in self.leaves.values())
+        left = {id(leaf.gradient) for leaf in self.leaves.values() if leaf.gradient is not None}
+        if self.policy.hooks is not None:
+            left |= {id(storage) for storage in self.policy.hooks.kept()}
+        return not self.disturbed and self.alive == len(left)
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -89,6 +94,13 @@ class Machine:
         self.tape.append((1, life))
         self.alive += 1
         return Value(Storage(life, self), shape, dtype, order)
+
+    def held_by_engine(self, size: Count, role: Role, name: str, dtype: str = "", *, stream: int = 0) -> Storage:
+        """Memory that an engine of parallelism takes, and lets go of by letting go of this."""
+        life = Life(size, name, self.path, role, name, dtype=dtype, stream=stream)
+        self.tape.append((1, life))
+        self.alive += 1
+        return Storage(life, self)
 
     def bytes_of(self, shape: Shape, dtype: str) -> Count:
         """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
@@ -265,7 +277,9 @@ class Machine:
         if name:
             self.path = f"{before}.{name}" if before else name
         try:
-            return function(*args, **kwargs)
+            if self.policy.hooks is None or function is checkpointed:  # which calls what is hooked itself
+                return function(*args, **kwargs)
+            return called(self, self.policy.hooks, function, args, kwargs)
         finally:
             self.path = before
 
@@ -292,6 +306,8 @@ class Machine:
         """A parameter has its gradient."""
         if self.policy.on_gradient is not None:
             self.policy.on_gradient(self, leaf)
+        if self.policy.hooks is not None:
+            self.policy.hooks.on_gradient(self, leaf)
 
     # -- autocast ---------------------------------------------------------------------------------------------------------
 
@@ -335,11 +351,12 @@ class Machine:
         outer, self.tape = self.tape, []
         self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [None if value is None else value.storage.life for value in box]
+        given, held = [None if value is None else value.storage.life for value in box], self._carried()
         body()
         section.last = self._sequence
         pairs = zip(given, box, strict=True)
         carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
+        carried += carried_pairs(held, self._carried())
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, None
         self.sections.append(section)
@@ -353,10 +370,15 @@ class Machine:
             self._section = section = self.sections.pop()
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
-            section.given = life_of(grads)
+            section.given, section.held = life_of(grads), self._carried()
+
+    def _carried(self) -> dict[str, Life]:
+        """What an engine of parallelism holds from one module to the next."""
+        return {} if self.policy.hooks is None else dict(self.policy.hooks.carried())
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
         carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        carried += carried_pairs(section.held, self._carried())
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None
