@@ -182,7 +182,7 @@ def _importable(folder: Path, absent: tuple[str, ...]) -> Iterator[None]:
     before = set(sys.modules)
     for each in (folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
         name = ".".join(("torchtitan", *each.relative_to(folder).parts))
-        sys.modules[name] = package = ModuleType(name)
+        sys.modules[name] = package = _Stand(name) if name == "torchtitan.distributed" else ModuleType(name)
         package.__path__ = [str(each)]
     for name in absent:
         sys.modules[name] = stand = _Stand(name)

@@ -201,16 +201,16 @@ def _layers(machine: Machine, each: tuple[Way | None, ...], stack: Stack, box: l
         way = each[place % len(each)]
         box[0] = machine.call(f"layers.{index}", checkpointed_in, way, machine, _block_play, machine, stack.layer, box[0], angles)
 
-    def turn(first: int, mark: str = "") -> None:
+    def turn(mark: str) -> None:
         for place in range(len(each)):
-            block(place, mark or first + place)
+            block(place, (mark if len(each) == 1 else f"{mark}{place}") if mark else place)
 
     turns = stack.count // len(each)
     begun = 0
     if not machine.unrolled and machine.decide(turns > 3):
-        turn(0)
-        machine.repeated(turns - 2, lambda: turn(0, "*"), box)
-        turn(0, "last")
+        turn("")
+        machine.repeated(turns - 2, lambda: turn("*"), box)
+        turn("last")
         left = stack.count - turns * len(each)
         while machine.decide(left > begun):
             block(begun, f"end{begun}")
