@@ -34,7 +34,9 @@ def prepared(model: Model, job: Job) -> Model:
     if training.lora is not None and not found.adapts:
         raise NotModelledError("training.lora", training.lora, f"is not modelled on {found.name}", "leave it out")
     if training.quantization is not None and not found.adapts:
-        raise NotModelledError("training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out")
+        raise NotModelledError(
+            "training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out"
+        )
     asked = Asked(job.implementation_args, training.lora, training.quantization)
     return replace(found.build(model, asked), implementation=found.name)
 

@@ -1,4 +1,4 @@
-"""Checkpointing with reentrance, traced: ``python -m benchmarks.played.reentrant`` prints what tests/play/test_reentrant.py has."""
+"""Checkpointing with reentrance, traced: what ``python -m benchmarks.played.reentrant`` prints stands in its test."""
 
 from __future__ import annotations
 

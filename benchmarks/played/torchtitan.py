@@ -214,8 +214,12 @@ class _Stand(ModuleType):
             raise AttributeError(name)
         if name == "logger":
             return SimpleNamespace(info=print, warning=print, debug=lambda *_: None)
-        if name in ("jit", "autotune", "Config", "has_cuda_capability", "trunc_normal_"):
-            return lambda *args, **kwargs: args[0] if name == "jit" else (lambda function: function) if name == "autotune" else 0
+        if name == "jit":
+            return lambda function: function
+        if name == "autotune":
+            return lambda **_: lambda function: function
+        if name in ("Config", "has_cuda_capability", "trunc_normal_"):
+            return lambda *_, **__: 0
         return type(name, (object,), {"__class_getitem__": classmethod(lambda cls, _: cls)})
 
 
@@ -226,8 +230,8 @@ def main(clone: Path) -> None:
         found = heights(trace(job, clone))
         rows[name_of(job)] = [found.top, found.net, found.saved]
         print(name_of(job), rows[name_of(job)], flush=True)
-    told = {"command": "python -m benchmarks.played.torchtitan CLONE", "torch": torch.__version__, "code": CODE, "heights": rows}
-    FILE.write_text(json.dumps(told, indent=0) + "\n")
+    told = {"command": "python -m benchmarks.played.torchtitan CLONE", "torch": torch.__version__, "code": CODE}
+    FILE.write_text(json.dumps({**told, "heights": rows}, indent=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _fused_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gr
 
 def _unfused(machine: Machine, query: Value, key: Value, value: Value, probability: float) -> Value:
     """source: UnfusedDotProductAttention.forward"""
-    length, batch, heads, size = query.shape
+    length, batch, heads = query.shape[:3]
     mask = _mask(machine, batch, length)
     if not machine.same(key.shape[2], heads):
         key, value = _repeated(machine, key, heads), _repeated(machine, value, heads)

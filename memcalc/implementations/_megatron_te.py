@@ -1,7 +1,7 @@
 """What Transformer Engine's and Megatron's autograd functions keep, give back and need for a moment.
 
-From source alone: neither can run without a GPU. TE is v2.8 (``transformer_engine/pytorch``), Megatron-LM d98e8a64 (``megatron/core``).
-Scratch of TE's normalisation kernels is not counted.
+From source alone: neither can run without a GPU. TE is v2.8 (``transformer_engine/pytorch``), Megatron-LM d98e8a64
+(``megatron/core``). Scratch of TE's normalisation kernels is not counted.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _bias_gelu_backward(machine: Machine, node: Node, saved: Any, grad: Value) -
 
 
 def swiglu(machine: Machine, x: Value) -> Value:
-    """``silu(a) * b`` of the two halves of the last dimension; keeps ``x`` (core/fusions/fused_bias_swiglu.py:SwiGLUFunction)."""
+    """``silu(a) * b`` of the last dimension's two halves; keeps ``x`` (core/fusions/fused_bias_swiglu.py:SwiGLUFunction)."""
     out = machine.new((*x.shape[:-1], x.shape[-1] // 2), x.dtype, "swiglu")
     return machine.record(out, (x,), (x,), _swiglu_backward)
 

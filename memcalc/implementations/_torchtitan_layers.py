@@ -163,4 +163,3 @@ class TitanBlock:
         fed = machine.call("feed_forward", self.feed_forward.play, machine, normed)
         del normed
         return add(machine, h, fed)
-

@@ -211,5 +211,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,
-    arguments=("version", "script"), adapts=True,
+    summary="its GPT, finetune and pretrain scripts, and adapters of its own", arguments=("version", "script"), adapts=True,
 )  # fmt: skip

@@ -8,7 +8,7 @@ transformer/transformer_layer.py, attention.py, mlp.py; NVIDIA/TransformerEngine
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +44,8 @@ def build(model: Model, asked: Asked) -> Model:
     body: list[tuple[str, Layer]] = [("embedding.word_embeddings", Embedding(shape.vocabulary, shape.width))]
     if shape.positions is not None:
         body.append(("embedding.position_embeddings", Embedding(shape.positions, shape.width)))
-    body += [("decoder.layers", Stack(MegatronLayer(shape), shape.layers)),
-             ("decoder.final_layernorm", Norm(shape.width, bias=shape.biased, function="layer" if shape.biased else "rms"))]  # fmt: skip
+    body.append(("decoder.layers", Stack(MegatronLayer(shape), shape.layers)))
+    body.append(("decoder.final_layernorm", Norm(shape.width, bias=shape.biased, function="layer" if shape.biased else "rms")))
     if not shape.tied:
         body.append(("output_layer", Linear(shape.width, shape.vocabulary, bias=False)))
     root = Module(tuple(body))
@@ -142,9 +142,9 @@ def _layers(machine: Machine, shape: Shape, stack: Stack, box: list[Value]) -> V
     layer = MegatronLayer(shape)
     full = machine.policy.checkpointing == "full"
     each = shape.every if full and shape.method == "uniform" else 1
-    only = shape.every if full and shape.method == "block" else None  # the first so many are recomputed, each by itself
+    block = shape.every if full and shape.method == "block" else None  # the first so many are recomputed, each by itself
 
-    def group(names: list[object], *, again: bool) -> None:
+    def group(names: Sequence[object], *, again: bool = full) -> None:
         def run(hidden: Value) -> Value:
             for name in names:
                 hidden = machine.call(f"decoder.layers.{name}", layer.play, machine, hidden)
@@ -152,24 +152,26 @@ def _layers(machine: Machine, shape: Shape, stack: Stack, box: list[Value]) -> V
 
         box[0] = reentrant(machine, run, box[0]) if again else run(box[0])
 
+    def named(mark: str, count: int) -> list[str]:
+        return [mark if each == 1 else f"{mark}{place}" for place in range(count)]
+
+    begun = 0
     groups = stack.count // each
-    if only is None and not machine.unrolled and machine.decide(groups > 3):
-        group(list(range(each)), again=full)
-        machine.repeated(groups - 2, lambda: group(["*"] * each if each == 1 else [f"*{n}" for n in range(each)], again=full), box)
-        group([f"last{n}" for n in range(each)] if each > 1 else ["last"], again=full)
-        left, begun = stack.count - groups * each, 0
+    if block is None and not machine.unrolled and machine.decide(groups > 3):
+        group(range(each))
+        machine.repeated(groups - 2, lambda: group(named("*", each)), box)
+        group(named("last", each))
+        left = stack.count - groups * each
         while machine.decide(left > begun):
             begun += 1
         if begun:
-            group([f"end{n}" for n in range(begun)], again=full)
+            group(named("end", begun))
         return box.pop()
-    begun = 0
     while machine.decide(stack.count > begun):
-        names: list[object] = []
-        while len(names) < each and machine.decide(stack.count > begun):
-            names.append(begun)
+        first = begun
+        while begun < first + each and machine.decide(stack.count > begun):
             begun += 1
-        group(names, again=full and (only is None or begun <= only))
+        group(range(first, begun), again=full and (block is None or begun <= block))
     return box.pop()
 
 
@@ -187,5 +189,6 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="megatron", source="NVIDIA/Megatron-LM d98e8a64 on NVIDIA/TransformerEngine v2.8", build=build, play=play, held=held,
+    summary="GPT and Llama on Transformer Engine's layers, one rank, tp 1, no FP8 (from source alone)",
     arguments=("make_vocab_size_divisible_by", "recompute_method", "recompute_num_layers"),
 )  # fmt: skip

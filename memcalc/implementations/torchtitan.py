@@ -173,7 +173,8 @@ def _chunked_loss(machine: Machine, pred: Value, labels: Value) -> Value:
     """source: e23bb707 components/loss.py:chunked_cross_entropy_loss"""
     length = pred.shape[1]
     if not machine.decide(length % CHUNKS == 0):
-        raise NotModelledError("training.sequence_length", length, "does not part into equal chunks", f"use a multiple of {CHUNKS}")
+        raise NotModelledError("training.sequence_length", length, "does not part into equal chunks",
+                               f"use a multiple of {CHUNKS}")  # fmt: skip
     targets = pieces(machine, labels, 1, [length // CHUNKS] * CHUNKS)
     chunks = pieces(machine, pred, 1, [length // CHUNKS] * CHUNKS)
     total: Value | None = None
@@ -198,8 +199,8 @@ def _layers(machine: Machine, each: tuple[Way | None, ...], stack: Stack, box: l
     """Blocks one after another, in turns of those that are checkpointed alike."""
 
     def block(place: int, index: object) -> None:
-        way = each[place % len(each)]
-        box[0] = machine.call(f"layers.{index}", checkpointed_in, way, machine, _block_play, machine, stack.layer, box[0], angles)
+        way, layer = each[place % len(each)], stack.layer
+        box[0] = machine.call(f"layers.{index}", checkpointed_in, way, machine, _block_play, machine, layer, box[0], angles)
 
     def turn(mark: str) -> None:
         for place in range(len(each)):
@@ -238,5 +239,6 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
-    arguments=("version", "selective_ac_option", "loss"),
+    summary="Llama 3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
+    arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units,
 )  # fmt: skip

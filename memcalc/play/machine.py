@@ -125,7 +125,7 @@ class Machine:
         tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
 
     def kept(self, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
-        """A fresh value that selective checkpointing may keep, ``beside`` the one before: found again where it is recomputed."""
+        """A fresh value that a checkpoint's policy may keep, ``beside`` the one before: found again where it is recomputed."""
         if self.frame is not None:
             return self.frame.kept(self, shape, dtype, operator, beside=beside)  # type: ignore[no-any-return]
         return self.new(shape, dtype, operator)

@@ -71,7 +71,7 @@ def test_kernels_keep_a_logarithm_in_place_of_the_squares():
 
 @pytest.mark.parametrize(("capability", "way"), [((8, 0), "flash"), ((9, 0), "fused"), ((10, 0), "fused")])
 def test_the_kernel_goes_by_the_gpu(capability, way):
-    """cuDNN's comes before flash-attn from Hopper on."""
+    """Flash-attn serves up to Hopper, where cuDNN's comes first."""
     assert way_of(Machine(Policy("bfloat16", behaviour=Behaviour(capability=capability))), 64) == way
 
 
@@ -129,9 +129,9 @@ def test_gpt_has_megatrons_tensors():
 
 
 PUBLISHED = [("none", 4702430720, 581489664), ("full", 2534070272, 1232487936)]
-"""Megatron-LM d98e8a64 tests/functional_tests/test_cases/gpt: gpt3_mcore_te_tp1_pp1_dist_optimizer_no_mmap_bin_files on H100 and
-gpt3_mcore_te_tp1_pp1_uniform_full_recompute on A100, unfused attention: allocated_bytes.all.peak, and what is left after a step.
-"""
+"""Megatron-LM d98e8a64 tests/functional_tests/test_cases/gpt: gpt3_mcore_te_tp1_pp1_dist_optimizer_no_mmap_bin_files on H100
+and gpt3_mcore_te_tp1_pp1_uniform_full_recompute on A100, unfused attention: allocated_bytes.all.peak, and what is left after a
+step."""
 
 
 @pytest.mark.parametrize(("mode", "peak", "left"), PUBLISHED)
@@ -162,7 +162,7 @@ def test_layers_in_between_are_played_once(mode, arguments):
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"model": {"model_type": "opt"}}, NotModelledError, "is not modelled for OPTForCausalLM; use a gpt2 or a llama config"),
+        ({"model": {"model_type": "opt"}}, NotModelledError, "OPTForCausalLM; use a gpt2 or a llama config"),
         ({"model": {**GPT, "activation_function": "relu"}}, NotModelledError, "is not Megatron's fused GELU"),
         ({"model": {**LLAMA, "mlp_bias": True}}, NotModelledError, "use no biases"),
         ({"precision": "fp32"}, NotModelledError, "is not what Megatron's layers are modelled in"),

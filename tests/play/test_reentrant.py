@@ -21,7 +21,8 @@ def mine():
 
     def block(x, index):
         up, down = Linear(WIDTH, WIDE, bias=False), Linear(WIDE, WIDTH, bias=False)
-        return machine.call(f"downs.{index}", down.play, machine, gelu(machine, machine.call(f"ups.{index}", up.play, machine, x)))
+        x = gelu(machine, machine.call(f"ups.{index}", up.play, machine, x))
+        return machine.call(f"downs.{index}", down.play, machine, x)
 
     def forward():
         x = machine.call("first", Linear(WIDTH, WIDTH, bias=False).play, machine, machine.constant((ROWS, WIDTH), "bfloat16"))
