@@ -136,11 +136,15 @@ class Machine:
         tape = self.tape if self._outer is None else self._outer
         tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
 
-    def kept(self, shape: Shape, dtype: str, operator: str) -> Value:
-        """A fresh value that selective checkpointing keeps: found again where it is recomputed."""
+    def kept(self, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
+        """A fresh value that a checkpoint's policy may keep, ``beside`` the one before: found again where it is recomputed."""
         if self.frame is not None:
-            return self.frame.kept(self, shape, dtype, operator)  # type: ignore[no-any-return]
+            return self.frame.kept(self, shape, dtype, operator, beside=beside)  # type: ignore[no-any-return]
         return self.new(shape, dtype, operator)
+
+    def found(self) -> bool:
+        """Whether what was asked of ``kept`` last was there: its operator does not run again."""
+        return self.frame is not None and bool(self.frame.found)
 
     def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
         """The same, of another value's order in memory."""
