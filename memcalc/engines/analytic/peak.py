@@ -18,9 +18,13 @@ from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
+from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
+
+PLAYED = ("torch", "fsdp2")
+"""Data-parallel engines whose step is played."""
 
 
 def whole_step(
@@ -50,7 +54,8 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
+    hooks = hooks_of(plan.setting(model), plan.backend)
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
 def _playable(plan: Plan, model: Model) -> Family:
@@ -63,8 +68,10 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
-        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
+    if plan.backend not in PLAYED:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+        raise NotModelledError(
+            "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
+        )
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
     return family_of(model)
