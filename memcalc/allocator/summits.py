@@ -52,7 +52,7 @@ Pool = tuple[list[int], list[Piece], int]
 def summits(tape: Iterable[Event]) -> Summits:
     """What ``replay(tape).phases()`` says of requested, allocated and reserved bytes, in a fraction of the time.
 
-    >>> from memcalc.tape.events import Buffer
+    >>> from memcalc.tape.events import Buffer, Free
     >>> weight, scratch = Buffer("w", 3 * 2**20, "parameter"), Buffer("s", 1000, "temporary")
     >>> summits([Mark("forward"), Alloc(weight), Repeat(9, (Alloc(scratch), Free(scratch)))])
     {(2, 'forward'): {'requested': 3146728, 'allocated': 3146752, 'reserved': 23068672}}
