@@ -38,13 +38,16 @@ CODE = {
 MODEL = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 304}  # fmt: skip
 """344 is what torchtitan makes of a width of 128 in multiples of 8."""
+QWEN = {**MODEL, "model_type": "qwen3", "head_dim": 24}
+WITH_QWEN = ("2025-10-17", "2026-02-20")
 TRITON = ("triton", "triton.language")
 """Of its fused norm, until 2025; torch asks whether it is there, so that it goes once that file is read."""
 ABSENT = (
     "tyro", "torchtitan.config", "torchtitan.config_manager", "torchtitan.config.job_config",
     "torchtitan.components.tokenizer", "torchtitan.datasets.tokenizer", "torchtitan.tools.logging", "torchtitan.tools.utils",
     "torchtitan.logging", "torchtitan.utils", "torchtitan.protocols.train_spec", "torchtitan.protocols.model",
-    "torchtitan.models.utils", "torchtitan.parallelisms.parallel_dims", "torchtitan.parallelisms.utils",
+    "torchtitan.models.utils", "torchtitan.models.moe", "torchtitan.parallelisms.parallel_dims",
+    "torchtitan.parallelisms.utils",
     "torchtitan.distributed.parallel_dims", "torchtitan.distributed.tensor_parallel", "torchtitan.distributed.utils",
     "torchtitan.distributed.dual_pipe_v", "torchtitan.distributed.expert_parallel",
 )  # fmt: skip
@@ -60,6 +63,10 @@ def jobs() -> Iterator[dict[str, Any]]:
         yield _job(date, "bf16-pure", 3, 72, "selective", deep, option=2)
         yield _job(date, "bf16-pure", 2, 129, "selective", equal)
         yield _job(date, "fp32", 2, 96, "selective")
+        if date in WITH_QWEN:
+            tied = {**QWEN, "tie_word_embeddings": True}
+            yield from (_job(date, "bf16-pure", 2, 96, mode, QWEN) for mode in ("none", "selective"))
+            yield from (_job(date, precision, 3, 72, "full", tied) for precision in ("amp-bf16", "fp32"))
 
 
 def _job(
@@ -76,7 +83,8 @@ def name_of(job: dict[str, Any]) -> str:
     """What tells jobs apart, in one line."""
     words = [job["implementation_args"]["version"], *(job[key] for key in ("precision", "micro_batch_size", "sequence_length"))]
     words += [job["activation_checkpointing"], job["implementation_args"]["selective_ac_option"]]
-    return " ".join(str(word) for word in (*words, job["model"]["num_hidden_layers"], job["model"]["num_key_value_heads"]))
+    words += [job["model"][key] for key in ("num_hidden_layers", "num_key_value_heads", "model_type")]
+    return " ".join(str(word) for word in (*words, *(["tied"] if job["model"].get("tie_word_embeddings") else [])))
 
 
 def recorded() -> dict[str, list[int]]:
@@ -123,6 +131,9 @@ def _model(job: dict[str, Any], date: str) -> Any:
     old = date < "2025"
     if date >= "2026":
         sys.modules["torchtitan.protocols.train_spec"].ModelProtocol = _Base  # type: ignore[attr-defined]
+    model = job["model"]
+    if model["model_type"] == "qwen3":
+        return _qwen(job, model)
     code = importlib.import_module("torchtitan.models.llama.model" if old else "torchtitan.models.llama3.model.model")
     if old:
         for name in TRITON:
@@ -130,12 +141,29 @@ def _model(job: dict[str, Any], date: str) -> Any:
         args = code.ModelArgs()
     else:
         args = importlib.import_module("torchtitan.models.llama3.model.args").TransformerModelArgs()
-    model = job["model"]
     args.dim, args.n_layers, args.n_heads = model["hidden_size"], model["num_hidden_layers"], model["num_attention_heads"]
     args.n_kv_heads, args.vocab_size, args.multiple_of = model["num_key_value_heads"], model["vocab_size"], 8
     args.max_seq_len = job["sequence_length"]
     made = code.Transformer(args)
     made.init_weights()
+    return made
+
+
+def _qwen(job: dict[str, Any], model: dict[str, Any]) -> Any:
+    code = importlib.import_module("torchtitan.models.qwen3.model.model")
+    args = importlib.import_module("torchtitan.models.qwen3.model.args").Qwen3ModelArgs()
+    args.dim, args.n_layers, args.n_heads = model["hidden_size"], model["num_hidden_layers"], model["num_attention_heads"]
+    args.n_kv_heads, args.vocab_size, args.hidden_dim = (
+        model["num_key_value_heads"],
+        model["vocab_size"],
+        model["intermediate_size"],
+    )
+    args.head_dim, args.qk_norm, args.max_seq_len = model["head_dim"], True, job["sequence_length"]
+    args.enable_weight_tying = bool(model.get("tie_word_embeddings"))
+    made = code.Qwen3Model(args)
+    made.init_weights()
+    if args.enable_weight_tying:  # infra/parallelize.py:parallelize_qwen3
+        made.output.weight = made.tok_embeddings.weight
     return made
 
 
@@ -224,9 +252,11 @@ class _Stand(ModuleType):
 
 
 def main(clone: Path) -> None:
-    """Trace every job and keep what it comes to."""
-    rows = {}
+    """Trace every job that is not there yet and keep what it comes to; take the file away to trace them all."""
+    rows = recorded() if FILE.exists() else {}
     for job in jobs():
+        if name_of(job) in rows:
+            continue
         found = heights(trace(job, clone))
         rows[name_of(job)] = [found.top, found.net, found.saved]
         print(name_of(job), rows[name_of(job)], flush=True)

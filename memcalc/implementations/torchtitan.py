@@ -1,4 +1,4 @@
-"""Torchtitan's Llama 3 under its own trainer: complex rotary numbers, FP32 loss, checkpointing operator by operator.
+"""Torchtitan's Llama 3 and Qwen3 under its own trainer: FP32 loss, checkpointing operator by operator.
 
 One rank: FP32 parameters under autocast (from June 2025, ``maybe_enable_amp``), or whichever precision the job has.
 
@@ -19,7 +19,7 @@ from memcalc.implementations._torchtitan_layers import TitanAttention, TitanBloc
 from memcalc.implementations._torchtitan_versions import LAST, VERSIONS, Version, version_of
 from memcalc.implementations.base import Asked, Implementation
 from memcalc.layers.base import Layer, Module, Stack
-from memcalc.layers.basic import Embedding, Linear
+from memcalc.layers.basic import Embedding, Linear, TiedLinear
 from memcalc.models import Model
 from memcalc.play.checkpoint import Keeps, Way, checkpointed_in
 from memcalc.play.losses import cross_entropy
@@ -30,15 +30,19 @@ from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
+QWEN = "2025-08-25"
+"""When its Qwen3 had its head tied as Hugging Face's is (030879fa)."""
 CHUNKS = 8
 """source: e23bb707 components/loss.py:chunked_cross_entropy_loss, num_output_chunks"""
 
 
 @dataclass
 class Shape:
-    """``TransformerModelArgs``, read from a Llama config of Hugging Face's, and what the job says of the trainer.
+    """``TransformerModelArgs``, read from a config of Hugging Face's, and what the job says of the trainer.
 
     Attributes:
+        tied: whether the head is the embeddings (``enable_weight_tying``), which Llama's never is.
+        qwen: whether it is Qwen3's, with norms on queries and keys, and rotary numbers that are not complex.
         every: each how many-th block is checkpointed under ``selective``; 0 for operator by operator.
         chunked: whether the loss is summed over chunks of the sequence.
     """
@@ -48,45 +52,55 @@ class Shape:
     layers: Count
     heads: Count
     groups: Count
+    size: Count
     inner: Count
     version: Version
     every: int
     chunked: bool
+    tied: bool
+    qwen: bool
 
 
 def build(model: Model, asked: Asked) -> Model:
-    """The model with torchtitan's tensors, its head never tied.
+    """The model with torchtitan's tensors; Llama's head is never tied.
 
     Raises:
-        NotModelledError: another family, or a head that is not as wide as the model over its heads.
+        NotModelledError: another family, or a variant torchtitan does not have.
         InputError: arguments that torchtitan's record does not know.
     """
-    if model.family != "llama" or model.architecture != "LlamaForCausalLM":
-        raise NotModelledError("implementation", "torchtitan", f"is not modelled for {model.architecture or model.family}",
-                               "use a llama config")  # fmt: skip
-    config = model.config
-    heads, groups, size = head_sizes(config)
-    if size * heads != config.hidden_size:
-        raise NotModelledError("model.head_dim", size, "is none that torchtitan's Llama has: it takes the width over the heads",
-                               f"use {config.hidden_size // heads}")  # fmt: skip
-    if config.attention_bias or config.mlp_bias:
-        raise NotModelledError("model.attention_bias", True, "is nothing that torchtitan's Llama has", "use no biases")
-    shape = Shape(config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, config.intermediate_size,
-                  _version(asked.arguments), _every(asked.arguments), _chunked(asked.arguments))  # fmt: skip
+    shape = _shape(model, asked.arguments)
+    head: Layer = (TiedLinear if shape.tied else Linear)(shape.width, shape.vocabulary, bias=False)
     root = Module((
         ("tok_embeddings", Embedding(shape.vocabulary, shape.width)), ("layers", Stack(_block(shape), shape.layers)),
-        ("norm", TitanNorm(shape.width, shape.version.norm)), ("output", _head(shape)),
+        ("norm", TitanNorm(shape.width, shape.version.norm)), ("output", head),
     ))  # fmt: skip
-    return replace(model, tensors=tuple(root.tensors()), tied={}, root=root, config=shape)
+    tied = {"output.weight": "tok_embeddings.weight"} if shape.tied else {}
+    return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape)
+
+
+def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
+    if model.architecture not in ("LlamaForCausalLM", "Qwen3ForCausalLM"):
+        raise NotModelledError("implementation", "torchtitan", f"is not modelled for {model.architecture or model.family}",
+                               "use a llama or a qwen3 config")  # fmt: skip
+    config, version, qwen = model.config, _version(arguments), model.family == "qwen3"
+    heads, groups, size = head_sizes(config)
+    if not qwen and size * heads != config.hidden_size:
+        raise NotModelledError("model.head_dim", size, "is none that torchtitan's Llama has: it takes the width over the heads",
+                               f"use {config.hidden_size // heads}")  # fmt: skip
+    if config.attention_bias or getattr(config, "mlp_bias", False):
+        raise NotModelledError("model.attention_bias", True, "is nothing that torchtitan's models have", "use no biases")
+    if qwen and str(arguments.get("version", LAST)) < QWEN:
+        raise NotModelledError("implementation_args.version", str(arguments.get("version")), "is before torchtitan's Qwen3",
+                               f"give a date from {QWEN} on")  # fmt: skip
+    return Shape(
+        config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, size, config.intermediate_size, version,
+        _every(arguments), _chunked(arguments), tied=qwen and config.tie_word_embeddings, qwen=qwen,
+    )  # fmt: skip
 
 
 def _block(shape: Shape) -> TitanBlock:
-    attention = TitanAttention(shape.width, shape.heads, shape.groups, shape.version)
+    attention = TitanAttention(shape.width, shape.heads, shape.groups, shape.size, shape.version, shape.qwen)
     return TitanBlock(attention, TitanFeedForward(shape.width, shape.inner), TitanNorm(shape.width, shape.version.norm))
-
-
-def _head(shape: Shape) -> Layer:
-    return Linear(shape.width, shape.vocabulary, bias=False)
 
 
 def _version(arguments: Mapping[str, Any]) -> Version:
@@ -187,7 +201,8 @@ def _chunked_loss(machine: Machine, pred: Value, labels: Value) -> Value:
 
 def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Value:
     """source: Transformer.forward"""
-    angles = machine.constant((1, batch.tokens, 1, shape.width // shape.heads // 2), "complex64")
+    half = (1, batch.tokens, 1, shape.size // 2)
+    angles = machine.constant((*half[:3], 2 * shape.size), "float32") if shape.qwen else machine.constant(half, "complex64")
     h = machine.call("tok_embeddings", root.part("tok_embeddings").play, machine, batch["input_ids"])
     h = _layers(machine, ways(shape, machine.policy.checkpointing), root.part("layers"), [h], angles)
     h = machine.call("norm", root.part("norm").play, machine, h)
@@ -230,8 +245,9 @@ def _block_play(machine: Machine, layer: TitanBlock, x: Value, angles: Value) ->
 def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """The table of rotary numbers, as long as the sequence, and the counts the loss is divided by."""
     shape: Shape = model.config
-    size = shape.version.tables * batch.tokens * (shape.width // shape.heads // 2) * 8  # complex64
-    yield Buffer("freqs_cis", size, "buffer"), 1
+    # complex64, half as many as a head has; of Qwen3 cosines and sines in FP32, as many as it has of either
+    size = shape.version.tables * batch.tokens * shape.size * (8 if shape.qwen else 4)
+    yield Buffer("rope_cache" if shape.qwen else "freqs_cis", size, "buffer"), 1
     if shape.version.counts:  # train.py:train_step: local_valid_tokens in int64, global_valid_tokens in FP32
         yield Buffer("local_valid_tokens", 8, "input"), 1
         yield Buffer("global_valid_tokens", 4, "input"), 1
@@ -239,6 +255,6 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
-    summary="Llama 3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
+    summary="Llama 3 and Qwen3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
     arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units,
 )  # fmt: skip
