@@ -7,7 +7,7 @@ source: pytorch/torchtitan at the commits of ``_torchtitan_versions.VERSIONS``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def build(model: Model, asked: Asked) -> Model:
         ("norm", TitanNorm(shape.width, shape.version.norm)), ("output", head),
     ))  # fmt: skip
     tied = {"output.weight": "tok_embeddings.weight"} if shape.tied else {}
-    return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape)
+    return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape, units=shape.version.units)
 
 
 def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
@@ -211,30 +211,31 @@ def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Valu
 
 
 def _layers(machine: Machine, each: tuple[Way | None, ...], stack: Stack, box: list[Value], angles: Value) -> Value:
-    """Blocks one after another, in turns of those that are checkpointed alike."""
+    """Blocks one after another, in turns of those that are checkpointed alike; the last of many is called ``last``."""
 
     def block(place: int, index: object) -> None:
         way, layer = each[place % len(each)], stack.layer
         box[0] = machine.call(f"layers.{index}", checkpointed_in, way, machine, _block_play, machine, layer, box[0], angles)
 
-    def turn(mark: str) -> None:
-        for place in range(len(each)):
-            block(place, (mark if len(each) == 1 else f"{mark}{place}") if mark else place)
+    def turn(names: Sequence[object]) -> None:
+        for place, name in enumerate(names):
+            block(place, name)
 
     turns = stack.count // len(each)
     begun = 0
-    if not machine.unrolled and machine.decide(turns > 3):
-        turn("")
-        machine.repeated(turns - 2, lambda: turn("*"), box)
-        turn("last")
-        left = stack.count - turns * len(each)
-        while machine.decide(left > begun):
-            block(begun, f"end{begun}")
+    if machine.unrolled or not machine.decide(turns > 3):
+        while machine.decide(stack.count > begun):
+            block(begun, begun)
             begun += 1
         return box.pop()
-    while machine.decide(stack.count > begun):
-        block(begun, begun)
+    left = stack.count - turns * len(each)
+    while machine.decide(left > begun):
         begun += 1
+    turn(range(len(each)))
+    machine.repeated(turns - 2, lambda: turn([f"*{place}" if len(each) > 1 else "*" for place in range(len(each))]), box)
+    names = [*(f"last{place}" for place in range(len(each))), *(f"end{place}" for place in range(begun))]
+    names[-1] = "last"
+    turn(names)
     return box.pop()
 
 
@@ -256,5 +257,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
     summary="Llama 3 and Qwen3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
-    arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units,
+    arguments=("version", "selective_ac_option", "loss"),
 )  # fmt: skip
