@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Layer
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
-
-
-class Units(NamedTuple):
-    """The groups of parameters that FSDP2 gathers together, besides the root's, which has what is left (``fully_shard``).
-
-    Attributes:
-        groups: module paths that share a group; ``layers.*`` is a group for each member of the list.
-        stays: the groups whose parameters are not freed after forward, ``layers.-1`` being the last member.
-    """
-
-    groups: tuple[tuple[str, ...], ...]
-    stays: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,6 @@ class Model:
         implementation: whose code it is.
         adapter: what stands on its layers, as a machine asks it (``memcalc.play.adapting``); None for nothing.
         prefix: what stands before every name of ``root``'s tensors.
-        units: how its own trainer calls ``fully_shard``; None where it is left to the engine.
     """
 
     name: str
@@ -58,7 +45,6 @@ class Model:
     implementation: str = "transformers"
     adapter: Any = None
     prefix: str = ""
-    units: Units | None = None
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

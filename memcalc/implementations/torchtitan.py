@@ -75,7 +75,7 @@ def build(model: Model, asked: Asked) -> Model:
         ("norm", TitanNorm(shape.width, shape.version.norm)), ("output", head),
     ))  # fmt: skip
     tied = {"output.weight": "tok_embeddings.weight"} if shape.tied else {}
-    return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape, units=shape.version.units)
+    return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape)
 
 
 def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
@@ -170,7 +170,7 @@ def ways(shape: Shape, mode: str) -> tuple[Way | None, ...]:
 
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
     """The trainer's forward and loss; its logits are let go of before backward (train.py: ``del pred``)."""
-    pred = _forward(machine, config, root, batch)
+    pred = machine.call("", _forward, machine, config, root, batch)
     loss = (_chunked_loss if config.chunked else _loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
@@ -211,7 +211,7 @@ def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Valu
 
 
 def _layers(machine: Machine, each: tuple[Way | None, ...], stack: Stack, box: list[Value], angles: Value) -> Value:
-    """Blocks one after another, in turns of those that are checkpointed alike; the last of many is called ``last``."""
+    """Blocks one after another, in turns of those that are checkpointed alike."""
 
     def block(place: int, index: object) -> None:
         way, layer = each[place % len(each)], stack.layer
@@ -233,9 +233,10 @@ def _layers(machine: Machine, each: tuple[Way | None, ...], stack: Stack, box: l
         begun += 1
     turn(range(len(each)))
     machine.repeated(turns - 2, lambda: turn([f"*{place}" if len(each) > 1 else "*" for place in range(len(each))]), box)
-    names = [*(f"last{place}" for place in range(len(each))), *(f"end{place}" for place in range(begun))]
-    names[-1] = "last"
-    turn(names)
+    turn([f"last{place}" if len(each) > 1 else "last" for place in range(len(each))])
+    ends = stack.count - left
+    for place in range(begun):
+        block(place, f"end{ends + place if isinstance(ends, int) else place}")
     return box.pop()
 
 
