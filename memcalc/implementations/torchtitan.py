@@ -7,7 +7,7 @@ source: pytorch/torchtitan at the commits of ``_torchtitan_versions.VERSIONS``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,24 +16,21 @@ from memcalc.errors import InputError, NotModelledError
 from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import head_sizes
 from memcalc.implementations._torchtitan_layers import TitanAttention, TitanBlock, TitanFeedForward, TitanNorm
+from memcalc.implementations._torchtitan_trainer import chunked_cross_entropy_loss, cross_entropy_loss, ways
 from memcalc.implementations._torchtitan_versions import LAST, VERSIONS, Version, version_of
 from memcalc.implementations.base import Asked, Implementation
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear, TiedLinear
 from memcalc.models import Model
-from memcalc.play.checkpoint import Keeps, Way, checkpointed_in
-from memcalc.play.losses import cross_entropy
+from memcalc.play.checkpoint import Way, checkpointed_in
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, div, scaled, to
-from memcalc.play.reshape import merge_dims, pieces
+from memcalc.play.pointwise import div, to
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
 QWEN = "2025-08-25"
 """When its Qwen3 had its head tied as Hugging Face's is (030879fa)."""
-CHUNKS = 8
-"""source: e23bb707 components/loss.py:chunked_cross_entropy_loss, num_output_chunks"""
 
 
 @dataclass
@@ -132,71 +129,13 @@ def _chunked(arguments: Mapping[str, Any]) -> bool:
     return bool(loss == "chunked")
 
 
-def operator_policy(kept: tuple[str, ...]) -> Callable[[], Keeps]:
-    """Per-operator checkpointing: those of the list, but every second product (_apply_op_sac: ``meta[mm_count_key] % 2``).
-
-    >>> keeps = operator_policy(("mm",))()
-    >>> [keeps("mm"), keeps("silu"), keeps("mm"), keeps("mm")]
-    [True, False, False, True]
-    """
-
-    def policy() -> Keeps:
-        products = 0
-
-        def keeps(operator: str) -> bool:
-            nonlocal products
-            products += operator == "mm"
-            return operator in kept and not (operator == "mm" and products % 2 == 0)
-
-        return keeps
-
-    return policy
-
-
-def ways(shape: Shape, mode: str) -> tuple[Way | None, ...]:
-    """How blocks are checkpointed, one after another, over and over.
-
-    source: 9dec370 parallelize_llama.py:_apply_ac_to_transformer_block; v0.2.0 distributed/activation_checkpoint.py
-    """
-    early = shape.version.early_stop
-    if mode == "none":
-        return (None,)
-    if mode == "full":
-        return (Way(None, early),)
-    if shape.every:
-        return (*(None,) * (shape.every - 1), Way(None, early))
-    return (Way(operator_policy(shape.version.keeps), early),)
-
-
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
     """The trainer's forward and loss; its logits are let go of before backward (train.py: ``del pred``)."""
     pred = machine.call("", _forward, machine, config, root, batch)
-    loss = (_chunked_loss if config.chunked else _loss)(machine, pred, batch["labels"])
+    loss = (chunked_cross_entropy_loss if config.chunked else cross_entropy_loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
     return loss, None
-
-
-def _loss(machine: Machine, pred: Value, labels: Value) -> Value:
-    """source: components/loss.py:cross_entropy_loss"""
-    rows = merge_dims(machine, pred, 0, 1)
-    return cross_entropy(machine, to(machine, rows, "float32"), merge_dims(machine, labels, 0, 1))
-
-
-def _chunked_loss(machine: Machine, pred: Value, labels: Value) -> Value:
-    """source: e23bb707 components/loss.py:chunked_cross_entropy_loss"""
-    length = pred.shape[1]
-    if not machine.decide(length % CHUNKS == 0):
-        raise NotModelledError("training.sequence_length", length, "does not part into equal chunks",
-                               f"use a multiple of {CHUNKS}")  # fmt: skip
-    targets = pieces(machine, labels, 1, [length // CHUNKS] * CHUNKS)
-    chunks = pieces(machine, pred, 1, [length // CHUNKS] * CHUNKS)
-    total: Value | None = None
-    for chunk, target in zip(chunks, targets, strict=True):
-        one = _loss(machine, chunk, target)
-        total = scaled(machine, one, "add.Tensor") if total is None else add(machine, total, one)
-    assert total is not None
-    return scaled(machine, total, "div.Tensor")
 
 
 def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Value:
@@ -204,7 +143,7 @@ def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Valu
     half = (1, batch.tokens, 1, shape.size // 2)
     angles = machine.constant((*half[:3], 2 * shape.size), "float32") if shape.qwen else machine.constant(half, "complex64")
     h = machine.call("tok_embeddings", root.part("tok_embeddings").play, machine, batch["input_ids"])
-    h = _layers(machine, ways(shape, machine.policy.checkpointing), root.part("layers"), [h], angles)
+    h = _layers(machine, ways(shape.version, shape.every, machine.policy.checkpointing), root.part("layers"), [h], angles)
     h = machine.call("norm", root.part("norm").play, machine, h)
     output: Value = machine.call("output", root.part("output").play, machine, h)
     return to(machine, output, "float32") if shape.version.float_scores else output
