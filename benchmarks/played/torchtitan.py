@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -35,10 +36,14 @@ CODE = {
     "2025-06-17": "v0.1.0", "2025-10-17": "v0.2.0", "2026-02-20": "v0.2.2",
 }  # fmt: skip
 """Commits that were read whole, by their date."""
+LOSS = "786e26f8ee47ffecb523a661535e71031583ff60"
+CHUNKED = "2026-04-27"
+"""The loss of that commit on the model of the release before it, whose blocks run the same operators."""
 MODEL = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 304}  # fmt: skip
 """344 is what torchtitan makes of a width of 128 in multiples of 8."""
 QWEN = {**MODEL, "model_type": "qwen3", "head_dim": 24}
+WIDE = 8192
 WITH_QWEN = ("2025-10-17", "2026-02-20")
 TRITON = ("triton", "triton.language")
 """Of its fused norm, until 2025; torch asks whether it is there, so that it goes once that file is read."""
@@ -68,6 +73,12 @@ def jobs() -> Iterator[dict[str, Any]]:
             yield from (_job(date, "bf16-pure", 2, 96, mode, QWEN) for mode in ("none", "selective"))
             yield from (_job(date, precision, 3, 72, "full", tied) for precision in ("amp-bf16", "fp32"))
 
+    yield _job(CHUNKED, "bf16-pure", 2, 96, "selective")
+    yield _job(CHUNKED, "bf16-pure", 1, 96, "none")
+    yield _job(CHUNKED, "fp32", 3, 96, "full", {**MODEL, "num_hidden_layers": 5})
+    for date in (CHUNKED, "2024-07-11", "2026-02-20"):  # a vocabulary whose logits are the highest point
+        yield _job(date, "bf16-pure", 2, 96, "full", {**MODEL, "vocab_size": WIDE})
+
 
 def _job(
     date: str, precision: str, rows: int, tokens: int, mode: str, model: dict[str, Any] | None = None, option: Any = "op"
@@ -84,7 +95,9 @@ def name_of(job: dict[str, Any]) -> str:
     words = [job["implementation_args"]["version"], *(job[key] for key in ("precision", "micro_batch_size", "sequence_length"))]
     words += [job["activation_checkpointing"], job["implementation_args"]["selective_ac_option"]]
     words += [job["model"][key] for key in ("num_hidden_layers", "num_key_value_heads", "model_type")]
-    return " ".join(str(word) for word in (*words, *(["tied"] if job["model"].get("tie_word_embeddings") else [])))
+    words += ["tied"] if job["model"].get("tie_word_embeddings") else []
+    words += ["wide"] if job["model"]["vocab_size"] == WIDE else []
+    return " ".join(str(word) for word in words)
 
 
 def recorded() -> dict[str, list[int]]:
@@ -102,10 +115,16 @@ class Trained(torch.nn.Module):
         self.date = date
         if date >= "2026-01-25":
             self.register_buffer("valid", torch.tensor(1.0))
+        if date == CHUNKED:
+            self.lm_head, model.output = model.output, None  # type: ignore[assignment]
+            self.chunked = importlib.import_module("chunked_loss").ChunkedCELoss(SimpleNamespace(num_chunks=8))
+            self.chunked.set_lm_head(self.lm_head)
 
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """train.py of its date."""
         pred = self.model(tokens)
+        if self.date == CHUNKED:
+            return {"loss": self.chunked(pred, labels, self.valid)}
         if self.date < "2025":  # a function inside the trainer's main
             rows = pred.flatten(0, 1)
             loss = torch.nn.functional.cross_entropy(rows.float() if self.date > "2024-10-22" else rows, labels.flatten(0, 1))
@@ -117,7 +136,11 @@ class Trained(torch.nn.Module):
 def trace(job: dict[str, Any], clone: Path) -> list[Any]:
     """A job's step, traced: forward, loss and backward of its second iteration."""
     date = job["implementation_args"]["version"]
-    with _checked_out(CODE[date], clone) as folder, _importable(folder, (*ABSENT, *TRITON) if date < "2025" else ABSENT):
+    absent = (*ABSENT, *TRITON) if date < "2025" else ABSENT
+    code = CODE["2026-02-20" if date == CHUNKED else date]
+    with _checked_out(code, clone) as folder, _checked_out(LOSS, clone) as later, _importable(folder, absent):
+        if date == CHUNKED:
+            _load("chunked_loss", later / "components" / "loss.py")
         model = _model(job, date)
         _checkpointed(model, job, date)
         told = {"precision": job["precision"], "micro_batch_size": job["micro_batch_size"]}
@@ -125,6 +148,14 @@ def trace(job: dict[str, Any], clone: Path) -> list[Any]:
         ids = torch.zeros(job["micro_batch_size"], job["sequence_length"], dtype=torch.int64)
         found = trace_module(Trained(model, date), asked, Feed(), {"tokens": ids, "labels": ids.clone()})
         return _steps(found.tape, 2)
+
+
+def _load(name: str, path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def _model(job: dict[str, Any], date: str) -> Any:
@@ -242,6 +273,8 @@ class _Stand(ModuleType):
             raise AttributeError(name)
         if name == "logger":
             return SimpleNamespace(info=print, warning=print, debug=lambda *_: None)
+        if name == "Configurable":
+            return type(name, (object,), {"Config": type("Config", (), {})})
         if name == "jit":
             return lambda function: function
         if name == "autotune":

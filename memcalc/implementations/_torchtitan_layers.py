@@ -73,17 +73,16 @@ class TitanAttention:
 
     def _parts(self) -> dict[str, Linear]:
         narrow, wide = self.groups * self.size, self.heads * self.size
+        before = self.version.mixing
         return {
-            "wq": Linear(self.width, wide, bias=False), "wk": Linear(self.width, narrow, bias=False),
-            "wv": Linear(self.width, narrow, bias=False), "wo": Linear(wide, self.width, bias=False),
+            f"{before}wq": Linear(self.width, wide, bias=False), f"{before}wk": Linear(self.width, narrow, bias=False),
+            f"{before}wv": Linear(self.width, narrow, bias=False), "wo": Linear(wide, self.width, bias=False),
         }  # fmt: skip
 
     def play(self, machine: Machine, x: Value, angles: Value) -> Value:
         """``(batch, length, width)`` to the same (Attention.forward)."""
         parts, size = self._parts(), self.size
-        xq = machine.call("wq", parts["wq"].play, machine, x)
-        xk = machine.call("wk", parts["wk"].play, machine, x)
-        xv = machine.call("wv", parts["wv"].play, machine, x)
+        xq, xk, xv = (machine.call(name, part.play, machine, x) for name, part in parts.items() if name != "wo")
         xq = split_dim(machine, xq, 2, (self.heads, size))
         xk = split_dim(machine, xk, 2, (self.groups, size))
         xv = split_dim(machine, xv, 2, (self.groups, size))

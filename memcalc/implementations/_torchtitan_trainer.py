@@ -7,14 +7,16 @@ components/loss.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from memcalc.errors import NotModelledError
 from memcalc.implementations._torchtitan_versions import Version
 from memcalc.play.checkpoint import Keeps, Way
+from memcalc.play.graph import Engine, Gradients, Leaf, Node
 from memcalc.play.losses import cross_entropy
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import add, scaled, to
-from memcalc.play.reshape import merge_dims, pieces
+from memcalc.play.pointwise import add, div, scaled, to
+from memcalc.play.reshape import contiguous, merge_dims, pieces
 from memcalc.play.values import Value
 
 CHUNKS = 8
@@ -77,3 +79,35 @@ def chunked_cross_entropy_loss(machine: Machine, pred: Value, labels: Value) -> 
         total = scaled(machine, one, "add.Tensor") if total is None else add(machine, total, one)
     assert total is not None
     return scaled(machine, total, "div.Tensor")
+
+
+def backward_in_chunks(machine: Machine, hidden: Value, labels: Value, head: Callable[..., Value], version: Version) -> Value:
+    """The loss of hidden states whose chunks go through the head and backward one by one; its own backward has their gradient.
+
+    source: 786e26f8 components/loss.py:ChunkedCELoss.__call__, GradAccumulator, _DecoderOutputGradientBackProp
+    """
+    length, whole = hidden.shape[1], hidden.detached()
+    if not machine.decide(length % version.chunks == 0):
+        raise NotModelledError("training.sequence_length", length, "does not part into equal chunks",
+                               f"use a multiple of {version.chunks}")  # fmt: skip
+    parts = [contiguous(machine, each) for each in pieces(machine, whole, 1, [length // version.chunks] * version.chunks)]
+    targets = pieces(machine, labels, 1, [length // version.chunks] * version.chunks)
+    buffer = machine.like(whole, "zeros_like", "float32")
+    total = machine.new((), "float32", "new_zeros")
+    for part, target in zip(parts, targets, strict=True):
+        part.node = leaf = Leaf("", part.shape, part.dtype)
+        logits = machine.call(version.head, head, machine, part)  # held while the next are made
+        loss = cross_entropy_loss(machine, logits, target)
+        loss = div(machine, loss, machine.constant((), "float32"))
+        total = machine.new((), "float32", "add.Tensor")
+        Engine(machine).run(loss)
+        assert leaf.gradient is not None
+        to(machine, Value(leaf.gradient, part.shape, part.dtype), "float32")
+        leaf.gradient = None
+    given = to(machine, buffer, hidden.dtype)
+    del total
+    return machine.record(machine.new((), "float32", "clone"), (hidden,), (given,), _given_back)
+
+
+def _given_back(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    return (saved[0],)

@@ -16,8 +16,8 @@ from memcalc.errors import InputError, NotModelledError
 from memcalc.families._forward import Batch
 from memcalc.families._rotary_decoder import head_sizes
 from memcalc.implementations._torchtitan_layers import TitanAttention, TitanBlock, TitanFeedForward, TitanNorm
-from memcalc.implementations._torchtitan_trainer import chunked_cross_entropy_loss, cross_entropy_loss, ways
-from memcalc.implementations._torchtitan_versions import LAST, VERSIONS, Version, version_of
+from memcalc.implementations._torchtitan_trainer import backward_in_chunks, chunked_cross_entropy_loss, cross_entropy_loss, ways
+from memcalc.implementations._torchtitan_versions import LAST, RELEASE, VERSIONS, Version, version_of
 from memcalc.implementations.base import Asked, Implementation
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear, TiedLinear
@@ -69,9 +69,9 @@ def build(model: Model, asked: Asked) -> Model:
     head: Layer = (TiedLinear if shape.tied else Linear)(shape.width, shape.vocabulary, bias=False)
     root = Module((
         ("tok_embeddings", Embedding(shape.vocabulary, shape.width)), ("layers", Stack(_block(shape), shape.layers)),
-        ("norm", TitanNorm(shape.width, shape.version.norm)), ("output", head),
+        ("norm", TitanNorm(shape.width, shape.version.norm)), (shape.version.head, head),
     ))  # fmt: skip
-    tied = {"output.weight": "tok_embeddings.weight"} if shape.tied else {}
+    tied = {f"{shape.version.head}.weight": "tok_embeddings.weight"} if shape.tied else {}
     return replace(model, tensors=tuple(root.tensors()), tied=tied, root=root, config=shape)
 
 
@@ -86,12 +86,12 @@ def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
                                f"use {config.hidden_size // heads}")  # fmt: skip
     if config.attention_bias or getattr(config, "mlp_bias", False):
         raise NotModelledError("model.attention_bias", True, "is nothing that torchtitan's models have", "use no biases")
-    if qwen and str(arguments.get("version", LAST)) < QWEN:
+    if qwen and str(arguments.get("version", RELEASE)) < QWEN:
         raise NotModelledError("implementation_args.version", str(arguments.get("version")), "is before torchtitan's Qwen3",
                                f"give a date from {QWEN} on")  # fmt: skip
     return Shape(
         config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, size, config.intermediate_size, version,
-        _every(arguments), _chunked(arguments), tied=qwen and config.tie_word_embeddings, qwen=qwen,
+        _every(arguments, version), _chunked(arguments), tied=qwen and config.tie_word_embeddings, qwen=qwen,
     )  # fmt: skip
 
 
@@ -101,22 +101,24 @@ def _block(shape: Shape) -> TitanBlock:
 
 
 def _version(arguments: Mapping[str, Any]) -> Version:
-    date = str(arguments.get("version", LAST))
+    date = str(arguments.get("version", RELEASE))
     found = version_of(date)
     if found is None:
         raise InputError("implementation_args.version", date, "is before what is known of torchtitan",
                          f"give a date from {min(VERSIONS)} on")  # fmt: skip
     if date > LAST:
-        raise NotModelledError("implementation_args.version", date, "is of code whose checkpointing and loss are not played",
-                               f"give a date up to {LAST} (v0.2.2)")  # fmt: skip
+        raise NotModelledError("implementation_args.version", date, "is after the last of torchtitan's code that is known",
+                               f"give a date up to {LAST}")  # fmt: skip
     return found
 
 
-def _every(arguments: Mapping[str, Any]) -> int:
+def _every(arguments: Mapping[str, Any], version: Version) -> int:
     """``activation_checkpoint.selective_ac_option``: ``op``, or every so many-th block."""
     option = arguments.get("selective_ac_option", "op")
     if option == "op":
         return 0
+    if not version.every:
+        raise InputError("implementation_args.selective_ac_option", option, "is gone since 2026-03-23 (114151ad)", "use op")
     if not str(option).isdigit() or int(str(option)) < 1:
         raise InputError("implementation_args.selective_ac_option", option, "is none of torchtitan's", "use op, or 2")
     return int(str(option))
@@ -130,8 +132,11 @@ def _chunked(arguments: Mapping[str, Any]) -> bool:
 
 
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
-    """The trainer's forward and loss; its logits are let go of before backward (train.py: ``del pred``)."""
+    """The trainer's forward and loss; what the model gave is let go of before backward (train.py: ``del pred``)."""
     pred = machine.call("", _forward, machine, config, root, batch)
+    if config.version.chunks:
+        head = root.part(config.version.head).play
+        return backward_in_chunks(machine, pred, batch["labels"], head, config.version), None
     loss = (chunked_cross_entropy_loss if config.chunked else cross_entropy_loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
@@ -143,9 +148,13 @@ def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> Valu
     half = (1, batch.tokens, 1, shape.size // 2)
     angles = machine.constant((*half[:3], 2 * shape.size), "float32") if shape.qwen else machine.constant(half, "complex64")
     h = machine.call("tok_embeddings", root.part("tok_embeddings").play, machine, batch["input_ids"])
-    h = _layers(machine, ways(shape.version, shape.every, machine.policy.checkpointing), root.part("layers"), [h], angles)
-    h = machine.call("norm", root.part("norm").play, machine, h)
-    output: Value = machine.call("output", root.part("output").play, machine, h)
+    each = ways(shape.version, shape.every, machine.policy.checkpointing)
+    h = _layers(machine, each, root.part("layers"), [h], angles)
+    normed: Value = machine.call("norm", root.part("norm").play, machine, h)
+    del h
+    if shape.version.chunks:
+        return normed
+    output: Value = machine.call(shape.version.head, root.part(shape.version.head).play, machine, normed)
     return to(machine, output, "float32") if shape.version.float_scores else output
 
 
