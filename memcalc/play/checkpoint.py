@@ -8,9 +8,11 @@ tensor that is missing; each recomputed tensor goes when the node that saved it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
+from memcalc.play.around import Hooks, called
 from memcalc.play.values import Shape, Value
 
 if TYPE_CHECKING:
@@ -156,6 +158,8 @@ class Frame:
 
 def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> Any:
     """A stretch of forward whose activations are dropped, if the job asks for it; ``args`` are kept."""
+    if (hooks := machine.policy.hooks) is not None:  # they stand on the module, which the checkpoint is around
+        function = partial(_hooked, machine, hooks, function)  # (transformers modeling_layers.py)
     return checkpointed_in(WAYS.get(machine.policy.checkpointing), machine, function, *args)
 
 
@@ -172,3 +176,7 @@ def checkpointed_in(way: Way | None, machine: Machine, function: Callable[..., A
         return function(*args)
     finally:
         machine.frame = outer
+
+
+def _hooked(machine: Machine, hooks: Hooks, function: Callable[..., Any], *args: Any) -> Any:
+    return called(machine, hooks, function, args, {})

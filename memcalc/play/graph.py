@@ -119,6 +119,8 @@ class Engine:
             machine.reached(node, grads)
             self._evaluate(node, grads)
         machine.reached(None)
+        if machine.policy.hooks is not None:
+            machine.policy.hooks.end_of_backward(machine)
         machine.recording, machine.path, machine.autocast = before, path, cast
         machine.in_backward = False
 
@@ -218,7 +220,10 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     if value is None:
         return
     if leaf.gradient is not None or machine.policy.gradients_kept:
-        return  # variable_grad += new_grad
+        if machine.policy.hooks is not None and leaf.name:
+            del value  # variable_grad += new_grad
+            machine.policy.hooks.on_gradient(machine, leaf)
+        return
     # references: this function's and the count's own; it must lie in memory as the parameter does
     if sys.getrefcount(value) <= 2 and _lies_closely(machine, value):
         storage = value.storage
