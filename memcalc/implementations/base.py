@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch
@@ -28,18 +28,6 @@ class Asked:
     quantization: str | None = None
 
 
-class Units(NamedTuple):
-    """The groups of parameters that FSDP2 gathers together, besides the root's, which has what is left (``fully_shard``).
-
-    Attributes:
-        groups: module paths that share a group; ``layers.*`` is a group for each member of the list.
-        stays: the groups whose parameters are not freed after forward, ``layers.-1`` being the last member.
-    """
-
-    groups: tuple[tuple[str, ...], ...]
-    stays: tuple[tuple[str, ...], ...] = ()
-
-
 def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """No buffers beside the model's."""
     return ()
@@ -58,7 +46,6 @@ class Implementation:
             (buffer, how many).
         summary: one line for a person.
         arguments: names of its arguments.
-        units: how it calls ``fully_shard`` on a model that it built; None where it says nothing.
         adapts: whether it has adapters of its own, in place of peft's.
     """
 
@@ -69,5 +56,4 @@ class Implementation:
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
     summary: str = ""
     arguments: tuple[str, ...] = ()
-    units: Callable[[Model], Units] | None = None
     adapts: bool = False
