@@ -78,9 +78,17 @@ class Frame:
             for value in values:
                 self.pack(value)
 
+    def keeps(self, operator: str) -> bool:
+        """Whether ``selective`` keeps what the operator gives."""
+        return self.selective and (operator in KEPT or "scaled_dot_product" in operator)
+
+    def finds(self, operator: str) -> bool:
+        """Whether it is there already."""
+        return self.again is not None and self.keeps(operator)
+
     def kept(self, machine: Machine, shape: Shape, dtype: str, operator: str) -> Value:
         """The result of an operator that ``selective`` may keep."""
-        if not self.selective or not (operator in KEPT or "scaled_dot_product" in operator):
+        if not self.keeps(operator):
             return machine.new(shape, dtype, operator)
         if self.again is None:
             value = machine.new(shape, dtype, operator)

@@ -130,6 +130,10 @@ class Machine:
             return self.frame.kept(self, shape, dtype, operator)  # type: ignore[no-any-return]
         return self.new(shape, dtype, operator)
 
+    def found(self, operator: str) -> bool:
+        """Whether a result of that operator is found again, where its stretch is recomputed, and its kernel does not run."""
+        return self.frame is not None and self.frame.finds(operator)  # type: ignore[no-any-return]
+
     def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
         """The same, of another value's order in memory."""
         out = self.kept(shape or value.shape, value.dtype, operator)
@@ -138,6 +142,8 @@ class Machine:
 
     def blas(self, operator: str, *, lt: bool = False) -> None:
         """CuBLAS works: at its first use in a thread it takes a workspace, and keeps it."""
+        if self.found(operator):
+            return
         thread = "autograd" if self.in_backward else "forward"
         for name, size in self.policy.workspaces.first_use(operator, thread=thread, lt=lt):
             self.workspace(f"{name} workspace of the {thread} thread", size)
