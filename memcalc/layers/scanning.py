@@ -60,9 +60,9 @@ def in_torch(machine: Machine, mixer: MambaMixer, hidden: Value) -> Value:
     bias = _step_bias(machine, mixer)
     skip = _skip(machine, mixer)
     out = _scanned(machine, transpose(machine, turned, 1, 2), step, decay, entering, leaving, skip, gate, bias)
-    out = machine.call("out_proj", parts["out_proj"].play, machine, to(machine, transpose(machine, out, 1, 2), dtype))
+    made: Value = machine.call("out_proj", parts["out_proj"].play, machine, to(machine, transpose(machine, out, 1, 2), dtype))
     del projected, step, bias, skip, gate
-    return out
+    return made
 
 
 def _conv_parameters(machine: Machine, mixer: MambaMixer) -> tuple[Value, Value | None]:
