@@ -134,10 +134,12 @@ def fused(machine: Machine, mixer: MambaMixer, hidden: Value) -> Value:
     projected = transpose(machine, machine.call("in_proj", parts["in_proj"].play, machine, hidden), 1, 2)
     decay = _decay(machine, mixer)
     conv_weight, conv_bias = _conv_parameters(machine, mixer)
-    weights = [_weight(machine, name, parts[name]) for name in ("x_proj", "dt_proj", "out_proj")]
+    x_weight, step_weight, out_weight = (_weight(machine, name, parts[name]) for name in ("x_proj", "dt_proj", "out_proj"))
     skip = _skip(machine, mixer)
     bias = _step_bias(machine, mixer)
-    return mamba_inner(machine, Operands(projected, conv_weight, conv_bias, *weights, decay, skip, bias))
+    return mamba_inner(
+        machine, Operands(projected, conv_weight, conv_bias, x_weight, step_weight, out_weight, decay, skip, bias)
+    )
 
 
 def _check(machine: Machine, mixer: MambaMixer) -> None:
