@@ -132,7 +132,7 @@ class Machine:
 
     def found(self, operator: str) -> bool:
         """Whether a result of that operator is found again, where its stretch is recomputed, and its kernel does not run."""
-        return self.frame is not None and self.frame.finds(operator)  # type: ignore[no-any-return]
+        return self.frame is not None and self.frame.finds(operator)
 
     def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
         """The same, of another value's order in memory."""
