@@ -32,6 +32,10 @@ def prepared(model: Model, job: Job) -> Model:
         raise NotModelledError("implementation", found.name, "needs a model's config", "name a model")
     if training.lora is not None and not found.adapts:
         raise NotModelledError("training.lora", training.lora, f"is not modelled on {found.name}", "leave it out")
+    if training.quantization is not None and not found.adapts:
+        raise NotModelledError(
+            "training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out"
+        )
     asked = Asked(job.implementation_args, training.lora, training.quantization)
     return replace(found.build(model, asked), implementation=found.name)
 

@@ -98,8 +98,8 @@ class Converter:
         if found is None:
             site = life.name or " in ".join(part for part in (life.operator, life.module) if part)
             found = Buffer(
-                site, life.size, self._role(life), module=life.module, operator=life.operator, dtype=life.dtype,  # type: ignore[arg-type]
-                shape=life.shape,  # type: ignore[arg-type]
+                site, life.size, self._role(life), stream=life.stream, module=life.module, operator=life.operator,  # type: ignore[arg-type]
+                dtype=life.dtype, shape=life.shape,  # type: ignore[arg-type]
             )  # fmt: skip
             self.buffers[life] = found
         return found
