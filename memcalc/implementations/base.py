@@ -9,6 +9,7 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch
 from memcalc.models import Model
+from memcalc.parallelism.fsdp2_units import Units
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
@@ -46,6 +47,8 @@ class Implementation:
             (buffer, how many).
         arguments: names of its arguments.
         adapts: whether it has adapters of its own, in place of peft's.
+        units: how its scripts wrap a model for FSDP2; None for the usual way.
+        enters: whether ``play`` calls the model by its name itself (``machine.call("", …)``), its loss standing outside of it.
     """
 
     name: str
@@ -55,3 +58,5 @@ class Implementation:
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
     arguments: tuple[str, ...] = ()
     adapts: bool = False
+    units: Callable[[Model], Units] | None = None
+    enters: bool = False

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memcalc.engines.analytic.step import play_job
+from memcalc.engines.analytic.step import family_of, play_step
+from memcalc.job import read_job
+from memcalc.kernels.behaviour import Behaviour
+from memcalc.parallelism.engines import hooks_of
+from memcalc.parallelism.fsdp2_units import Units
+from memcalc.plan import make_plan
+from memcalc.prepared import prepared
+from memcalc.readers.source import read_model
 from memcalc.tape.events import Alloc, Mark
 from memcalc.tape.fold import fold, requested
 from memcalc.tape.unroll import unroll
@@ -22,8 +30,19 @@ RECORDED = json.loads((Path(__file__).parent / "sharded.json").read_text())
 
 def asked(case: dict[str, Any]) -> dict[str, Any]:
     """The job of a case."""
-    keys = {key: value for key, value in case.items() if key != "dp" or "dp_shard" not in case}
+    keys = {key: value for key, value in case.items() if key != "units" and (key != "dp" or "dp_shard" not in case)}
     return {**keys, "model": MODELS[case["model"]], "attention": "eager", "optimizer": "sgd"}
+
+
+@cache
+def played(name: str, *, unrolled: bool) -> Any:
+    """A case, played."""
+    read = read_job(asked(CASES[name]))
+    model, plan = prepared(read_model(read.model), read), make_plan(read)
+    units = CASES[name].get("units")
+    wrapped = units and Units(*(tuple(tuple(paths) for paths in units[key]) for key in ("groups", "stays")))
+    hooks = hooks_of(plan.setting(model), plan.backend, wrapped)
+    return play_step(read, plan, model, family_of(model), Behaviour(), unrolled=unrolled, hooks=hooks)
 
 
 def told(played: Any) -> dict[str, Any]:
@@ -50,15 +69,14 @@ def told(played: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_every_buffer_of_fsdp2_is_alive_when_it_is_on_real_ranks(name):
     """At each gather, copy and reduction of a real iteration as many bytes are alive as are played; so at its highest."""
-    found, truth = told(play_job(asked(CASES[name]), unrolled=True)), RECORDED[name]
-    assert found == truth
+    assert told(played(name, unrolled=True)) == RECORDED[name]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_layers_played_once_are_the_layers_played_one_by_one(name):
     """A stack whose middle is played once and counted has the very events of one whose layers are all played."""
-    folded, whole = play_job(asked(CASES[name])), play_job(asked(CASES[name]), unrolled=True)
+    folded, whole = played(name, unrolled=False), played(name, unrolled=True)
     assert sizes(folded.events) == sizes(whole.events)
     assert fold(folded.events, requested).stretch.top == fold(whole.events, requested).stretch.top
-    held = [sum(buffer.requested * times for buffer, times in played.gradients) for played in (folded, whole)]
+    held = [sum(buffer.requested * times for buffer, times in each.gradients) for each in (folded, whole)]
     assert held[0] == held[1]

@@ -10,7 +10,7 @@ from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, engine_hooks, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -19,7 +19,6 @@ from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
-from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.tape.events import COMPONENTS, ROLES, Event
 from memcalc.tape.fold import Fold, fold, requested
@@ -58,7 +57,7 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    hooks = hooks_of(plan.setting(model), plan.backend)
+    hooks = engine_hooks(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
