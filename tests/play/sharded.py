@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_collectives
 
 from memcalc.precision import SCHEMES
-from memcalc.runtime.build import cast_parameters
+from memcalc.runtime.build import cast_parameters, with_lora
 from memcalc.runtime.checkpointing import switch_on
 from memcalc.runtime.live import LiveBytes
 from memcalc.runtime.ranks import World, wrapped
@@ -105,6 +105,8 @@ def lived(case: dict[str, Any]) -> dict[str, Any]:
     scheme = SCHEMES.get(case["precision"], "")
     config = AutoConfig.for_model(**MODELS[case["model"]], use_cache=False)
     module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if "lora" in case:
+        module = with_lora(module, {**case["lora"], "target_modules": ["q_proj", "v_proj"]})
     cast_parameters(module.train(), scheme)
     switch_on(module, case.get("activation_checkpointing", "none"))
     here = World(dist.get_rank(), dist.get_world_size())
