@@ -1,9 +1,9 @@
 """FSDP2's step on one rank: what ``fully_shard`` gathers before a layer, lets go of after it, and reduces behind it.
 
 Each member of a model's outermost lists of layers is a unit, and the root, with everything else, the last, unless a project
-wraps its own otherwise (``fsdp2_units``). Parameters are
-gathered into one buffer and copied out of it into tensors of their own; what one stream makes for another is held until events
-say that it may go, which the host decides: in what order buffers are born and die does not depend on how fast a GPU is.
+wraps its own otherwise (``fsdp2_units``). Parameters are gathered into one buffer and copied out of it into tensors of their own;
+what one stream makes for another is held by reference until the host lets go of it: in what order buffers are born and die does
+not depend on how fast a GPU is.
 
 source: pytorch 2.13 torch/distributed/fsdp/_fully_shard: _fsdp_state.py (FSDPState), _fsdp_param_group.py (FSDPParamGroup),
 _fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out, foreach_reduce), _fsdp_param.py (FSDPParam)
@@ -11,17 +11,16 @@ _fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out, foreach_r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import Count, ceil_div
-from memcalc.parallelism.base import Setting, engine_args
-from memcalc.parallelism.fsdp2 import ARGS
+from memcalc.arrays import Count
+from memcalc.parallelism.base import Setting
+from memcalc.parallelism.fsdp2_sharding import sharding_of
 from memcalc.parallelism.fsdp2_units import Piece, Unit, Units, Wrapped, refused
 from memcalc.play.around import Call, Hooks
 from memcalc.play.pointwise import to
 from memcalc.play.values import Life, Storage, Value
-from memcalc.records import dataclass
 from memcalc.tensors import itemsize
 
 if TYPE_CHECKING:
@@ -30,58 +29,6 @@ if TYPE_CHECKING:
 
 GATHER, REDUCE, ALL_REDUCE = 1, 2, 3
 """Streams beside the one that computes: FSDPCommContext.all_gather_copy_in_stream, reduce_scatter_stream, all_reduce_stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sharding:
-    """How a model is sharded.
-
-    Attributes:
-        ranks: in a group that shards.
-        replicas: such groups (HSDP where there are several).
-        gathered: MixedPrecisionPolicy's ``param_dtype``; None for the parameters' own.
-        reduced: its ``reduce_dtype``; None for that of the gradients.
-        reshards: whether parameters are let go of after forward.
-        reshards_root: whether the root's are too, which backward needs at once.
-        waits: whether gradients stay whole until the last micro-batch (``set_requires_gradient_sync(False)`` before it).
-    """
-
-    ranks: Count
-    replicas: Count = 1
-    gathered: str | None = None
-    reduced: str | None = None
-    reshards: bool = True
-    reshards_root: bool = False
-    waits: bool = False
-
-    def rows(self, shape: tuple[Count, ...]) -> Count:
-        """Elements of a parameter's padded piece (_fsdp_param.py:_init_sharded_param, padded_sharded_param_size)."""
-        total = ceil_div(shape[0], self.ranks) if shape else 1
-        for extent in shape[1:]:
-            total = total * extent
-        return total
-
-    def whole(self, shape: tuple[Count, ...]) -> Count:
-        """Elements of all its pieces."""
-        return self.rows(shape) * self.ranks
-
-
-def sharding_of(setting: Setting) -> Sharding:
-    """How a job shards.
-
-    Raises:
-        InputError: an option that FSDP2 does not have here, or a group to reshard to that is none of its ranks.
-    """
-    args = engine_args(setting.args, ARGS, "FSDP2")
-    return Sharding(
-        setting.shards,
-        setting.replicas,
-        gathered=setting.scheme.copy,
-        reduced="float32" if args["reduce_in_float32"] else None,
-        reshards=setting.stage == 3,
-        reshards_root=bool(args["reshard_root"]),
-        waits=bool(args["no_sync"]),
-    )
 
 
 class FullyShard(Hooks):
@@ -96,6 +43,8 @@ class FullyShard(Hooks):
     """
 
     def __init__(self, setting: Setting, units: Units | None = None) -> None:
+        if setting.scheme.main_gradient is not None:
+            raise refused(f"has no second set of gradients, as {setting.scheme.name} has")
         self.sharding, self.wrapped = sharding_of(setting), Wrapped(setting, units)
         self.order: list[Unit] = []
         self.previous: Storage | None = None
@@ -151,6 +100,13 @@ class FullyShard(Hooks):
             if missed is not None:
                 start = missed.rstrip(".")
                 raise refused(f"shards the members of {start} by themselves, and this model's are not played by themselves")
+            machine.assumed |= dict.fromkeys(self._assumed())
+
+    def _assumed(self) -> Iterator[str]:
+        paths = [" with ".join(paths) for paths in self.wrapped.units.groups]
+        yield f"FSDP2 gathers {', '.join(paths)} each by itself, and the root with what is left"
+        if self.sharding.gathered is not None and self.sharding.reduced is None:
+            yield f"gradients are reduced in {self.sharding.gathered}; zero_args.reduce_in_float32 has them in FP32"
 
     def _unshard(self, machine: Machine, unit: Unit) -> None:
         """An all-gather begins: its buffer is made, and what is cast for it dies (foreach_all_gather)."""
