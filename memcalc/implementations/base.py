@@ -45,9 +45,10 @@ class Implementation:
         play: its training forward and loss: (machine, architecture, config, root, batch) -> (loss, what is held to backward).
         held: buffers whose size goes by the batch: (model, batch, dtype of the parameters, that of matrix products) ->
             (buffer, how many).
+        summary: one line for a person.
         arguments: names of its arguments.
         adapts: whether it has adapters of its own, in place of peft's.
-        units: how its scripts wrap a model for FSDP2; None for the usual way.
+        units: how it calls ``fully_shard`` on a model that it built; None for the usual way.
         enters: whether ``play`` calls the model by its name itself (``machine.call("", …)``), its loss standing outside of it.
     """
 
@@ -56,6 +57,7 @@ class Implementation:
     build: Callable[[Model, Asked], Model]
     play: Callable[..., tuple[Any, Any]]
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
+    summary: str = ""
     arguments: tuple[str, ...] = ()
     adapts: bool = False
     units: Callable[[Model], Units] | None = None

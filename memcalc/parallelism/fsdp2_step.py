@@ -1,9 +1,9 @@
 """FSDP2's step on one rank: what ``fully_shard`` gathers before a layer, lets go of after it, and reduces behind it.
 
 Each member of a model's outermost lists of layers is a unit, and the root, with everything else, the last, unless a project
-wraps its own otherwise (``fsdp2_units``). Parameters are gathered into one buffer and copied out of it into tensors of their own;
-what one stream makes for another is held by reference until the host lets go of it: in what order buffers are born and die does
-not depend on how fast a GPU is.
+wraps its own otherwise (``fsdp2_units``). Parameters are gathered into one buffer and copied out of it into tensors of their
+own; what one stream makes for another is held by reference until the host lets go of it: in what order buffers are born and die
+does not depend on how fast a GPU is.
 
 source: pytorch 2.13 torch/distributed/fsdp/_fully_shard: _fsdp_state.py (FSDPState), _fsdp_param_group.py (FSDPParamGroup),
 _fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out, foreach_reduce), _fsdp_param.py (FSDPParam)

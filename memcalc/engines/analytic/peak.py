@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
@@ -20,11 +19,8 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event
+from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
-
-if TYPE_CHECKING:
-    from memcalc.allocator.played import Replay
 
 PLAYED = ("torch", "fsdp2")
 """Data-parallel engines whose step is played."""
@@ -108,8 +104,8 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
                 components=_components(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if through is None else through.peak("allocated", iteration=2).bytes,
-                    reserved=None if through is None else through.peak("reserved", iteration=2).bytes,
+                    allocated=None if through is None else max(peaks["allocated"] for peaks in through.values()),
+                    reserved=None if through is None else max(peaks["reserved"] for peaks in through.values()),
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
@@ -130,11 +126,11 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *held_by_role(tape))
 
 
-def _through(steps: Sequence[Event]) -> Replay:
-    """What the allocator makes of two iterations."""
-    from memcalc.allocator.replay import replay
+def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+    """What the allocator makes of the second of two iterations, phase by phase."""
+    from memcalc.allocator.summits import summits
 
-    return replay(steps)
+    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
 
 
 def _components(known: Components, by_requested: Fold) -> Components:
@@ -145,12 +141,11 @@ def _components(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def _phases(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
+def _phases(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
-    for (iteration, phase), peaks in replayed.phases().items():
-        if iteration == 2:
-            states = footprint.phases.get(phase, {})
-            own: dict[str, int | None] = {f"peak_{name}": peaks[name] for name in ("requested", "allocated", "reserved")}
-            found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
+    for phase, peaks in through.items():
+        states = footprint.phases.get(phase, {})
+        own: dict[str, int | None] = {f"peak_{name}": peak for name, peak in peaks.items()}
+        found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
     return found
