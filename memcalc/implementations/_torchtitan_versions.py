@@ -9,23 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from memcalc.parallelism.fsdp2_units import Units
+
 FLASH_AND_EFFICIENT = ("mm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention")
 EVERY_BACKEND = (*FLASH_AND_EFFICIENT, "_scaled_dot_product_cudnn_attention")
 EVERY_PRODUCT = (*EVERY_BACKEND, "bmm", "addmm", "convolution")
 """source: 114151ad distributed/activation_checkpoint.py:_get_save_ops; pytorch torch/_functorch/partitioners.py:
 get_default_op_list, compute_intensive_ops"""
-
-
-class Units(NamedTuple):
-    """The groups of parameters that FSDP2 gathers together, besides the root's, which has what is left (``fully_shard``).
-
-    Attributes:
-        groups: module paths that share a group; ``layers.*`` is a group for each member of the list.
-        stays: the groups whose parameters are not freed after forward, ``layers.-1`` being the last member.
-    """
-
-    groups: tuple[tuple[str, ...], ...]
-    stays: tuple[tuple[str, ...], ...] = ()
 
 
 BLOCKS = Units((("layers.*",),), (("layers.-1",),))

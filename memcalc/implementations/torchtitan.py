@@ -206,5 +206,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
     summary="Llama 3 and Qwen3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
-    arguments=("version", "selective_ac_option", "loss"),
+    arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units, enters=True,
 )  # fmt: skip
