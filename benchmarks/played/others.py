@@ -13,16 +13,34 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.played.against import Step, _steps
 
 Make = Callable[[], Any]
-Run = Callable[[Any, Any], Any]
-"""(module, session) -> the loss of one micro-batch."""
+MicroBatch = Callable[[], Any]
+"""() -> the loss of a micro-batch."""
 
 
-def traced(job: Mapping[str, Any], make: Make, run: Callable[[Any, Any], Run], optimizer: str = "SGD") -> tuple[Any, list[Step]]:
+class Case(NamedTuple):
+    """A module, the loop's part that is the project's own, and the job they stand for.
+
+    Attributes:
+        name: of the case.
+        job: for the analytic engine; its update is of no account.
+        make: the module, on the device and in the dtype that are the default.
+        run: (session, module) -> what gives a micro-batch's loss; its inputs are made there.
+    """
+
+    name: str
+    job: dict[str, Any]
+    make: Make
+    run: Callable[[Any, Any], MicroBatch]
+
+
+def traced(
+    job: Mapping[str, Any], make: Make, run: Callable[[Any, Any], MicroBatch], optimizer: str = "SGD"
+) -> tuple[Any, list[Step]]:
     """A module's step: the footprint of two iterations, and what forward and backward of the second allocate.
 
     Args:

@@ -220,8 +220,7 @@ class TuneMLP:
         layers = dict(self.matrices)
         h = silu(machine, machine.call("w1", layers["w1"].play, machine, x))
         h = mul(machine, h, machine.call("w3", layers["w3"].play, machine, x))
-        h = machine.call("w2", layers["w2"].play, machine, h)
-        return h
+        return machine.call("w2", layers["w2"].play, machine, h)  # type: ignore[no-any-return]
 
 
 @dataclass

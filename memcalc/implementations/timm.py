@@ -183,7 +183,7 @@ def _block(machine: Machine, layer: TimmBlock, x: Value, context: Any) -> Value:
 
 def _placed(machine: Machine, shape: Shape, held: Mapping[str, Any], x: Value) -> Value:
     """source: vision_transformer.py:VisionTransformer._pos_embed"""
-    rows, _, width = x.shape
+    rows = x.shape[0]
     to_cat = []
     for name in ("cls_token", "reg_token"):
         if name in held:
