@@ -54,7 +54,7 @@ DATES = {
     "101e31d2": "2024-05-06", "f247be87": "2024-07-05", "2b195c7f": "2024-08-02", "1814feb1": "2024-11-18",
     "30b8519e": "2024-09-24", "5cbc1967": "2024-03-28", "bd2a0fc7": "2026-04-23",
 }  # fmt: skip
-"""When litgpt's and torchtune's commits were made (git log --format='%h %cs'), by which their records tell one code from another."""
+"""When litgpt's and torchtune's commits were made (git log --format='%h %cs'), by which one code is told from another."""
 BUILDERS = {"Llama-3.2": "llama3_2", "Llama-3.1": "llama3_1", "Llama-2": "llama2"}
 """Torchtune's builder by a part of the model's name."""
 
@@ -133,7 +133,7 @@ def _arguments(record: Record) -> dict[str, Any]:
 
 
 def _of_timm(record: Record) -> dict[str, Any]:
-    """DINOv2's ViTs have layer scale, and a gated feed-forward where the record says so (vision_transformer.py:vit_*_dinov2)."""
+    """DINOv2's ViTs have layer scale (vision_transformer.py:vit_*_dinov2), and a gated feed-forward where that is said."""
     told = {"init_values": 1e-5} if "dinov2" in str(record.raw["model"]["name"]) else {}
     gated = "SwiGLU packed" in str(record.raw["model"]["intermediate_size"])
     return {**told, **({"mlp_layer": "SwiGLUPacked"} if gated else {})}

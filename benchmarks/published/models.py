@@ -53,6 +53,12 @@ def config_of(record: Record, *, coded: bool = True) -> str | dict[str, Any] | N
         return _megatron(model)
     if arch not in CLASSES or any(not isinstance(model.get(key), int) for key in NEEDED):
         return None
+    return _hugging_face(record, arch)
+
+
+def _hugging_face(record: Record, arch: str) -> dict[str, Any]:
+    """A model of transformers', or of another's after its shape."""
+    model = record.raw["model"]
     model_type, architecture = CLASSES[arch]
     config = {"model_type": model_type, "architectures": [architecture]}
     config |= {key: model[key] for key in KEYS if key in model}
