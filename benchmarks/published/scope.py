@@ -57,7 +57,9 @@ class Features:
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
 ANALYTIC = Features(
-    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision"), quantized=True, ranks=("fsdp2",),
+    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision"),
+    quantized=True,
+    ranks=("fsdp2",),
     dated=("litgpt",),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
