@@ -154,7 +154,7 @@ def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
         training = {"optimizer": optimizer, "precision": precision, "activation_checkpointing": checkpointing}
         told = job.model_dump(exclude_unset=True)
         told["training"] = {**told.get("training", {}), **training}
-        told["parallelism"] = {**told.get("parallelism", {}), "zero_stage": stage}
+        told["parallelism"] = _sharded({**told.get("parallelism", {}), "zero_stage": stage})
         yield read_job(told)
 
 
@@ -186,6 +186,12 @@ def with_size(job: Job, key: str, size: Any) -> Job:
     """The job with one of its sizes, or with an array of them."""
     section = "inference" if key == "context_length" else "training"
     return job.model_copy(update={section: getattr(job, section).model_copy(update={key: size})})
+
+
+def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
+    """Stages that FSDP2 does not have are torch's own: DistributedDataParallel and ZeroRedundancyOptimizer."""
+    below = parallelism.get("zero_backend") == "fsdp2" and parallelism["zero_stage"] < 2
+    return {**parallelism, "zero_backend": "torch", "zero_args": {}} if below else parallelism
 
 
 def _choice(job: Job, model: Model, key: str) -> Choice:

@@ -94,6 +94,7 @@ class Family:
             holds besides); None where only the tensors are known.
         caches: whether it runs with a cache of keys and values too, where the machine has one: it then gives the logits of the
             last position in place of a loss.
+        options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
     """
 
     model_type: str
@@ -106,6 +107,7 @@ class Family:
     attends: bool = True
     play: Callable[..., tuple[Any, Any]] | None = None
     caches: bool = False
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @cache

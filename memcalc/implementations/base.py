@@ -9,6 +9,7 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch
 from memcalc.models import Model
+from memcalc.parallelism.fsdp2_units import Units
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
@@ -44,8 +45,11 @@ class Implementation:
         play: its training forward and loss: (machine, architecture, config, root, batch) -> (loss, what is held to backward).
         held: buffers whose size goes by the batch: (model, batch, dtype of the parameters, that of matrix products) ->
             (buffer, how many).
+        summary: one line for a person.
         arguments: names of its arguments.
         adapts: whether it has adapters of its own, in place of peft's.
+        units: how it calls ``fully_shard`` on a model that it built; None for the usual way.
+        enters: whether ``play`` calls the model by its name itself (``machine.call("", …)``), its loss standing outside of it.
     """
 
     name: str
@@ -53,5 +57,8 @@ class Implementation:
     build: Callable[[Model, Asked], Model]
     play: Callable[..., tuple[Any, Any]]
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
+    summary: str = ""
     arguments: tuple[str, ...] = ()
     adapts: bool = False
+    units: Callable[[Model], Units] | None = None
+    enters: bool = False

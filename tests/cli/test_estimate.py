@@ -39,7 +39,7 @@ def test_json_is_one_object_and_keeps_the_contract(memcalc):
     assert keys <= set(shown)
     assert shown["schema_version"] == 1
     components = (
-        "parameters parameter_copies master_parameters buffers gradients optimizer_states inputs activations temporaries "
+        "parameters parameter_copies master_parameters buffers cache gradients optimizer_states inputs activations temporaries "
         "communication workspace context"
     )
     assert list(shown["components"]) == components.split()
@@ -79,7 +79,7 @@ def test_explain_adds_up_to_every_component(memcalc):
     for words in ((), ("--precision", "amp-bf16"), ("--dp", 4, "--zero-stage", 2), ("--optimizer", "adamw8bit")):
         answer = memcalc("estimate", "gpt2", *words, "--format", "json", "--explain").json
         sums: dict[str, int] = {}
-        for held in answer["buffers", "cache"]:
+        for held in answer["buffers"]:
             if held["place"] == "device" and held["component"] != "temporaries":
                 sums[held["component"]] = sums.get(held["component"], 0) + held["requested"] * held["times"]
         gradients = answer["components"].pop("gradients")

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from memcalc.arrays import Count, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.evaluating import Forwards, play_forwards, tape_of
-from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, held_by_role
 from memcalc.engines.analytic.peak import components_of, phases_through, through
 from memcalc.engines.analytic.static import Account
 from memcalc.engines.analytic.step import family_of
@@ -114,13 +114,14 @@ def _whole(
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     peak = Peak(
         requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-        allocated=None if played is None else played.peak("allocated", iteration=ITERATIONS).bytes,
-        reserved=None if played is None else played.peak("reserved", iteration=ITERATIONS).bytes,
+        allocated=None if played is None else max(peaks["allocated"] for peaks in played.values()),
+        reserved=None if played is None else max(peaks["reserved"] for peaks in played.values()),
         low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=ITERATIONS,
     )  # fmt: skip
     buffers = footprint.buffers
     if explained:
-        buffers = (*(held for held in buffers if held.component not in EXPLAINED), *held_by_role(tape))
+        listed = {COMPONENTS[role] for role in PLAYED}
+        buffers = (*(held for held in buffers if held.component not in listed), *held_by_role(tape))
     found = replace(
         footprint, job=told, components=components_of(footprint.components, by_requested), peak=peak, buffers=buffers,
         at_peak={COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))},

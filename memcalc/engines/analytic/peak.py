@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, engine_hooks, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -20,11 +19,11 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event
+from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
 
-if TYPE_CHECKING:
-    from memcalc.allocator.played import Replay
+ENGINES = ("torch", "fsdp2")
+"""Data-parallel engines whose step is played."""
 
 
 def whole_step(
@@ -54,7 +53,8 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
+    hooks = engine_hooks(plan, model)
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
 def _playable(plan: Plan, model: Model) -> Family:
@@ -67,8 +67,10 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
-        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
+    if plan.backend not in ENGINES:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+        raise NotModelledError(
+            "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
+        )
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
     return family_of(model)
@@ -102,8 +104,8 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
                 components=components_of(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if found is None else found.peak("allocated", iteration=2).bytes,
-                    reserved=None if found is None else found.peak("reserved", iteration=2).bytes,
+                    allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
+                    reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
@@ -120,15 +122,17 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
-    kept = [held for held in footprint.buffers if held.component not in EXPLAINED]
-    return (*kept, *held_by_role(tape))
+    always = any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
+    played = {COMPONENTS[role] for role in PLAYED if not (always and role == "communication")}
+    kept = [held for held in footprint.buffers if held.component not in played]
+    return (*kept, *(held for held in held_by_role(tape) if held.component in played))
 
 
-def through(steps: Sequence[Event]) -> Replay:
-    """What the allocator makes of two iterations."""
-    from memcalc.allocator.replay import replay
+def through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+    """What the allocator makes of the second of two iterations, phase by phase."""
+    from memcalc.allocator.summits import summits
 
-    return replay(steps)
+    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
 
 
 def components_of(known: Components, by_requested: Fold) -> Components:
@@ -139,12 +143,11 @@ def components_of(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def phases_through(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
+def phases_through(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
-    for (iteration, phase), peaks in replayed.phases().items():
-        if iteration == 2:
-            states = footprint.phases.get(phase, {})
-            own: dict[str, int | None] = {f"peak_{name}": peaks[name] for name in ("requested", "allocated", "reserved")}
-            found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
+    for phase, peaks in through.items():
+        states = footprint.phases.get(phase, {})
+        own: dict[str, int | None] = {f"peak_{name}": peak for name, peak in peaks.items()}
+        found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
     return found
