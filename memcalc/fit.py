@@ -196,7 +196,9 @@ def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
 
 def _choice(job: Job, model: Model, key: str) -> Choice:
     training = job.training
-    names = (training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage)
+    names: tuple[str, str, str, int] = (
+        training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage
+    )  # fmt: skip
     cache = ""
     if not trains(job):
         names, cache = ("", training.precision, "", 0), "none" if job.mode == "evaluate" else job.inference.cache

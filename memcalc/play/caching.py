@@ -77,8 +77,8 @@ class KeyValueCache:
                 layer.values = machine.before(shape, dtype, "cache", "values of the encoder's states")
             else:
                 key, value = project()
-                layer.keys = _joined(machine, None, key, "keys of the encoder's states")
-                layer.values = _joined(machine, None, value, "values of the encoder's states")
+                layer.keys = joined(machine, None, key, "keys of the encoder's states")
+                layer.values = joined(machine, None, value, "values of the encoder's states")
                 del key, value
         assert layer.keys is not None
         assert layer.values is not None
@@ -127,8 +127,8 @@ class DynamicCache(KeyValueCache):
         if window is not None:
             layer.more = (machine.before((), "int64", "cache", "the window's length"),)
         held = self.past if window is None else minimum(self.past, window)
-        keys = machine.before(_long(key, held), key.dtype, "cache", "keys")
-        values = machine.before(_long(value, held), _wider(key.dtype, value.dtype), "cache", "values")
+        keys = machine.before(long_as(key, held), key.dtype, "cache", "keys")
+        values = machine.before(long_as(value, held), _wider(key.dtype, value.dtype), "cache", "values")
         layer.keys, layer.values = keys, values
         if window is not None:
             layer.keys, layer.values = _last(machine, keys, window - 1), _last(machine, values, window - 1)
@@ -136,13 +136,13 @@ class DynamicCache(KeyValueCache):
     def updated(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> Pair:
         """source: DynamicLayer.update, DynamicSlidingWindowLayer.update"""
         if window is None:
-            layer.keys = _joined(machine, layer.keys, key, "keys")
-            layer.values = _joined(machine, layer.values, value, "values", wide=key.dtype)
+            layer.keys = joined(machine, layer.keys, key, "keys")
+            layer.values = joined(machine, layer.values, value, "values", wide=key.dtype)
             return layer.keys, layer.values
         if not layer.more:
             layer.more = (machine.new((), "int64", "_to_copy", role="cache", name="the window's length"),)
-        keys = _joined(machine, layer.keys, key, "keys")
-        values = _joined(machine, layer.values, value, "values", wide=key.dtype)
+        keys = joined(machine, layer.keys, key, "keys")
+        values = joined(machine, layer.values, value, "values", wide=key.dtype)
         layer.keys = _last(machine, keys, window - 1)
         layer.values = _last(machine, values, window - 1)
         return keys, values
@@ -174,8 +174,8 @@ class StaticCache(KeyValueCache):
         """source: StaticLayer.lazy_initialization"""
         length = self._length(window)
         _check_alike(key, value)
-        layer.keys = machine.before(_long(key, length), key.dtype, "cache", "keys")
-        layer.values = machine.before(_long(value, length), value.dtype, "cache", "values")
+        layer.keys = machine.before(long_as(key, length), key.dtype, "cache", "keys")
+        layer.values = machine.before(long_as(value, length), value.dtype, "cache", "values")
         layer.more = (machine.before((), "int64", "cache", "how many are there"),)
 
     def updated(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> Pair:
@@ -183,8 +183,8 @@ class StaticCache(KeyValueCache):
         length = self._length(window)
         if layer.keys is None:
             _check_alike(key, value)
-            layer.keys = machine.new(_long(key, length), key.dtype, "zeros", role="cache", name="keys")
-            layer.values = machine.new(_long(value, length), value.dtype, "zeros", role="cache", name="values")
+            layer.keys = machine.new(long_as(key, length), key.dtype, "zeros", role="cache", name="keys")
+            layer.values = machine.new(long_as(value, length), value.dtype, "zeros", role="cache", name="values")
             layer.more = (machine.new((), "int64", "_to_copy", role="cache", name="how many are there"),)
         assert layer.values is not None
         if window is not None and machine.decide(self.past + key.shape[2] > length):
@@ -209,8 +209,8 @@ class StaticCache(KeyValueCache):
         if machine.decide(self.past == 0):
             return key, value
         held = length - 1 if full else self.past
-        keys = _joined(machine, narrow(machine, layer.keys, 2, held), key)
-        values = _joined(machine, narrow(machine, layer.values, 2, held), value)
+        keys = joined(machine, narrow(machine, layer.keys, 2, held), key)
+        values = joined(machine, narrow(machine, layer.values, 2, held), value)
         return keys, values
 
     def reach(self, machine: Machine, tokens: Count, window: Count | None = None) -> Count:
@@ -235,88 +235,19 @@ def _check_alike(key: Value, value: Value) -> None:
         )  # fmt: skip
 
 
-class FP8Cache(KeyValueCache):
-    """Keys and values in 8-bit floating point with one scale for each tensor; attention reads them dequantised."""
-
-    def found(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> None:
-        """source: Fp8QuantizedLayer.lazy_initialization"""
-        layer.keys = machine.before(_long(key, self.past), FP8, "cache", "keys")
-        layer.values = machine.before(_long(value, self.past), FP8, "cache", "values")
-        layer.more = tuple(machine.before((), "float32", "cache", f"scale of the {name}") for name in ("keys", "values"))
-
-    def updated(self, machine: Machine, layer: LayerCache, key: Value, value: Value, window: Count | None) -> Pair:
-        """source: Fp8QuantizedLayer.update
-
-        Raises:
-            InputError: the layer slides, and QuantizedCache takes none that does.
-        """
-        if window is not None:
-            raise InputError("inference.cache", "quantized-fp8", "takes no layers that slide", "use cache dynamic or static")
-        if layer.keys is None:
-            layer.keys, of_keys = _first(machine, key, "keys")
-            layer.values, of_values = _first(machine, value, "values")
-            layer.more = of_keys, of_values
-            return key, value
-        assert layer.values is not None
-        keys, values = layer.keys, layer.values  # the function's locals until it returns
-        new_keys, new_values = _quantised(machine, key), _quantised(machine, value)
-        layer.keys = _joined(machine, keys, new_keys, "keys")
-        layer.values = _joined(machine, values, new_values, "values")
-        read = _dequantised(machine, layer.keys, key.dtype)
-        return read, _dequantised(machine, layer.values, key.dtype)
-
-    def reach(self, machine: Machine, tokens: Count, window: Count | None = None) -> Count:
-        """source: DynamicLayer.get_mask_sizes"""
-        return self.past + tokens
-
-
-FP8 = "float8_e4m3fn"
-
-
-def _first(machine: Machine, value: Value, name: str) -> tuple[Value, Value]:
-    """Quantised by its own amplitude (Fp8QuantizedLayer._quantize)."""
-    size = machine.like(value, "abs")
-    most = machine.new((), value.dtype, "amax")
-    del size
-    if value.dtype != "float32":
-        most = machine.new((), "float32", "_to_copy")
-    most = machine.new((), "float32", "div.Tensor")
-    scale = machine.new((), "float32", "clamp", role="cache", name=f"scale of the {name}")
-    del most
-    made = _quantised(machine, value, name)
-    return made, scale
-
-
-def _quantised(machine: Machine, value: Value, name: str = "") -> Value:
-    wide = value if value.dtype == "float32" else machine.like(value, "_to_copy", "float32")
-    parts = machine.like(wide, "div.Tensor")
-    del wide
-    made = machine.like(parts, "_to_copy", FP8)
-    if name:
-        made.storage.life.role, made.storage.life.name = "cache", name
-    return made
-
-
-def _dequantised(machine: Machine, value: Value, dtype: str) -> Value:
-    wide = machine.like(value, "_to_copy", "float32")
-    made = machine.like(wide, "mul.Tensor")
-    del wide
-    return made if dtype == "float32" else machine.like(made, "_to_copy", dtype)
-
-
-def _long(value: Value, tokens: Count) -> tuple[Count, ...]:
+def long_as(value: Value, tokens: Count) -> tuple[Count, ...]:
     """Its shape with so many tokens."""
     return (*value.shape[:2], tokens, value.shape[3])
 
 
-def _joined(machine: Machine, kept: Value | None, given: Value, name: str = "", wide: str = "") -> Value:
+def joined(machine: Machine, kept: Value | None, given: Value, name: str = "", wide: str = "") -> Value:
     """``torch.cat([kept, given], dim=-2)``, of the cache where it has a name; of nothing kept, given is copied all the same.
 
     ``wide`` is the dtype of the empty tensor that stood there first, the keys' for values too, to which ``cat`` promotes.
     """
     tokens = given.shape[2] if kept is None else kept.shape[2] + given.shape[2]
     dtype = _wider(given.dtype, wide) if wide else given.dtype
-    return machine.new(_long(given, tokens), dtype, "cat", role="cache" if name else None, name=name)
+    return machine.new(long_as(given, tokens), dtype, "cat", role="cache" if name else None, name=name)
 
 
 def _wider(first: str, second: str) -> str:

@@ -69,7 +69,9 @@ class Running:
         both = getattr(self.module.config, "is_encoder_decoder", False)
         labels = self.batch.pop("labels", None)
         if both:
-            self.batch["decoder_input_ids"] = self.batch.pop("decoder_input_ids", labels)
+            given = self.batch.get("decoder_input_ids", labels)
+            assert given is not None
+            self.batch["decoder_input_ids"] = given
         if self.asked.mode == "decode":
             self._filled(both)
 

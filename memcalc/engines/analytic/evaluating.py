@@ -18,7 +18,8 @@ from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan
-from memcalc.play.caching import DynamicCache, FP8Cache, KeyValueCache, StaticCache
+from memcalc.play.caching import DynamicCache, KeyValueCache, StaticCache
+from memcalc.play.caching_fp8 import FP8Cache
 from memcalc.play.machine import Machine
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs

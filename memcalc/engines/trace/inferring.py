@@ -50,7 +50,8 @@ class Forwarding(Loop):
         self.tracker.sites.add(module.named_modules())
         claim_kept(self.tracker, module)
         copy = self.asked.plan.scheme.copy
-        forwards = Forwards.of(self.job, module.config if hasattr(module, "config") else None, copy and getattr(torch, copy))
+        dtype = getattr(torch, copy) if copy else None
+        forwards = Forwards.of(self.job, getattr(module, "config", None), dtype)
         self.assumptions = forwards.told.assumptions
         batch = make_batch(built.inputs, "cuda:0", floating_dtype(module), 0)
         self.running = Running(module, batch, forwards, built.extra)
