@@ -172,9 +172,9 @@ def _features(machine: Machine, shape: Shape, root: Module, pixels: Value) -> Va
     if shape.pre_norm:
         x = machine.call("norm_pre", root.part("norm_pre").play, machine, x)
     x = run_layers(machine, "blocks", root.part("blocks"), _block, x, Context())
-    if not shape.fc_norm:
-        x = machine.call("norm", root.part("norm").play, machine, x)
-    return x
+    if shape.fc_norm:
+        return x
+    return machine.call("norm", root.part("norm").play, machine, x)  # type: ignore[no-any-return]
 
 
 def _block(machine: Machine, layer: TimmBlock, x: Value, context: Any) -> Value:
