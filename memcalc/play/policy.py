@@ -14,6 +14,7 @@ from memcalc.tensors import Kind
 
 if TYPE_CHECKING:
     from memcalc.play.adapting import Adapter
+    from memcalc.play.around import Hooks
     from memcalc.play.machine import Machine
 
 
@@ -25,6 +26,7 @@ class Policy:
         keeps: kinds of parameters that stay in FP32.
         trains: whether a parameter receives a gradient, by name.
         on_gradient: told of every gradient as it is stored.
+        hooks: the engine of parallelism that does something around modules; None for none.
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
@@ -44,11 +46,12 @@ class Policy:
         checkpointing: str = "none",
         cache: bool = False,
         gradients_kept: bool = False,
+        hooks: Hooks | None = None,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.checkpointing, self.cache = checkpointing, cache
-        self.gradients_kept, self.adapter = gradients_kept, adapter
+        self.gradients_kept, self.adapter, self.hooks = gradients_kept, adapter, hooks
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)
@@ -67,8 +70,9 @@ class Policy:
         probability: float,
         causal: bool,
         grouped: bool,
+        order: tuple[str, ...] | None = None,
     ) -> str:
-        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
+        """The kernel that CUDA takes for a call of scaled_dot_product_attention, of those allowed in ``order``."""
         trains = machine.wants(query, key, value)
         call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
-        return kernel_of(machine, self.attention, call)
+        return kernel_of(machine, self.attention, call, order)

@@ -21,6 +21,7 @@ class Section:
         self.first, self.last, self.times = first, first, times
         self.outer: list[Any] = []
         self.given: Life | None = None
+        self.held: dict[str, Life] = {}
 
 
 class Stretch:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from memcalc.arrays import rounded
 from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat, allocs, frees, within
-from memcalc.tape.fold import fold, requested
+from memcalc.tape.fold import _Folder, fold, requested
 
 ROLES = ("parameter", "activation", "temporary", "gradient")
 leaf = st.builds(
@@ -137,3 +137,16 @@ def test_allocs_and_frees_cancel():
     """What is allocated n times and freed n times leaves nothing."""
     buffer = Buffer("b", 700, "gradient")
     assert fold([allocs(buffer, 5), frees(buffer, 5)], requested).stretch.total == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(tape, tape)
+def test_one_job_in_place_is_the_algebra(first, second):
+    """What is added up in place for one job is what the algebra of stretches says: totals, tops, phases and the instant."""
+    events = [Mark("forward"), *first, Mark("backward"), *second]
+    quick, full = fold(events), _Folder(rounded, "device").run(events)
+    for name in ("net", "at_top", "role_top"):
+        kept = [{role: size for role, size in getattr(one.stretch, name).items() if size} for one in (quick, full)]
+        assert kept[0] == kept[1], name
+    assert (quick.stretch.top, quick.stretch.phase_top) == (full.stretch.top, full.stretch.phase_top)
+    assert quick.instant() == full.instant()

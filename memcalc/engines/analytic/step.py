@@ -5,7 +5,7 @@ Forward and backward are played on shapes (``memcalc.play``); what is kept is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,10 @@ from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
+from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.play.around import Hooks
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
@@ -51,12 +53,21 @@ class Played:
     assumed: tuple[str, ...]
 
 
+def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
+    """The dtype of parameters in forward, and what autocast casts to; FSDP2 casts what it gathers, and nothing is left for it.
+
+    source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_api.py:MixedPrecisionPolicy
+    """
+    dtype = plan.scheme.parameter or model.dtype or "float32"
+    return (plan.scheme.copy or dtype, None) if plan.backend == "fsdp2" else (dtype, plan.scheme.copy)
+
+
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
     frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
-    dtype = plan.scheme.parameter or model.dtype or "float32"
     return Policy(
-        dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
+        computed(plan, model)[0], keeps=plan.scheme.keeps,
+        trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         gradients_kept=keeps_gradients(plan),
@@ -72,8 +83,11 @@ def play_step(
     *,
     unrolled: bool = False,
     in_buckets: bool = False,
+    hooks: Callable[[], Hooks] | None = None,
 ) -> Played:
     """Forward and backward of a steady iteration; ``in_buckets`` lets gradients go as soon as a bucket has them.
+
+    ``hooks`` makes the engine of parallelism that does something around modules, anew each time a step is played.
 
     Raises:
         NotModelledError: a part of the model whose activations are not modelled.
@@ -88,12 +102,14 @@ def play_step(
         machine.tied, machine.unrolled = dict(model.tied), unrolled
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
+        if hooks is not None:
+            machine.policy.hooks = hooks()
         machine.path = model.prefix
         reading = read_inputs(job.training, family, model, machine.policy.dtype)
         more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
         steps = plan.accumulation
         several = _several(machine, steps)
-        _iterate(machine, plan, family, model, reading, last=not several, divided=several)
+        _iterate(machine, plan, family, model, reading, first=True, last=not several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
         if not machine.undisturbed():
@@ -125,8 +141,9 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     from memcalc.readers.source import read_model
 
     job = read_job(mapping)
-    model = prepared(read_model(job.model), job)
-    return play_step(job, make_plan(job), model, family_of(model), Behaviour(), unrolled=unrolled)
+    model, plan = prepared(read_model(job.model), job), make_plan(job)
+    hooks = hooks_of(plan.setting(model), plan.backend)
+    return play_step(job, plan, model, family_of(model), Behaviour(), unrolled=unrolled, hooks=hooks)
 
 
 def family_of(model: Model) -> Family:
@@ -148,22 +165,21 @@ def _several(machine: Machine, steps: Count) -> bool:
 
 def _again(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, times: Count) -> None:
     """The micro-batches after the first, which find gradients."""
-    for _ in range(2):
-        if machine.decide(times > 0):
-            _iterate(machine, plan, family, model, reading, last=True, divided=True)
-            return
+    if machine.policy.hooks is not None and machine.decide(times > 1):  # an engine may take the last for itself
+        _iterate(machine, plan, family, model, reading, first=False, last=False)
+    _iterate(machine, plan, family, model, reading, first=False, last=True)
 
 
-def _iterate(
-    machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, last: bool, divided: bool
-) -> None:
-    """One micro-batch (runtime: the loop that is measured and traced)."""
+def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, first: bool, last: bool) -> None:
+    """One micro-batch (runtime: the loop that is measured and traced), the first of its step, the last, or both."""
     machine.mark("forward")
-    machine.autocast = plan.scheme.copy
+    machine.autocast = computed(plan, model)[1]
+    if machine.policy.hooks is not None:
+        machine.policy.hooks.begin(machine, first=first, last=last)
     assert family.play is not None
-    loss, kept = family.play(machine, model.architecture, model.config, model.root, reading.batch)
+    loss, kept = machine.call("", family.play, machine, model.architecture, model.config, model.root, reading.batch)
     machine.mark("loss")
-    if divided:
+    if not (first and last):
         loss = scaled(machine, loss, "div.Tensor")
     del kept
     machine.leave_autocast()
@@ -183,11 +199,11 @@ def _converted(machine: Machine, reading: Reading) -> Played:
     converter = Converter()
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
-    gradients = tuple(
-        (converter.buffer(leaf.gradient.life), converter.times.get(leaf.gradient.life, 1))
-        for leaf in machine.leaves.values()
-        if leaf.gradient is not None
-    )
+    left = [leaf.gradient for leaf in machine.leaves.values() if leaf.gradient is not None]
+    if machine.policy.hooks is not None:
+        left += machine.policy.hooks.kept()
+    gradients = tuple((converter.buffer(one.life), converter.times.get(one.life, 1)) for one in left)
+    left.clear()
     for leaf in machine.leaves.values():  # what is still held dies off the tape
         leaf.gradient = None
     return Played(
