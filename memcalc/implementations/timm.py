@@ -198,5 +198,6 @@ def _placed(machine: Machine, shape: Shape, held: Mapping[str, Any], x: Value) -
 
 IMPLEMENTATION = Implementation(
     name="timm", source="huggingface/pytorch-image-models 1.0.31 timm/models/vision_transformer.py", build=build, play=play,
-    summary="ViT as timm builds it, and DINOv2's with layer scale, registers or gates", arguments=(*FLAGS, "mlp_layer", "global_pool", "reg_tokens"),
+    summary="ViT as timm builds it, and DINOv2's with layer scale, registers or gates",
+    arguments=(*FLAGS, "mlp_layer", "global_pool", "reg_tokens"),
 )  # fmt: skip
