@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import ANALYTIC, engine_of, quantization, sharding
+from benchmarks.published.scope import ANALYTIC, PER_OPERATOR, engine_of, policy, quantization, sharding, titan_date
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -127,6 +127,9 @@ def _arguments(record: Record) -> dict[str, Any]:
         return _of_timm(record)
     if record.implementation == "torchtune":
         return _of_torchtune(record)
+    if record.implementation == "torchtitan":
+        dated = {"version": date} if (date := titan_date(record)) else {}
+        return {**dated, **({"loss": "chunked"} if "with chunked CE" in record.text("notes") else {})}
     if record.implementation != "litgpt":
         return {}
     told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
@@ -154,7 +157,7 @@ def _of_torchtune(record: Record) -> dict[str, Any]:
 def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "micro_batch_size": record.raw["micro_batch_size"],
-        "activation_checkpointing": record.checkpointing,
+        "activation_checkpointing": "selective" if policy(record) == PER_OPERATOR else record.checkpointing,
         "gradient_accumulation_steps": accumulation,
     }
     if isinstance(config, dict) and config["model_type"] != "vit":
