@@ -163,7 +163,7 @@ def _features(machine: Machine, shape: Shape, root: Module, pixels: Value) -> Va
     tokens: ImageTokens = root.part("")
     vision.check_sides(machine, tokens, pixels)
     held = dict(tokens.parts)
-    x = machine.call("patch_embed.proj", held["patch_embed.proj"].play, machine, pixels)  # type: ignore[attr-defined]
+    x: Value = machine.call("patch_embed.proj", held["patch_embed.proj"].play, machine, pixels)  # type: ignore[attr-defined]
     x = vision.flattened(machine, x)
     x = _placed(machine, shape, held, x)
     if shape.pre_norm:
