@@ -53,6 +53,8 @@ class Training(Section):
     """The norm gradients are clipped to; none without it."""
     set_to_none: bool = True
     """Whether ``zero_grad`` drops gradients; else it fills them with zeros, and they live from step to step."""
+    optimizer_in_backward: bool = False
+    """Whether each parameter has an optimizer of its own, stepped as its gradient comes, which is dropped there and then."""
     routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
     """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
     lora: dict[str, Argument] | None = None

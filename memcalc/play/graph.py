@@ -203,6 +203,8 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     value, grads[0] = grads[0], None
     if value is None:
         return
+    if machine.policy.updates is not None and leaf.name:
+        machine.policy.updates.arrives(machine)
     if leaf.gradient is not None or machine.policy.gradients_kept:
         return  # variable_grad += new_grad
     # references: this function's and the count's own; it must lie in memory as the parameter does

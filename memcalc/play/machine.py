@@ -45,13 +45,14 @@ class Machine:
         held: what the script around the model holds until backward is through.
         alive: how many values' memory there is.
         thread: the thread that plays.
+        uneven: whether what turns of a stretch hand on is of another size than what the first was given.
         disturbed: whether memory was let go of by another thread, later than this one did.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.tape: list[Any] = []
-        self.alive, self.thread, self.disturbed = 0, get_ident(), False
+        self.alive, self.thread, self.disturbed, self.uneven = 0, get_ident(), False, False
         self.path = ""
         self.recording, self.training, self.in_backward = True, True, False
         self.autocast: str | None = None
@@ -292,6 +293,8 @@ class Machine:
         """A parameter has its gradient."""
         if self.policy.on_gradient is not None:
             self.policy.on_gradient(self, leaf)
+        if self.policy.updates is not None:
+            self.policy.updates.stored(self, leaf)
 
     # -- autocast ---------------------------------------------------------------------------------------------------------
 
@@ -353,10 +356,16 @@ class Machine:
             self._section = section = self.sections.pop()
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
-            section.given = life_of(grads)
+            section.given, section.waiting = life_of(grads), self._waiting()
+
+    def _waiting(self) -> Life | None:
+        """A gradient that waits for its update."""
+        return None if self.policy.updates is None else self.policy.updates.last
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
-        carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        pairs = (section.given, gives), (section.waiting, self._waiting())
+        carried = tuple((first, later) for first, later in pairs if first is not None and later is not None)
+        self.uneven |= any(not self.same(first.size, later.size) for first, later in carried[1:])
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.kernels.workspaces import Workspaces
 from memcalc.play.choose import Call, kernel_of
 from memcalc.play.graph import Leaf
-from memcalc.play.values import Value
+from memcalc.play.values import Life, Value
 from memcalc.tensors import Kind
 
 if TYPE_CHECKING:
     from memcalc.play.adapting import Adapter
     from memcalc.play.machine import Machine
+
+
+class Updates(Protocol):
+    """What updates parameters inside backward."""
+
+    @property
+    def last(self) -> Life | None:
+        """The memory of the gradient that waits for the next one's arrival; None where none does."""
+        ...
+
+    def arrives(self, machine: Machine) -> None:
+        """A gradient has come to a parameter, and is not stored yet."""
+        ...
+
+    def stored(self, machine: Machine, leaf: Leaf) -> None:
+        """It is stored."""
+        ...
+
+    def ends(self, machine: Machine) -> None:
+        """Backward is through."""
+        ...
 
 
 class Policy:
@@ -28,6 +49,7 @@ class Policy:
         attention: the kernel asked for, or ``auto``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        updates: what updates parameters inside backward; None where nothing does.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         adapter: what stands on linear layers; None for nothing.
         behaviour: the software and GPU.
@@ -44,11 +66,12 @@ class Policy:
         checkpointing: str = "none",
         cache: bool = False,
         gradients_kept: bool = False,
+        updates: Updates | None = None,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.checkpointing, self.cache = checkpointing, cache
-        self.gradients_kept, self.adapter = gradients_kept, adapter
+        self.gradients_kept, self.adapter, self.updates = gradients_kept, adapter, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.play.stretch import Told
 from memcalc.play.values import Life
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, frees
 
@@ -18,7 +19,7 @@ class Converter:
         self.times: dict[Life, Count] = {}
         self.born: dict[Life, int] = {}
         self.left: set[Life] = set()
-        self.workspaces: list[Buffer] = []
+        self.workspaces: dict[Life, Buffer] = {}
         self.same: dict[Life, Life] = {}
         self.freed: set[Life] = set()
         """What some turn of a stretch lets go of."""
@@ -40,6 +41,8 @@ class Converter:
                     continue
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
+            elif isinstance(kind, Told):
+                continue
             elif life is None:
                 self.same |= dict(kind.carried)
                 self._scan(kind.body, kind.times)
@@ -53,18 +56,21 @@ class Converter:
                 if times is not None:
                     self.freed.add(life)
 
-    def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
-        """The events of a tape, or of the body of a stretch."""
+    def events(self, tape: Sequence[Any], inside: bool = False, *, first: bool = False) -> Iterable[Event]:
+        """The events of a tape, or of the body of a stretch; ``first`` are those of the first iteration."""
         late = self._late(tape) if inside else ()
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 yield Mark(kind)  # type: ignore[arg-type]
+            elif isinstance(kind, Told):
+                if first or not kind.first:
+                    yield from kind.events
             elif life is None:
-                yield Repeat(kind.times, tuple(self.events(kind.body, inside=True)))
+                yield Repeat(kind.times, tuple(self.events(kind.body, inside=True, first=first)))
             elif kind > 0:
                 buffer = self.buffer(life)
                 if buffer.role == "workspace":
-                    self.workspaces.append(buffer)
+                    self.workspaces[life] = buffer
                 else:
                     yield Alloc(buffer)
             else:

@@ -141,7 +141,7 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
-        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: () if always else gradients,
+        ONE_AT_A_TIME if plan.frees_gradients else kept: () if always else gradients,
         "start of the step": layout.cast,
         "the step": () if own_masters(plan) else layout.step,
         "the step, at its highest": tuple(Holding(buffer, times) for buffer, times in step_needs(plan, layout, model)),

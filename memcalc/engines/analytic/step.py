@@ -11,6 +11,7 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
+from memcalc.engines.analytic.in_backward import InBackward
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import MemcalcError, NotModelledError
@@ -42,6 +43,7 @@ class Played:
         gradients: what is left for the update, and how many of each.
         workspaces: what libraries took at first use, and keep.
         assumed: what was assumed on the way.
+        first: the events of the first iteration, where others than ``events``: states born inside backward.
     """
 
     before: tuple[Event, ...]
@@ -49,6 +51,7 @@ class Played:
     gradients: tuple[tuple[Buffer, Count], ...]
     workspaces: tuple[Buffer, ...]
     assumed: tuple[str, ...]
+    first: tuple[Event, ...] | None = None
 
 
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
@@ -59,7 +62,7 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
         dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
-        gradients_kept=keeps_gradients(plan),
+        gradients_kept=keeps_gradients(plan), updates=InBackward(plan, model, behaviour.chip) if plan.frees_gradients else None,
     )  # fmt: skip
 
 
@@ -83,9 +86,12 @@ def play_step(
             "model.model_type", model.family, "has activations that are not modelled yet", "use engine trace"
         )
 
+    each = unrolled
+
     def once() -> Played | None:
+        nonlocal each
         machine = Machine(policy_of(plan, model, job, behaviour))
-        machine.tied, machine.unrolled = dict(model.tied), unrolled
+        machine.tied, machine.unrolled = dict(model.tied), each
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
         machine.path = model.prefix
@@ -98,6 +104,9 @@ def play_step(
             _again(machine, plan, family, model, reading, steps - 1)
         if not machine.undisturbed():
             return None
+        if machine.uneven and not each:
+            each = True
+            return once()
         played = _converted(machine, reading)
         return replace(played, before=(*more, *played.before))
 
@@ -168,13 +177,19 @@ def _iterate(
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or plan.scheme.step == "textbook":
+    if plan.optimizer.scales_loss:
+        big = scaled(machine, loss)
+        Engine(machine).run(big)
+        del big
+    elif plan.scheme.scaler or plan.scheme.step == "textbook":
         big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
         Engine(machine).run(big)
         del big
     else:
         Engine(machine).run(loss)
     del loss
+    if machine.policy.updates is not None:
+        machine.policy.updates.ends(machine)
     machine.held = None
 
 
@@ -183,6 +198,7 @@ def _converted(machine: Machine, reading: Reading) -> Played:
     converter = Converter()
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
+    first = None if machine.policy.updates is None else tuple(converter.events(machine.tape, first=True))
     gradients = tuple(
         (converter.buffer(leaf.gradient.life), converter.times.get(leaf.gradient.life, 1))
         for leaf in machine.leaves.values()
@@ -194,8 +210,9 @@ def _converted(machine: Machine, reading: Reading) -> Played:
         tuple(Alloc(buffer) for buffer in reading.buffers),
         events,
         gradients,
-        tuple(converter.workspaces),
+        tuple(converter.workspaces.values()),
         tuple(machine.assumed),
+        first,
     )
 
 
@@ -208,12 +225,14 @@ class Around:
         states: what the optimizer keeps from its first step on.
         clip: what clipping takes for a moment; empty where nothing is clipped.
         update: what the optimizer's step takes for a moment.
+        born_inside: whether states are born inside the first backward.
     """
 
     resident: Sequence[Holding]
     states: Sequence[Holding]
     clip: Sequence[Event]
     update: Sequence[Event]
+    born_inside: bool = False
 
 
 def steady_tape(around: Around, played: Played) -> list[Event]:
@@ -231,7 +250,12 @@ def two_steps(around: Around, played: Played) -> list[Event]:
     tape += [allocs(held.buffer, held.times) for held in around.resident]
     tape += played.before
     tape += [Alloc(buffer) for buffer in played.workspaces]
-    tape += _iteration(around, played, 1, [allocs(held.buffer, held.times) for held in around.states])
+    born = [allocs(held.buffer, held.times) for held in around.states]
+    if played.first is None:
+        tape += _iteration(around, played, 1, born)
+    else:  # states were born inside backward, or with the optimizer
+        tape += () if around.born_inside else born
+        tape += _iteration(around, replace(played, events=played.first), 1)
     return tape + _iteration(around, played, 2)
 
 
