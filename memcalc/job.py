@@ -47,6 +47,8 @@ class Training(Section):
     """Forward and backward passes to one optimizer step."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What is recomputed in backward instead of kept."""
+    cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
+    """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
     attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"
     """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None

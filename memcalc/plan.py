@@ -39,6 +39,7 @@ class Plan:
         keeps_gradients: whether ``zero_grad`` fills gradients with zeros, so that they live from step to step.
         clips: whether gradients are clipped before the optimizer's step.
         in_backward: whether each parameter has an instance of the optimizer, stepped as its gradient comes.
+        cross_entropy: the loss of a language model's head.
         assumptions: what the job left open.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     clips: bool
     assumptions: tuple[str, ...]
     in_backward: bool = False
+    cross_entropy: str = "plain"
 
     @property
     def frees_gradients(self) -> bool:
@@ -95,7 +97,7 @@ def make_plan(job: Job) -> Plan:
         scheme=scheme, optimizer=optimizer, options=options, implementation=implementation, backend=backend,
         stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
         accumulation=training.gradient_accumulation_steps, keeps_gradients=not training.set_to_none,
-        clips=training.max_grad_norm is not None, assumptions=tuple(assumptions), in_backward=training.optimizer_in_backward,
+        clips=training.max_grad_norm is not None, assumptions=tuple(assumptions), in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
     )  # fmt: skip
 
 
@@ -258,6 +260,10 @@ def check_parameters(plan: Plan, model: Model) -> None:
     if not model.parameters:
         raise InputError("model", model.name, "has no parameters", "name another")
     check_accumulation(plan)
+    if plan.cross_entropy != "plain":
+        from memcalc.families._head_losses import check_head
+
+        check_head(plan.cross_entropy, model)
     setting = plan.setting(model)
     refused = [tensor.name for tensor in setting.trainable if not plan.optimizer.accepts(handed(setting, tensor))]
     if refused and plan.backend in ("torch", "fsdp2"):

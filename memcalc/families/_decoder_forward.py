@@ -13,6 +13,7 @@ from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
 from memcalc.families._encoder_heads import bare, check_labels
 from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, run_layers
+from memcalc.families._head_losses import in_stead
 from memcalc.families._kinds_forward import kinds_in, run_kinds
 from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
@@ -172,6 +173,9 @@ def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: St
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaForCausalLM.forward
     """
     hidden, cache = machine.call(names.body, body, machine, root.part(names.body), batch, names, style, eager=eager)
+    fused = in_stead(machine, names.head, root, hidden, batch["labels"])
+    if fused is not None:
+        return fused, cache
     logits = machine.call(names.head, root.part(names.head).play, machine, hidden)
     if root.has(""):  # what happens to the logits (gemma2, cohere)
         logits = root.part("").play(machine, logits)

@@ -42,6 +42,7 @@ class Machine:
         behaviour: the software and GPU that are assumed.
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
+        in_stead: whether another loss stood in for the head's own.
         held: what the script around the model holds until backward is through.
         alive: how many values' memory there is.
         thread: the thread that plays.
@@ -63,7 +64,7 @@ class Machine:
         self.frame: Any = None
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.again = False
+        self.unrolled = self.again = self.in_stead = False
         self.held: Any = None
         self.casts: dict[str, Value] = {}
         self._sequence = 0
@@ -364,8 +365,10 @@ class Machine:
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
-        pairs = (section.given, gives), (section.waiting, self._waiting())
-        carried = tuple((first, later) for first, later in pairs if first is not None and later is not None)
-        self.uneven |= any(not self.same(first.size, later.size) for first, later in carried[1:])
+        first, later = section.waiting, self._waiting()
+        carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        if first is not None and later is not None:
+            carried = (*carried, (first, later))
+            self.uneven |= not self.same(first.size, later.size)
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

@@ -47,6 +47,7 @@ class Policy:
         trains: whether a parameter receives a gradient, by name.
         on_gradient: told of every gradient as it is stored.
         attention: the kernel asked for, or ``auto``.
+        cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
         updates: what updates parameters inside backward; None where nothing does.
@@ -64,13 +65,14 @@ class Policy:
         on_gradient: Callable[[Machine, Leaf], None] | None = None,
         attention: str = "auto",
         checkpointing: str = "none",
+        cross_entropy: str = "plain",
         cache: bool = False,
         gradients_kept: bool = False,
         updates: Updates | None = None,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
+        self.checkpointing, self.cache, self.cross_entropy = checkpointing, cache, cross_entropy
         self.gradients_kept, self.adapter, self.updates = gradients_kept, adapter, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()

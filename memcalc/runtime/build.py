@@ -85,6 +85,11 @@ def build(
         MissingPackageError: the package that has its class is not installed.
         NotModelledError: a bare size or a checkpoint, which no code comes with.
     """
+    if job.training.cross_entropy != "plain":
+        raise NotModelledError(
+            "training.cross_entropy", job.training.cross_entropy, "is not what the model itself computes",
+            "give a module that does, as py:package.module:factory, or use engine analytic",
+        )  # fmt: skip
     torch.manual_seed(seed)
     given = parse_inputs(inputs)
     source = SHORT.get(job.model, job.model) if isinstance(job.model, str) else job.model

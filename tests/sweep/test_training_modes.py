@@ -20,6 +20,15 @@ def swept(grid: dict, **base) -> None:
     assert differences(made, random.Random(0).sample(rows, min(len(rows), 12))) == []
 
 
+def test_losses_of_a_head(strict):
+    """Chunks that are as many as tokens and vocabulary ask for: jobs of different numbers of chunks are of different structure."""
+    swept(
+        {"model": [LLAMA, {**WIDE, "vocab_size": 1000}, {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}],
+         "cross_entropy": ["plain", "chunked", "liger", "cce"], "micro_batch_size": [1, 3], "sequence_length": [9, 65]},
+        optimizer="sgd",
+    )  # fmt: skip
+
+
 def test_updates_inside_backward(strict):
     """Under every size and optimizer; more than one micro-batch to a step is refused row by row."""
     swept(

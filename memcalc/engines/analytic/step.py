@@ -61,7 +61,7 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     return Policy(
         dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
         adapter=model.adapter,
-        attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        cross_entropy=plan.cross_entropy, attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         gradients_kept=keeps_gradients(plan), updates=InBackward(plan, model, behaviour.chip) if plan.frees_gradients else None,
     )  # fmt: skip
 
@@ -102,6 +102,9 @@ def play_step(
         _iterate(machine, plan, family, model, reading, last=not several, divided=several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
+        if plan.cross_entropy != "plain" and not machine.in_stead:
+            raise NotModelledError("training.cross_entropy", plan.cross_entropy, f"is not modelled of {model.architecture}",
+                                   "use plain")  # fmt: skip
         if not machine.undisturbed():
             return None
         if machine.uneven and not each:
