@@ -47,6 +47,8 @@ class Training(Section):
     """Forward and backward passes to one optimizer step."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What is recomputed in backward instead of kept."""
+    batch: Literal["full", "padded", "packed"] = "full"
+    """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or several sequences ``packed`` by their positions."""
     cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
     """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
     attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"

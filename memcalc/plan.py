@@ -88,6 +88,11 @@ def make_plan(job: Job) -> Plan:
     shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
     _refuse_unused(job, backend)
+    if training.batch != "full" and training.cross_entropy in ("chunked", "cce"):
+        raise NotModelledError(
+            "training.batch", training.batch, f"leaves open how many labels count, which {training.cross_entropy} asks",
+            "use full, or cross_entropy liger",
+        )  # fmt: skip
     _refuse_in_backward(training, scheme, optimizer, backend, shards * replicas)
     implementation, why = _implementation(scheme, optimizer, options, backend)
     assumptions = list(why) if measured(optimizer) else []

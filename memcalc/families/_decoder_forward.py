@@ -99,7 +99,9 @@ def decoded(
 ) -> tuple[Value, Any]:
     """The same from the embeddings on, under the masks that are given or made here."""
     context = Context(eager=eager, cache=[] if machine.policy.cache else None)
-    context.place = place = positions(machine, batch.tokens)
+    given = batch.values.get("position_ids")
+    context.place = place = positions(machine, batch.tokens) if given is None else given
+    machine.heeded = style.masks is None and masks is None and (style.placed_masks or given is None)
     if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
     if style.window is None:

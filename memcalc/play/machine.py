@@ -42,6 +42,7 @@ class Machine:
         behaviour: the software and GPU that are assumed.
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
+        heeded: whether a mask or positions that the batch comes with were looked at.
         in_stead: whether another loss stood in for the head's own.
         held: what the script around the model holds until backward is through.
         alive: how many values' memory there is.
@@ -64,7 +65,7 @@ class Machine:
         self.frame: Any = None
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.again = self.in_stead = False
+        self.unrolled = self.again = self.in_stead = self.heeded = False
         self.held: Any = None
         self.casts: dict[str, Value] = {}
         self._sequence = 0

@@ -21,7 +21,16 @@ from memcalc.models import Model
 from memcalc.precision import Scheme
 from memcalc.readers.config import chosen_architecture
 from memcalc.readers.source import find_config
-from memcalc.runtime.family_inputs import IMAGE, SEQUENCE, Sizes, extra_arguments, family_inputs, settle_config, sizes_of
+from memcalc.runtime.family_inputs import (
+    IMAGE,
+    SEQUENCE,
+    Sizes,
+    batch_inputs,
+    extra_arguments,
+    family_inputs,
+    settle_config,
+    sizes_of,
+)
 from memcalc.runtime.inputs import Input, inferred, parse_inputs
 from memcalc.runtime.models import SHORT
 from memcalc.runtime.module import kind_of_owner
@@ -142,7 +151,8 @@ def _by_transformers(model_type: str, keys: Mapping[str, Any], architecture: str
         raise InputError("model", architecture, f"is refused by transformers ({said})", "mend the config") from None
     filled = _named(sizes)
     return Built(
-        module, "", model_type, architecture, family_inputs(architecture, config, sizes), extra_arguments(architecture), filled,
+        module, "", model_type, architecture,
+        [*family_inputs(architecture, config, sizes), *batch_inputs(training.batch, sizes)], extra_arguments(architecture), filled,
         f"transformers {transformers.__version__} {architecture}",
     )  # fmt: skip
 

@@ -29,6 +29,16 @@ def test_losses_of_a_head(strict):
     )  # fmt: skip
 
 
+def test_batches_that_are_no_whole_sequences(strict):
+    """Masks of every size and window, for two families."""
+    mistral = {**LLAMA, "model_type": "mistral", "sliding_window": 40}
+    swept(
+        {"model": [LLAMA, WIDE, mistral], "batch": ["full", "padded", "packed"], "micro_batch_size": [1, 3],
+         "sequence_length": [9, 65]},
+        optimizer="sgd",
+    )  # fmt: skip
+
+
 def test_updates_inside_backward(strict):
     """Under every size and optimizer; more than one micro-batch to a step is refused row by row."""
     swept(

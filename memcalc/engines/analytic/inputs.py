@@ -68,7 +68,14 @@ def read_inputs(training: Any, family: Family, model: Model, floating: str) -> R
         # what is assumed of tokens is nothing to a model that reads none
         said = [each for each in sizes.assumed if "input_ids" in shapes or family.inputs >= TEXT or "sequence" not in each]
         return reading_of(sizes.rows, sizes.tokens, shapes, (*said, *more))
-    return reading_of(sizes.rows, sizes.tokens, text_shapes(architecture, family, sizes), sizes.assumed)
+    shapes = {**text_shapes(architecture, family, sizes), **given_shapes(training.batch, sizes)}
+    return reading_of(sizes.rows, sizes.tokens, shapes, sizes.assumed)
+
+
+def given_shapes(kind: str, sizes: Sizes) -> Shapes:
+    """What a batch comes with that is padded or packed (runtime/family_inputs.py)."""
+    name = {"padded": "attention_mask", "packed": "position_ids"}.get(kind)
+    return {} if name is None else {name: ((sizes.rows, sizes.tokens), "int64")}
 
 
 def text_sizes(training: Any, config: Any) -> Sizes:

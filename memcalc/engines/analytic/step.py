@@ -102,6 +102,9 @@ def play_step(
         _iterate(machine, plan, family, model, reading, last=not several, divided=several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
+        if job.training.batch != "full" and not machine.heeded:
+            raise NotModelledError("training.batch", job.training.batch, f"is not modelled of {model.architecture}",
+                                   "use full, or engine trace")  # fmt: skip
         if plan.cross_entropy != "plain" and not machine.in_stead:
             raise NotModelledError("training.cross_entropy", plan.cross_entropy, f"is not modelled of {model.architecture}",
                                    "use plain")  # fmt: skip
