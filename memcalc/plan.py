@@ -88,6 +88,11 @@ def make_plan(job: Job) -> Plan:
     shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
     _refuse_unused(job, backend)
+    if training.compile:
+        raise NotModelledError(
+            "training.compile", True, "lets a compiler decide what is fused, kept and recomputed, which is not modelled",
+            "leave it out: eager code is what is estimated",
+        )  # fmt: skip
     if training.batch != "full" and training.cross_entropy in ("chunked", "cce"):
         raise NotModelledError(
             "training.batch", training.batch, f"leaves open how many labels count, which {training.cross_entropy} asks",

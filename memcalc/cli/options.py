@@ -47,7 +47,7 @@ Accumulation = Annotated[
     _option("--gradient-accumulation-steps", group=TRAINING, text="Micro-batches to a step.", metavar=""),
 ]
 Checkpointing = Annotated[
-    str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective or full.", metavar="")
+    str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective, full, every-2.", metavar="")
 ]
 AttentionKernel = Annotated[
     str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")

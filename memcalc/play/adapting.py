@@ -136,5 +136,7 @@ def counted(name: str) -> str:
 
     >>> counted("h.0.attn.weight"), counted("h.*.attn.weight"), counted("h.last.attn.weight")
     ('h.*.attn.weight', 'h.*.attn.weight', 'h.*.attn.weight')
+    >>> counted("layers.0-last-1.mlp.weight")
+    'layers.*.mlp.weight'
     """
-    return ".".join("*" if part.isdigit() or part == "last" else part for part in name.split("."))
+    return ".".join("*" if part[:1].isdigit() or part == "last" else part for part in name.split("."))

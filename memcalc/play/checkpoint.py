@@ -116,6 +116,9 @@ class Frame:
 def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> Any:
     """A stretch of forward whose activations are dropped, if the job asks for it; ``args`` are kept."""
     mode = machine.policy.checkpointing
+    if machine.policy.every:  # pytorch/torchtitan torchtitan/distributed/activation_checkpoint.py:_apply_layer_sac
+        machine.layers += 1
+        mode = "none" if machine.layers % machine.policy.every else "full"
     if mode == "none" or not machine.recording:
         return function(*args)
     for value in args:

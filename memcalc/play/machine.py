@@ -44,6 +44,7 @@ class Machine:
         assumed: what was assumed on the way.
         heeded: whether a mask or positions that the batch comes with were looked at.
         in_stead: whether another loss stood in for the head's own.
+        layers: those of this forward so far, counted where not all are recomputed.
         held: what the script around the model holds until backward is through.
         alive: how many values' memory there is.
         thread: the thread that plays.
@@ -68,7 +69,7 @@ class Machine:
         self.unrolled = self.again = self.in_stead = self.heeded = False
         self.held: Any = None
         self.casts: dict[str, Value] = {}
-        self._sequence = 0
+        self._sequence = self.layers = 0
         self._section: Section | None = None
         self._outer: list[Any] | None = None
         self._sizes: dict[Any, tuple[Shape, Count]] = {}

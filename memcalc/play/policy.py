@@ -49,6 +49,7 @@ class Policy:
         attention: the kernel asked for, or ``auto``.
         cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
+        every: of how many layers the last is recomputed, where that is not said for all; 0 where it is.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
         updates: what updates parameters inside backward; None where nothing does.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
@@ -72,7 +73,10 @@ class Policy:
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache, self.cross_entropy = checkpointing, cache, cross_entropy
+        how, _, often = checkpointing.partition("-")
+        # modules wrapped from outside: no model is told that anything is recomputed
+        self.checkpointing, self.every = ("none", int(often)) if how == "every" else (checkpointing, 0)
+        self.cache, self.cross_entropy = cache, cross_entropy
         self.gradients_kept, self.adapter, self.updates = gradients_kept, adapter, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()

@@ -72,7 +72,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         textbook=card(
             plan.optimizer.name, parameters, number(model.num_trainable_parameters), plan.stage, number(plan.shards)
         ),
-        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
+        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes, *((PAGED,) if number(fullest.managed) else ())),
         warnings=(*ignored, *warnings_of(job, plan, model)),
         buffers=tuple(buffers_of(plan, fullest, model)),
         bytes_per_parameter={
@@ -151,6 +151,13 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
             buffer, times = held.buffer, number(held.times)
             if times and number(buffer.requested):
                 yield Held(COMPONENTS[buffer.role], buffer.site, number(buffer.requested), times, buffer.place, life)
+
+
+PAGED = (
+    "optimizer states in managed memory page: what is used lies on the device as long as there is room, and gives way when there "
+    "is none; they are in no figure of the device's, and what the process shows may be larger by them"
+)
+"""CUDA's unified memory under bitsandbytes' paged classes (0.50.2 optim/optimizer.py:get_state_buffer, prefetch_state)."""
 
 
 def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:

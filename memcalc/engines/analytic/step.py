@@ -91,7 +91,7 @@ def play_step(
     def once() -> Played | None:
         nonlocal each
         machine = Machine(policy_of(plan, model, job, behaviour))
-        machine.tied, machine.unrolled = dict(model.tied), each
+        machine.tied, machine.unrolled = dict(model.tied), each or bool(machine.policy.every)
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
         machine.path = model.prefix
@@ -102,6 +102,9 @@ def play_step(
         _iterate(machine, plan, family, model, reading, last=not several, divided=several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
+        if machine.policy.every and not machine.layers:
+            raise NotModelledError("training.activation_checkpointing", job.training.activation_checkpointing,
+                                   f"is not modelled of {model.architecture}", "use none or full")  # fmt: skip
         if job.training.batch != "full" and not machine.heeded:
             raise NotModelledError("training.batch", job.training.batch, f"is not modelled of {model.architecture}",
                                    "use full, or engine trace")  # fmt: skip
@@ -174,6 +177,7 @@ def _iterate(
 ) -> None:
     """One micro-batch (runtime: the loop that is measured and traced)."""
     machine.mark("forward")
+    machine.layers = 0
     machine.autocast = plan.scheme.copy
     assert family.play is not None
     loss, kept = family.play(machine, model.architecture, model.config, model.root, reading.batch)
