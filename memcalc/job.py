@@ -53,7 +53,7 @@ class Training(Section):
     compile: bool = False
     """Whether ``torch.compile`` makes the code that runs, which is not modelled."""
     batch: Literal["full", "padded", "packed"] = "full"
-    """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or several sequences ``packed`` by their positions."""
+    """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or sequences ``packed`` by their positions."""
     cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
     """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
     attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"
@@ -66,6 +66,8 @@ class Training(Section):
     """Whether each parameter has an optimizer of its own, stepped as its gradient comes, which is dropped there and then."""
     routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
     """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
+    freeze: list[str] = Field(default_factory=list)
+    """Modules that are not trained, as ``embed_tokens`` or ``layers.0-15``; none without it."""
     lora: dict[str, Argument] | None = None
     """Options of peft's LoraConfig, as ``r: 8``: the model is frozen but for adapters; none without it."""
     quantization: Literal["nf4", "nf4-double"] | None = None

@@ -107,7 +107,8 @@ def make_plan(job: Job) -> Plan:
         scheme=scheme, optimizer=optimizer, options=options, implementation=implementation, backend=backend,
         stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
         accumulation=training.gradient_accumulation_steps, keeps_gradients=not training.set_to_none,
-        clips=training.max_grad_norm is not None, assumptions=tuple(assumptions), in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
+        clips=training.max_grad_norm is not None, assumptions=tuple(assumptions),
+        in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
     )  # fmt: skip
 
 

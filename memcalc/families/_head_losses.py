@@ -1,8 +1,8 @@
 """Losses that stand in for a language model's head and transformers' own loss together, and whose models have which.
 
 ``liger`` is transformers' ``use_liger_kernel`` with ``liger_kernel_config: {rope: false, rms_norm: false, swiglu: false}``: the
-fused loss alone, as that flag's other kernels are not modelled. ``cce`` is ``cut_cross_entropy.transformers.cce_patch`` with its
-defaults. ``chunked`` is torchtune's LinearCrossEntropyLoss with its defaults, on the model's hidden states.
+fused loss alone, as that flag's other kernels are not modelled. ``cce`` is ``cut_cross_entropy.transformers.cce_patch`` with
+its defaults. ``chunked`` is torchtune's LinearCrossEntropyLoss with its defaults, on the model's hidden states.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PLAIN = "plain"
 LIGER = frozenset(
     ["gemma", "gemma2", "gemma3_text", "llama", "mistral", "mixtral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_moe"]
 )
-"""Whose forward liger-kernel replaces (0.8.2 transformers/monkey_patch.py:MODEL_TYPE_TO_APPLY_LIGER_FN), of those where it gives
-the fused loss the head's weight and nothing else."""
+"""Whose forward liger-kernel replaces (0.8.2 transformers/monkey_patch.py:MODEL_TYPE_TO_APPLY_LIGER_FN), of those where it
+gives the fused loss the head's weight and nothing else."""
 CCE = frozenset(["gemma2", "llama", "mistral", "phi3", "qwen2"])
 """Whose forward cut-cross-entropy replaces (25.6.4 transformers/patch.py:PATCH_FNS)."""
 PATH = "training.cross_entropy"
@@ -64,7 +64,7 @@ def in_stead(machine: Machine, name: str, root: Any, hidden: Value, labels: Valu
 
         def scores(value: Value) -> Value:
             logits: Value = machine.call(name, head.play, machine, value)
-            return logits if more is None else more.play(machine, logits)  # type: ignore[no-any-return]
+            return logits if more is None else more.play(machine, logits)
 
         return head_losses.chunked(machine, hidden, scores, labels)
     with machine.at(name):

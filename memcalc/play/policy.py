@@ -50,6 +50,7 @@ class Policy:
         cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
         every: of how many layers the last is recomputed, where that is not said for all; 0 where it is.
+        asks_inputs: whether checkpointing has a frozen embedding's result ask for a gradient, as transformers' does.
         cache: whether decoders keep keys and values, as ``use_cache`` has it.
         updates: what updates parameters inside backward; None where nothing does.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
@@ -66,6 +67,7 @@ class Policy:
         on_gradient: Callable[[Machine, Leaf], None] | None = None,
         attention: str = "auto",
         checkpointing: str = "none",
+        asks_inputs: bool = True,
         cross_entropy: str = "plain",
         cache: bool = False,
         gradients_kept: bool = False,
@@ -76,7 +78,7 @@ class Policy:
         how, _, often = checkpointing.partition("-")
         # modules wrapped from outside: no model is told that anything is recomputed
         self.checkpointing, self.every = ("none", int(often)) if how == "every" else (checkpointing, 0)
-        self.cache, self.cross_entropy = cache, cross_entropy
+        self.cache, self.cross_entropy, self.asks_inputs = cache, cross_entropy, asks_inputs
         self.gradients_kept, self.adapter, self.updates = gradients_kept, adapter, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()

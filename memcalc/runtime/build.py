@@ -16,6 +16,7 @@ import torch
 
 from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.families.base import load_family
+from memcalc.freezing import names_of
 from memcalc.job import Job, Training
 from memcalc.models import Model
 from memcalc.precision import Scheme
@@ -112,7 +113,25 @@ def build(
                 raise NotModelledError("model", found.name, "has no code that could be run", way_out)
             built = _from_config(found.config, found.name, job.training, given, usual)
     built.module.train()
+    if job.training.freeze:
+        _freeze(built.module, job.training.freeze)
     return built
+
+
+def _freeze(module: Any, texts: Sequence[str]) -> None:
+    """No parameter inside these modules asks for a gradient.
+
+    Raises:
+        InputError: a name that no parameter is inside.
+    """
+    for name in names_of(texts):
+        found = [param for one, param in module.named_parameters(remove_duplicate=False) if name.holds(one)]
+        if not found:
+            raise InputError(
+                "training.freeze", name.text, f"is no module of {type(module).__name__}", "name one with parameters"
+            )
+        for param in found:
+            param.requires_grad_(False)
 
 
 def _from_code(source: str, training: Training, given: list[Input], app_dir: Path | None, usual: int) -> Built:
@@ -152,7 +171,8 @@ def _by_transformers(model_type: str, keys: Mapping[str, Any], architecture: str
     filled = _named(sizes)
     return Built(
         module, "", model_type, architecture,
-        [*family_inputs(architecture, config, sizes), *batch_inputs(training.batch, sizes)], extra_arguments(architecture), filled,
+        [*family_inputs(architecture, config, sizes), *batch_inputs(training.batch, sizes)],
+        extra_arguments(architecture), filled,
         f"transformers {transformers.__version__} {architecture}",
     )  # fmt: skip
 

@@ -55,7 +55,12 @@ def make_schedule(kind: str, optimizer: Any, steps: int) -> Callable[[], None]:
     """A learning-rate schedule around the optimizer: linear warm-up, warm-up and cosine, or nothing at all."""
     if isinstance(optimizer, list):  # one for every parameter
         each = [make_schedule(kind, one, steps) for one in optimizer]
-        return lambda: [one() for one in each] and None
+
+        def together() -> None:
+            for one in each:
+                one()
+
+        return together
     from torch.optim import lr_scheduler
 
     optimizer = getattr(optimizer, "optim", optimizer)  # ZeroRedundancyOptimizer copies rates from the one it wraps

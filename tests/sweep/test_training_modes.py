@@ -21,7 +21,7 @@ def swept(grid: dict, **base) -> None:
 
 
 def test_losses_of_a_head(strict):
-    """Chunks that are as many as tokens and vocabulary ask for: jobs of different numbers of chunks are of different structure."""
+    """As many chunks as tokens and vocabulary ask for: jobs of different numbers of them are of different structure."""
     swept(
         {"model": [LLAMA, {**WIDE, "vocab_size": 1000}, {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}],
          "cross_entropy": ["plain", "chunked", "liger", "cce"], "micro_batch_size": [1, 3], "sequence_length": [9, 65]},

@@ -72,7 +72,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         textbook=card(
             plan.optimizer.name, parameters, number(model.num_trainable_parameters), plan.stage, number(plan.shards)
         ),
-        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes, *((PAGED,) if number(fullest.managed) else ())),
+        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes, *paged(fullest)),
         warnings=(*ignored, *warnings_of(job, plan, model)),
         buffers=tuple(buffers_of(plan, fullest, model)),
         bytes_per_parameter={
@@ -153,9 +153,14 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
                 yield Held(COMPONENTS[buffer.role], buffer.site, number(buffer.requested), times, buffer.place, life)
 
 
+def paged(account: Account) -> tuple[str, ...]:
+    """What is assumed of states in managed memory, where there are any."""
+    return (PAGED,) if number(account.managed) else ()
+
+
 PAGED = (
-    "optimizer states in managed memory page: what is used lies on the device as long as there is room, and gives way when there "
-    "is none; they are in no figure of the device's, and what the process shows may be larger by them"
+    "optimizer states in managed memory page: what is used lies on the device while there is room, and gives way when there is "
+    "none; they are in no figure of the device's, and what the process shows may be larger by them"
 )
 """CUDA's unified memory under bitsandbytes' paged classes (0.50.2 optim/optimizer.py:get_state_buffer, prefetch_state)."""
 

@@ -15,7 +15,8 @@ from memcalc.engines.analytic.in_backward import InBackward
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import MemcalcError, NotModelledError
-from memcalc.families.base import Family, load_family
+from memcalc.families.base import IMAGE, Family, load_family
+from memcalc.freezing import is_frozen, names_of
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
@@ -56,12 +57,19 @@ class Played:
 
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
+    names = names_of(job.training.freeze)
     frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
+    frozen -= {counted(tensor.name) for tensor in model.parameters if tensor.trainable}
+
+    def trains(name: str) -> bool:
+        return counted(name) not in frozen and not is_frozen(name, names, model.tied)
+
     dtype = plan.scheme.parameter or model.dtype or "float32"
     return Policy(
-        dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
+        dtype, keeps=plan.scheme.keeps, trains=trains,
         adapter=model.adapter,
-        cross_entropy=plan.cross_entropy, attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
         gradients_kept=keeps_gradients(plan), updates=InBackward(plan, model, behaviour.chip) if plan.frees_gradients else None,
     )  # fmt: skip
 
@@ -86,12 +94,16 @@ def play_step(
             "model.model_type", model.family, "has activations that are not modelled yet", "use engine trace"
         )
 
+    if job.training.freeze and family.inputs & IMAGE and job.training.activation_checkpointing in ("selective", "full"):
+        raise NotModelledError("training.freeze", job.training.freeze[0], "is not modelled of a model that sees, under its own "
+                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
     each = unrolled
 
     def once() -> Played | None:
         nonlocal each
         machine = Machine(policy_of(plan, model, job, behaviour))
         machine.tied, machine.unrolled = dict(model.tied), each or bool(machine.policy.every)
+        machine.unrolled |= any(name.numbered for name in names_of(job.training.freeze))
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
         machine.path = model.prefix
@@ -102,15 +114,7 @@ def play_step(
         _iterate(machine, plan, family, model, reading, last=not several, divided=several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
-        if machine.policy.every and not machine.layers:
-            raise NotModelledError("training.activation_checkpointing", job.training.activation_checkpointing,
-                                   f"is not modelled of {model.architecture}", "use none or full")  # fmt: skip
-        if job.training.batch != "full" and not machine.heeded:
-            raise NotModelledError("training.batch", job.training.batch, f"is not modelled of {model.architecture}",
-                                   "use full, or engine trace")  # fmt: skip
-        if plan.cross_entropy != "plain" and not machine.in_stead:
-            raise NotModelledError("training.cross_entropy", plan.cross_entropy, f"is not modelled of {model.architecture}",
-                                   "use plain")  # fmt: skip
+        _require_heeded(machine, job.training, model)
         if not machine.undisturbed():
             return None
         if machine.uneven and not each:
@@ -126,6 +130,23 @@ def play_step(
         "play", model.name, f"was disturbed {TRIES} times by a thread that holds other threads' frames",
         "switch the profiler off, or play in a process of its own",
     )  # fmt: skip
+
+
+def _require_heeded(machine: Machine, training: Any, model: Model) -> None:
+    """That the family's forward has taken notice of what was asked.
+
+    Raises:
+        NotModelledError: it knows nothing of a setting.
+    """
+    for key, heeded, way_out in (
+        ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
+        ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
+        ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
+    ):
+        if not heeded:
+            raise NotModelledError(
+                f"training.{key}", getattr(training, key), f"is not modelled of {model.architecture}", way_out
+            )
 
 
 def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:

@@ -117,7 +117,7 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
 
 def _of_whole_sequences(whole: bool, depth: int = 24) -> bool | None:
-    """What transformers is answered where it asks for packing or padding (``whole``: for neither); None where for something else."""
+    """What transformers is answered where it asks for packing or padding (``whole``: neither); None for something else."""
     frame = sys._getframe(1)
     for _ in range(depth):
         if frame.f_code.co_filename.endswith(MASKS):
