@@ -18,7 +18,7 @@ _PART = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?\Z|[A-Za-z_]\w*\Z")
 class Name:
     """A module's name, or the last parts of one: words, and places in a list, one or from one to another.
 
-    >>> Name("layers.0-15").holds("model.layers.7.mlp.up_proj.weight"), Name("mlp.up").holds("model.layers.7.mlp.up_proj.weight")
+    >>> Name("layers.0-15").holds("model.layers.7.mlp.weight"), Name("lp").holds("model.layers.7.mlp.weight")
     (True, False)
     """
 
@@ -90,11 +90,21 @@ def with_frozen(model: Model, texts: Sequence[str]) -> Model:
     names = names_of(texts)
     for name in names:
         every = [tensor.name for tensor in model.parameters] + list(model.tied)
-        if not any(name.holds(one) for one in every):
+        if not any(name.holds(one) for one in every) or not any(_meant(tensor, name) for tensor in model.parameters):
             modules = sorted({part for one in every for part in one.split(".") if part != "*"})
             raise InputError(PATH, name.text, f"is no module of {model.name}", did_you_mean(name.text.split(".")[0], modules))
     tensors = [piece for tensor in model.tensors for piece in _parted(tensor, names, model)]
     return replace(model, tensors=tuple(tensors))
+
+
+def _meant(tensor: Tensor, name: Name) -> bool:
+    """Whether some member of a stack is among the places a name gives; a name without places means them all."""
+    if not name.numbered or any(is_array(span.count) for span in tensor.spans):
+        return True
+    return any(
+        all(any(label in asked for label in tensor.spans[axis].labels()) for axis, asked in axes.items())
+        for axes in name.places(tensor.name)
+    )
 
 
 def _parted(tensor: Tensor, names: Sequence[Name], model: Model) -> list[Tensor]:

@@ -119,8 +119,24 @@ class Engine:
             machine.reached(node, grads)
             self._evaluate(node, grads)
         machine.reached(None)
+        if machine.policy.hooks is not None:
+            machine.policy.hooks.end_of_backward(machine)
         machine.recording, machine.path, machine.autocast = before, path, cast
         machine.in_backward = False
+
+    def run_inner(self, root: Value, grad: Value) -> None:
+        """A backward of its own inside a node's, from a value and its gradient (``torch.autograd.backward`` called there)."""
+        node = root.node
+        assert node is not None
+        self._count(node)
+        grads: list[Value | None] = [None] * node.results
+        grads[root.index] = grad
+        self.waiting[node] = grads
+        self._push(node)
+        del grads, node
+        while self.ready:
+            node = heappop(self.ready)[2]
+            self._evaluate(node, self.waiting.pop(node))
 
     def _count(self, root: Node) -> None:
         """How many gradients each node waits for (engine.cpp:compute_dependencies)."""
@@ -206,7 +222,10 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     if machine.policy.updates is not None and leaf.name:
         machine.policy.updates.arrives(machine)
     if leaf.gradient is not None or machine.policy.gradients_kept:
-        return  # variable_grad += new_grad
+        if machine.policy.hooks is not None and leaf.name:
+            del value  # variable_grad += new_grad
+            machine.policy.hooks.on_gradient(machine, leaf)
+        return
     # references: this function's and the count's own; it must lie in memory as the parameter does
     if sys.getrefcount(value) <= 2 and _lies_closely(machine, value):
         storage = value.storage

@@ -8,6 +8,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Condition, Count, is_array
+from memcalc.play.around import called, carried_pairs
+from memcalc.play.checkpoint import checkpointed
 from memcalc.play.graph import Backward, Leaf, Node
 from memcalc.play.policy import Policy
 from memcalc.play.stretch import Section, Stretch, life_of
@@ -80,7 +82,10 @@ class Machine:
         A thread that holds other threads' frames keeps alive what they name, as a sampling profiler does for a moment
         (``sys._current_frames``; distributed/worker.py:trigger_profile).
         """
-        return not self.disturbed and self.alive == sum(leaf.gradient is not None for leaf in self.leaves.values())
+        left = {id(leaf.gradient) for leaf in self.leaves.values() if leaf.gradient is not None}
+        if self.policy.hooks is not None:
+            left |= {id(storage) for storage in self.policy.hooks.kept()}
+        return not self.disturbed and self.alive == len(left)
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -93,6 +98,13 @@ class Machine:
         self.tape.append((1, life))
         self.alive += 1
         return Value(Storage(life, self), shape, dtype, order)
+
+    def held_by_engine(self, size: Count, role: Role, name: str, dtype: str = "", *, stream: int = 0) -> Storage:
+        """Memory that an engine of parallelism takes, and lets go of by letting go of this."""
+        life = Life(size, name, self.path, role, name, dtype=dtype, stream=stream)
+        self.tape.append((1, life))
+        self.alive += 1
+        return Storage(life, self)
 
     def bytes_of(self, shape: Shape, dtype: str) -> Count:
         """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
@@ -128,11 +140,15 @@ class Machine:
         tape = self.tape if self._outer is None else self._outer
         tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
 
-    def kept(self, shape: Shape, dtype: str, operator: str) -> Value:
-        """A fresh value that selective checkpointing keeps: found again where it is recomputed."""
+    def kept(self, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
+        """A fresh value that a checkpoint's policy may keep, ``beside`` the one before: found again where it is recomputed."""
         if self.frame is not None:
-            return self.frame.kept(self, shape, dtype, operator)  # type: ignore[no-any-return]
+            return self.frame.kept(self, shape, dtype, operator, beside=beside)  # type: ignore[no-any-return]
         return self.new(shape, dtype, operator)
+
+    def found(self) -> bool:
+        """Whether what was asked of ``kept`` last was there: its operator does not run again."""
+        return self.frame is not None and bool(self.frame.found)
 
     def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
         """The same, of another value's order in memory."""
@@ -239,6 +255,10 @@ class Machine:
                 kept.append(value)
         return kept
 
+    def packed(self, *saved: Value) -> list[Any]:
+        """What an operator that works in turns saves in one of them, before it is a node's (``attach`` with ``packed``)."""
+        return self._packed(saved) if self.recording else []
+
     def unpacked(self, saved: list[Any]) -> list[Any]:
         """What a node saved, recomputed where it was dropped."""
         return [v.unpack(self) if hasattr(v, "unpack") else v for v in saved]
@@ -269,7 +289,9 @@ class Machine:
         if name:
             self.path = f"{before}.{name}" if before else name
         try:
-            return function(*args, **kwargs)
+            if self.policy.hooks is None or function is checkpointed:  # which calls what is hooked itself
+                return function(*args, **kwargs)
+            return called(self, self.policy.hooks, function, args, kwargs)
         finally:
             self.path = before
 
@@ -298,6 +320,8 @@ class Machine:
             self.policy.on_gradient(self, leaf)
         if self.policy.updates is not None:
             self.policy.updates.stored(self, leaf)
+        if self.policy.hooks is not None:
+            self.policy.hooks.on_gradient(self, leaf)
 
     # -- autocast ---------------------------------------------------------------------------------------------------------
 
@@ -338,17 +362,25 @@ class Machine:
 
         Its nodes are run backward once, and stand for as many.
         """
-        outer, self.tape = self.tape, []
-        self._outer = outer
         section = Section(self._sequence + 1, times)
-        given = [None if value is None else value.storage.life for value in box]
-        body()
+        self.turns(times, body, box)
         section.last = self._sequence
+        self.sections.append(section)
+
+    def turns(self, times: Count, body: Callable[[], None], box: Sequence[Value | None]) -> None:
+        """A stretch of the tape that stands for ``times`` alike, inside of one operator: no nodes are made in it.
+
+        It takes what is in the box and leaves there what it gives. It may stand inside of another stretch.
+        """
+        outer, before, self.tape = self.tape, self._outer, []
+        self._outer = outer if before is None else before
+        given, held = [None if value is None else value.storage.life for value in box], self._carried()
+        body()
         pairs = zip(given, box, strict=True)
         carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
+        carried += carried_pairs(held, self._carried())
         outer.append((Stretch(times, self.tape, carried), None))
-        self.tape, self._outer = outer, None
-        self.sections.append(section)
+        self.tape, self._outer = outer, before
 
     def reached(self, node: Node | None, grads: Sequence[Value | None] = ()) -> None:
         """Backward comes to a node: where it enters or leaves a section that stands for many, the tape is told."""
@@ -360,17 +392,25 @@ class Machine:
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
             section.given, section.waiting = life_of(grads), self._waiting()
+            section.held = self._carried()
 
     def _waiting(self) -> Life | None:
         """A gradient that waits for its update."""
         return None if self.policy.updates is None else self.policy.updates.last
 
+    def _carried(self) -> dict[str, Life]:
+        """What an engine of parallelism holds from one module to the next."""
+        return {} if self.policy.hooks is None else dict(self.policy.hooks.carried())
+
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
         first, later = section.waiting, self._waiting()
-        carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        carried: tuple[tuple[Life, Life], ...] = ()
+        if section.given is not None and gives is not None:
+            carried = ((section.given, gives),)
         if first is not None and later is not None:
             carried = (*carried, (first, later))
             self.uneven |= not self.same(first.size, later.size)
+        carried += carried_pairs(section.held, self._carried())
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

@@ -14,6 +14,7 @@ from memcalc.tensors import Kind
 
 if TYPE_CHECKING:
     from memcalc.play.adapting import Adapter
+    from memcalc.play.around import Hooks
     from memcalc.play.machine import Machine
 
 
@@ -46,6 +47,7 @@ class Policy:
         keeps: kinds of parameters that stay in FP32.
         trains: whether a parameter receives a gradient, by name.
         on_gradient: told of every gradient as it is stored.
+        hooks: the engine of parallelism that does something around modules; None for none.
         attention: the kernel asked for, or ``auto``.
         cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
@@ -72,6 +74,7 @@ class Policy:
         cache: bool = False,
         gradients_kept: bool = False,
         updates: Updates | None = None,
+        hooks: Hooks | None = None,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class Policy:
         # modules wrapped from outside: no model is told that anything is recomputed
         self.checkpointing, self.every = ("none", int(often)) if how == "every" else (checkpointing, 0)
         self.cache, self.cross_entropy, self.asks_inputs = cache, cross_entropy, asks_inputs
-        self.gradients_kept, self.adapter, self.updates = gradients_kept, adapter, updates
+        self.gradients_kept, self.adapter, self.hooks, self.updates = gradients_kept, adapter, hooks, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)
@@ -98,8 +101,9 @@ class Policy:
         probability: float,
         causal: bool,
         grouped: bool,
+        order: tuple[str, ...] | None = None,
     ) -> str:
-        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
+        """The kernel that CUDA takes for a call of scaled_dot_product_attention, of those allowed in ``order``."""
         trains = machine.wants(query, key, value)
         call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
-        return kernel_of(machine, self.attention, call)
+        return kernel_of(machine, self.attention, call, order)

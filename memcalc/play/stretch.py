@@ -23,6 +23,7 @@ class Section:
         self.outer: list[Any] = []
         self.given: Life | None = None
         self.waiting: Life | None = None
+        self.held: dict[str, Life] = {}
 
 
 class Told:

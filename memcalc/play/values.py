@@ -30,9 +30,10 @@ class Life:
         name: what it is called, where it is more than an operator's result.
         shape: what it was made for.
         dtype: likewise.
+        stream: the stream it is allocated on; 0 is the one that computes.
     """
 
-    __slots__ = ("dtype", "module", "name", "operator", "role", "saved", "shape", "size")
+    __slots__ = ("dtype", "module", "name", "operator", "role", "saved", "shape", "size", "stream")
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class Life:
         name: str = "",
         shape: Shape | None = None,
         dtype: str = "",
+        stream: int = 0,
     ) -> None:
         self.size, self.operator, self.module = size, operator, module
         self.role, self.name, self.saved = role, name, False
-        self.shape, self.dtype = shape, dtype
+        self.shape, self.dtype, self.stream = shape, dtype, stream
 
 
 class Storage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
@@ -19,12 +18,13 @@ from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
+from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event
+from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
 
-if TYPE_CHECKING:
-    from memcalc.allocator.played import Replay
+PLAYED = ("torch", "fsdp2")
+"""Data-parallel engines whose step is played."""
 
 
 def whole_step(
@@ -54,7 +54,8 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
+    hooks = hooks_of(plan.setting(model), plan.backend)
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
 def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
@@ -67,8 +68,10 @@ def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
-        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
+    if plan.backend not in PLAYED:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+        raise NotModelledError(
+            "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
+        )
     if plan.optimizer.frees_gradients and not plan.optimizer.on_arrival:
         raise NotModelledError(
             "training.optimizer", plan.optimizer.name, "copies gradients to the host inside backward, which is not played yet"
@@ -108,8 +111,8 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
                 components=_components(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if through is None else through.peak("allocated", iteration=2).bytes,
-                    reserved=None if through is None else through.peak("reserved", iteration=2).bytes,
+                    allocated=None if through is None else max(peaks["allocated"] for peaks in through.values()),
+                    reserved=None if through is None else max(peaks["reserved"] for peaks in through.values()),
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
@@ -130,11 +133,11 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *held_by_role(tape))
 
 
-def _through(steps: Sequence[Event]) -> Replay:
-    """What the allocator makes of two iterations."""
-    from memcalc.allocator.replay import replay
+def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+    """What the allocator makes of the second of two iterations, phase by phase."""
+    from memcalc.allocator.summits import summits
 
-    return replay(steps)
+    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
 
 
 def _components(known: Components, by_requested: Fold) -> Components:
@@ -145,12 +148,11 @@ def _components(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def _phases(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
+def _phases(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
-    for (iteration, phase), peaks in replayed.phases().items():
-        if iteration == 2:
-            states = footprint.phases.get(phase, {})
-            own: dict[str, int | None] = {f"peak_{name}": peaks[name] for name in ("requested", "allocated", "reserved")}
-            found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
+    for phase, peaks in through.items():
+        states = footprint.phases.get(phase, {})
+        own: dict[str, int | None] = {f"peak_{name}": peak for name, peak in peaks.items()}
+        found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
     return found

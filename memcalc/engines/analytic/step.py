@@ -5,7 +5,7 @@ Forward and backward are played on shapes (``memcalc.play``); what is kept is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,10 @@ from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
+from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.play.around import Hooks
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
@@ -55,6 +57,15 @@ class Played:
     first: tuple[Event, ...] | None = None
 
 
+def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
+    """The dtype of parameters in forward, and what autocast casts to; FSDP2 casts what it gathers, and nothing is left for it.
+
+    source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_api.py:MixedPrecisionPolicy
+    """
+    dtype = plan.scheme.parameter or model.dtype or "float32"
+    return (plan.scheme.copy or dtype, None) if plan.backend == "fsdp2" else (dtype, plan.scheme.copy)
+
+
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
     names = names_of(job.training.freeze)
@@ -64,9 +75,8 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
     def trains(name: str) -> bool:
         return counted(name) not in frozen and not is_frozen(name, names, model.tied)
 
-    dtype = plan.scheme.parameter or model.dtype or "float32"
     return Policy(
-        dtype, keeps=plan.scheme.keeps, trains=trains,
+        computed(plan, model)[0], keeps=plan.scheme.keeps, trains=trains,
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
@@ -83,8 +93,11 @@ def play_step(
     *,
     unrolled: bool = False,
     in_buckets: bool = False,
+    hooks: Callable[[], Hooks] | None = None,
 ) -> Played:
     """Forward and backward of a steady iteration; ``in_buckets`` lets gradients go as soon as a bucket has them.
+
+    ``hooks`` makes the engine of parallelism that does something around modules, anew each time a step is played.
 
     Raises:
         NotModelledError: a part of the model whose activations are not modelled.
@@ -94,9 +107,6 @@ def play_step(
             "model.model_type", model.family, "has activations that are not modelled yet", "use engine trace"
         )
 
-    if job.training.freeze and family.inputs & IMAGE and job.training.activation_checkpointing in ("selective", "full"):
-        raise NotModelledError("training.freeze", job.training.freeze[0], "is not modelled of a model that sees, under its own "
-                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
     each = unrolled
 
     def once() -> Played | None:
@@ -106,15 +116,17 @@ def play_step(
         machine.unrolled |= any(name.numbered for name in names_of(job.training.freeze))
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
+        if hooks is not None:
+            machine.policy.hooks = hooks()
         machine.path = model.prefix
         reading = read_inputs(job.training, family, model, machine.policy.dtype)
         more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
         steps = plan.accumulation
         several = _several(machine, steps)
-        _iterate(machine, plan, family, model, reading, last=not several, divided=several)
+        _iterate(machine, plan, family, model, reading, first=True, last=not several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
-        _require_heeded(machine, job.training, model)
+        _require_heeded(machine, job.training, model, family)
         if not machine.undisturbed():
             return None
         if machine.uneven and not each:
@@ -132,12 +144,15 @@ def play_step(
     )  # fmt: skip
 
 
-def _require_heeded(machine: Machine, training: Any, model: Model) -> None:
+def _require_heeded(machine: Machine, training: Any, model: Model, family: Family) -> None:
     """That the family's forward has taken notice of what was asked.
 
     Raises:
         NotModelledError: it knows nothing of a setting.
     """
+    if training.freeze and family.inputs & IMAGE and machine.policy.checkpointing != "none":  # patches' hooks ask for gradients
+        raise NotModelledError("training.freeze", training.freeze[0], "is not modelled of a model that sees, under its own "
+                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
     for key, heeded, way_out in (
         ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
         ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
@@ -164,8 +179,9 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     from memcalc.readers.source import read_model
 
     job = read_job(mapping)
-    model = prepared(read_model(job.model), job)
-    return play_step(job, make_plan(job), model, family_of(model), Behaviour(), unrolled=unrolled)
+    model, plan = prepared(read_model(job.model), job), make_plan(job)
+    hooks = hooks_of(plan.setting(model), plan.backend)
+    return play_step(job, plan, model, family_of(model), Behaviour(), unrolled=unrolled, hooks=hooks)
 
 
 def family_of(model: Model) -> Family:
@@ -187,23 +203,22 @@ def _several(machine: Machine, steps: Count) -> bool:
 
 def _again(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, times: Count) -> None:
     """The micro-batches after the first, which find gradients."""
-    for _ in range(2):
-        if machine.decide(times > 0):
-            _iterate(machine, plan, family, model, reading, last=True, divided=True)
-            return
+    if machine.policy.hooks is not None and machine.decide(times > 1):  # an engine may take the last for itself
+        _iterate(machine, plan, family, model, reading, first=False, last=False)
+    _iterate(machine, plan, family, model, reading, first=False, last=True)
 
 
-def _iterate(
-    machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, last: bool, divided: bool
-) -> None:
-    """One micro-batch (runtime: the loop that is measured and traced)."""
+def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, first: bool, last: bool) -> None:
+    """One micro-batch (runtime: the loop that is measured and traced), the first of its step, the last, or both."""
     machine.mark("forward")
     machine.layers = 0
-    machine.autocast = plan.scheme.copy
+    machine.autocast = computed(plan, model)[1]
+    if machine.policy.hooks is not None:
+        machine.policy.hooks.begin(machine, first=first, last=last)
     assert family.play is not None
-    loss, kept = family.play(machine, model.architecture, model.config, model.root, reading.batch)
+    loss, kept = machine.call("", family.play, machine, model.architecture, model.config, model.root, reading.batch)
     machine.mark("loss")
-    if divided:
+    if not (first and last):
         loss = scaled(machine, loss, "div.Tensor")
     del kept
     machine.leave_autocast()
@@ -230,11 +245,11 @@ def _converted(machine: Machine, reading: Reading) -> Played:
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
     first = None if machine.policy.updates is None else tuple(converter.events(machine.tape, first=True))
-    gradients = tuple(
-        (converter.buffer(leaf.gradient.life), converter.times.get(leaf.gradient.life, 1))
-        for leaf in machine.leaves.values()
-        if leaf.gradient is not None
-    )
+    left = [leaf.gradient for leaf in machine.leaves.values() if leaf.gradient is not None]
+    if machine.policy.hooks is not None:
+        left += machine.policy.hooks.kept()
+    gradients = tuple((converter.buffer(one.life), converter.times.get(one.life, 1)) for one in left)
+    left.clear()
     for leaf in machine.leaves.values():  # what is still held dies off the tape
         leaf.gradient = None
     return Played(
