@@ -364,6 +364,7 @@ class Machine:
         """
         section = Section(self._sequence + 1, times)
         self.turns(times, body, box)
+        self._turns = None
         section.last = self._sequence
         self.sections.append(section)
 
@@ -404,12 +405,12 @@ class Machine:
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
+        carried: tuple[tuple[Life, Life], ...] = (
+            ((section.given, gives),) if section.given is not None and gives is not None else ()
+        )
         first, later = section.waiting, self._waiting()
-        carried: tuple[tuple[Life, Life], ...] = ()
-        if section.given is not None and gives is not None:
-            carried = ((section.given, gives),)
         if first is not None and later is not None:
-            carried = (*carried, (first, later))
+            carried += ((first, later),)
             self.uneven |= not self.same(first.size, later.size)
         carried += carried_pairs(section.held, self._carried())
         section.outer.append((Stretch(section.times, self.tape, carried), None))

@@ -9,10 +9,8 @@ from memcalc.footprint import Held
 from memcalc.tape.events import COMPONENTS, Alloc, Buffer, Event, Mark, Role
 from memcalc.tape.unroll import Leaf, unroll
 
-PLAYED: tuple[Role, ...] = ("parameter_copy", "input", "activation", "temporary", "workspace")
-"""Roles that the played step explains; of the others the layout does."""
-EXPLAINED = frozenset(COMPONENTS[role] for role in PLAYED)
-"""Their components."""
+PLAYED: tuple[Role, ...] = ("parameter_copy", "input", "activation", "temporary", "communication", "workspace")
+"""Roles that the played step explains; of the others the layout does, and of communication where it keeps buffers for good."""
 
 
 def held_by_role(tape: Iterable[Event]) -> list[Held]:

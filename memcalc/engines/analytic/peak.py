@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, engine_hooks, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -18,12 +18,11 @@ from memcalc.footprint import Components, Footprint, Held, Peak
 from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
-from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
 
-PLAYED = ("torch", "fsdp2")
+ENGINES = ("torch", "fsdp2")
 """Data-parallel engines whose step is played."""
 
 
@@ -54,7 +53,7 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    hooks = hooks_of(plan.setting(model), plan.backend)
+    hooks = engine_hooks(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
@@ -68,7 +67,7 @@ def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend not in PLAYED:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+    if plan.backend not in ENGINES:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
         raise NotModelledError(
             "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
         )
@@ -129,8 +128,10 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
-    kept = [held for held in footprint.buffers if held.component not in EXPLAINED]
-    return (*kept, *held_by_role(tape))
+    always = any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
+    played = {COMPONENTS[role] for role in PLAYED if not (always and role == "communication")}
+    kept = [held for held in footprint.buffers if held.component not in played]
+    return (*kept, *(held for held in held_by_role(tape) if held.component in played))
 
 
 def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
