@@ -120,6 +120,15 @@ def test_adapters_and_sweeps_are_refused():
     assert "of a model that sees" in " ".join(estimate_mapping(seeing).warnings)
 
 
+def test_a_sharded_step_of_them_is_said_not_to_be_played():
+    """Under FSDP2 states are exact, and the peak is unknown with its reason."""
+    for key, value in (("freeze", ["embed_tokens"]), ("cross_entropy", "liger"), ("batch", "packed")):
+        asked = {**job("llama", "{0}", {"dp": 4, "zero_stage": 3, "zero_backend": "fsdp2"}), "freeze": [], key: value}
+        found = estimate_mapping(asked)
+        assert found.peak.requested is None
+        assert f"training.{key}: " in " ".join(found.warnings)
+
+
 def test_flags_reach_the_job():
     """``--set training.freeze=[…]`` and its like are the job's keys."""
     from memcalc.cli.options import job_mapping

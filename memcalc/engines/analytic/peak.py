@@ -49,12 +49,29 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
         NotModelledError: they cannot be played.
     """
     several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
+    _refuse_together(job, plan)
     family = _playable(plan, model, several=several)
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
     hooks = engine_hooks(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
+
+
+def _refuse_together(job: Job, plan: Plan) -> None:
+    """Ways to train that nobody has held against a sharded engine's gathers.
+
+    Raises:
+        NotModelledError: one of them.
+    """
+    if plan.backend == "torch":
+        return
+    usual = {"freeze": [], "cross_entropy": "plain", "batch": "full"}
+    for key, value in usual.items():
+        if (asked := getattr(job.training, key)) != value:
+            raise NotModelledError(
+                f"training.{key}", asked, f"has a step that is not played under {plan.backend}", "leave one out"
+            )
 
 
 def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
