@@ -13,6 +13,7 @@ from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
 from memcalc.families._encoder_heads import bare, check_labels
 from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, last_position, positions, run_layers
+from memcalc.families._head_losses import in_stead
 from memcalc.families._kinds_forward import kinds_in, run_kinds
 from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
@@ -98,7 +99,9 @@ def decoded(
 ) -> tuple[Value, Any]:
     """The same from the embeddings on, under the masks that are given or made here."""
     context = Context(eager=eager, window=style.window)
-    context.place = place = positions(machine, batch.tokens)
+    given = batch.values.get("position_ids")
+    context.place = place = positions(machine, batch.tokens) if given is None else given
+    machine.heeded = style.masks is None and masks is None and (style.placed_masks or given is None)
     if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
     if style.window is None:
@@ -172,6 +175,8 @@ def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: St
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaForCausalLM.forward
     """
     hidden, cache = machine.call(names.body, body, machine, root.part(names.body), batch, names, style, eager=eager)
+    if machine.cache is None and (fused := in_stead(machine, names.head, root, hidden, batch["labels"])) is not None:
+        return fused, cache
     given = hidden if machine.cache is None else last_position(machine, hidden)
     logits = machine.call(names.head, root.part(names.head).play, machine, given)
     if root.has(""):  # what happens to the logits (gemma2, cohere)

@@ -104,6 +104,10 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
         if eager:
             return eager_mask(machine, batch, dtype, keys)
         return allowed_mask(machine, batch, keys) if cache.masked(machine, batch.tokens) else None
+    from memcalc.families._given_masks import given_mask, is_given
+
+    if is_given(batch):
+        return given_mask(machine, batch, dtype, None, eager=eager)
     if place is not None:
         find_packed(machine, place, batch)
     return eager_mask(machine, batch, dtype) if eager else None
@@ -140,7 +144,13 @@ def _counted(machine: Machine, tokens: Count) -> Value:
 
 
 def find_packed(machine: Machine, place: Value, batch: Batch) -> None:
-    """Whether positions start anew within a row (masking_utils.py:find_packed_sequence_indices)."""
+    """Positions do not start anew within a row, which is looked at."""
+    found_packed(machine, place, batch)
+    machine.assumed[WHOLE_SEQUENCES] = None
+
+
+def found_packed(machine: Machine, place: Value, batch: Batch) -> Value:
+    """Which sequence of its row each token is of (masking_utils.py:find_packed_sequence_indices)."""
     first = machine.new((batch.rows, 1), "int64", "sub.Tensor")
     ahead = machine.new((batch.rows, batch.tokens + 1), "int64", "cat")
     steps = machine.new((batch.rows, batch.tokens), "int64", "sub.Tensor")
@@ -150,8 +160,8 @@ def find_packed(machine: Machine, place: Value, batch: Batch) -> None:
     zero = machine.new((batch.rows,), "bool", "eq.Scalar")
     every = machine.new((), "bool", "all")
     del zero, every
-    del first, steps, packed
-    machine.assumed[WHOLE_SEQUENCES] = None
+    del first, steps
+    return packed
 
 
 def rotary(machine: Machine, hidden: Value, place: Value, width: Count, context: Context) -> None:

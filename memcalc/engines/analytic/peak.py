@@ -48,8 +48,9 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     Raises:
         NotModelledError: they cannot be played.
     """
-    family = _playable(plan, model)
     several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
+    _refuse_together(job, plan)
+    family = _playable(plan, model, several=several)
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
@@ -57,7 +58,23 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
-def _playable(plan: Plan, model: Model) -> Family:
+def _refuse_together(job: Job, plan: Plan) -> None:
+    """Ways to train that nobody has held against a sharded engine's gathers.
+
+    Raises:
+        NotModelledError: one of them.
+    """
+    if plan.backend == "torch":
+        return
+    usual = {"freeze": [], "cross_entropy": "plain", "batch": "full"}
+    for key, value in usual.items():
+        if (asked := getattr(job.training, key)) != value:
+            raise NotModelledError(
+                f"training.{key}", asked, f"has a step that is not played under {plan.backend}", "leave one out"
+            )
+
+
+def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
     """The family whose step is played.
 
     Raises:
@@ -71,8 +88,13 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
         )
-    if plan.optimizer.frees_gradients:
-        raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
+    if plan.optimizer.frees_gradients and not plan.optimizer.on_arrival:
+        raise NotModelledError(
+            "training.optimizer", plan.optimizer.name, "copies gradients to the host inside backward, which is not played yet"
+        )
+    if plan.optimizer.on_arrival and several:
+        raise NotModelledError("parallelism.dp", plan.optimizer.name, "reduces gradients inside backward by itself, which is "
+                               "not played yet", "use one rank")  # fmt: skip
     return family_of(model)
 
 
@@ -84,6 +106,7 @@ def around_of(plan: Plan, model: Model, account: Account, chip: Chip) -> Around:
         states=[holding for _, holding in account.states],
         clip=clip_events(plan, layout, model, chip=chip),
         update=step_events(plan, layout, model, chip=chip),
+        born_inside=plan.frees_gradients and plan.optimizer.born != "init",
     )
 
 

@@ -197,6 +197,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         mode = stack.enter_context(cuda_is_here(machine))
+        mode.whole = training.batch == "full"
         feed.progress("building the model", 0)
         with no_values():
             built = make()
