@@ -22,12 +22,26 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
     value, weight, bias = _cast(machine, value, weight, bias)
     out = weight.shape[1] if transposed else weight.shape[0]
     shape = value.shape
+    if bias is None and not transposed:
+        weight = _turned(machine, weight)
     flat = value if len(shape) == 2 else merge_dims(machine, value, 0, len(shape) - 2)
     made = _product(machine, flat, weight, bias, out, transposed)
     del flat
     if len(shape) == 2:
         return made
     return _unflattened(machine, made, (*shape[:-1], out))
+
+
+def _turned(machine: Machine, weight: Value) -> Value:
+    """``weight.t()``, made before the input is flattened: its gradient is stored after the input's has been added to others.
+
+    With a bias it is made after, and turned back first (ATen native/Linear.cpp:linear, _flatten_nd_linear).
+    """
+    return machine.record(weight.detached(), (weight,), (), _turned_backward) if machine.wants(weight) else weight
+
+
+def _turned_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    return (grad,)
 
 
 def flattened_shape(value: Value) -> tuple[Count, ...]:
