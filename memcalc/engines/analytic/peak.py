@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
+from memcalc.engines.analytic.moments import Gradients
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
+from memcalc.engines.analytic.under_megatron import under_megatron
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -35,12 +39,33 @@ def whole_step(
     ``replayed`` asks for what the allocator makes of it, ``explained`` for the buffers behind each component.
     """
     try:
-        played, assumed = played_of(job, plan, model)
+        steps, assumed = steps_of(job, plan, model, account)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(plan, model, account, assumed.behaviour.chip)
+    around, played = steps[0] if len(steps) == 1 else max(steps, key=lambda step: fold(steady_tape(*step)).stretch.top)
     return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
+
+
+def steps_of(
+    job: Job, plan: Plan, model: Model, account: Account, ranks: int | None = None
+) -> tuple[list[tuple[Around, Played]], Assumed]:
+    """The step of each rank that may be the highest, and what it was assumed to run on; ``ranks`` where the plan's are arrays.
+
+    Raises:
+        NotModelledError: it cannot be played.
+        ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
+    """
+    played, assumed = played_of(job, plan, model, ranks)
+    chip = assumed.behaviour.chip
+    around = around_of(plan, model, account, chip)
+    if plan.backend == "megatron":
+        return [under_megatron(plan, account.layout, around, played)], assumed
+    if plan.backend != "deepspeed":
+        return [(around, played)], assumed
+    if plan.scheme.main_gradient:
+        return [under_bf16(plan, model, account.layout, around, played, chip)], assumed
+    return under_zero(plan, model, account.layout, around, played, chip), assumed
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -53,8 +78,9 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
-    in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets), assumed
+    in_buckets = (several and bool(plan.zero_args.get("gradient_as_bucket_view"))) or plan.backend == "megatron"
+    hooks = partial(Gradients, plan.stage == 2) if plan.backend == "deepspeed" else None
+    return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
 def _playable(plan: Plan, model: Model) -> Family:
@@ -67,7 +93,8 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend != "torch":  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+    whole = plan.backend in ("torch", "megatron") or (plan.backend == "deepspeed" and plan.stage in (1, 2))
+    if not whole:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
         raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")

@@ -26,6 +26,7 @@ from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
 from memcalc.play.policy import Policy
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
 
@@ -173,14 +174,24 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or plan.scheme.step == "textbook":
-        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
+    if (big := _scaled(machine, plan, loss)) is not None:
         Engine(machine).run(big)
         del big
     else:
         Engine(machine).run(loss)
     del loss
     machine.held = None
+
+
+def _scaled(machine: Machine, plan: Plan, loss: Value) -> Value | None:
+    """The loss as it is scaled for backward; None where it is not."""
+    if plan.scheme.scaler:
+        return scaled(machine, loss)
+    if plan.backend == "megatron":  # core/pipeline_parallel/schedules.py:backward_step
+        return scaled(machine, loss) if plan.scheme.parameter == "float16" else None
+    if plan.backend == "deepspeed":  # by 1 too, but not by BF16_Optimizer (deepspeed runtime/base_optimizer.py:scale_if_loss)
+        return None if plan.scheme.main_gradient else scaled(machine, loss)
+    return scaled(machine, to(machine, loss, "float32")) if plan.scheme.step == "textbook" else None
 
 
 def _converted(machine: Machine, reading: Reading) -> Played:
@@ -213,12 +224,14 @@ class Around:
         states: what the optimizer keeps from its first step on.
         clip: what clipping takes for a moment; empty where nothing is clipped.
         update: what the optimizer's step takes for a moment.
+        early: what an engine does in its step before the optimizer's own, where states are born.
     """
 
     resident: Sequence[Holding]
     states: Sequence[Holding]
     clip: Sequence[Event]
     update: Sequence[Event]
+    early: Sequence[Event] = ()
 
 
 def steady_tape(around: Around, played: Played) -> list[Event]:
@@ -245,5 +258,5 @@ def _iteration(around: Around, played: Played, number: int, born: Sequence[Event
     tape = [Mark(event.phase, number) if isinstance(event, Mark) else event for event in played.events]
     if around.clip:
         tape += [Mark("clip", number), *around.clip]
-    tape += [Mark("optimizer_step", number), *born, *around.update, Mark("zero_grad", number)]
+    tape += [Mark("optimizer_step", number), *around.early, *born, *around.update, Mark("zero_grad", number)]
     return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]
