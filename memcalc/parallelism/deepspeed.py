@@ -35,6 +35,9 @@ ARGS = {
     "round_robin_gradients": False,
     "allgather_bucket_size": 500_000_000,
     "stage3_param_persistence_threshold": 100_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
     "sub_group_size": 1_000_000_000,
 }
 """deepspeed runtime/zero/config.py:113-245. overlap_comm is on by default in stage 3 alone, where it makes no second bucket.

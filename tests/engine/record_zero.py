@@ -2,8 +2,8 @@
 
     python -m tests.engine.record_zero
 
-writes ``zero_steps.json``: of every case and rank, what each phase of a steady step holds at its start, at its highest and at its
-end.
+writes ``zero_steps.json``: of every case and rank, what each phase of a steady step holds at its start, at its highest and at
+its end.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ MODEL = {
 def case(name: str, world: int = 2, *, stage: int, steps: int = 1, precision: str = "fp32", **keys: Any) -> dict[str, Any]:
     """One case, as both sides read it."""
     model = {**MODEL, **keys.pop("model", {})}
-    clip = {"max_grad_norm": keys.pop("max_grad_norm")} if "max_grad_norm" in keys else {}
+    clip = {key: keys.pop(key) for key in ("max_grad_norm", "activation_checkpointing") if key in keys}
     return {
         "name": name, "world": world, "model": model, "precision": precision, "micro_batch_size": 2, "sequence_length": 24,
         "gradient_accumulation_steps": steps, "zero_stage": stage, "zero_args": keys, **clip,
     }  # fmt: skip
 
 
+NARROW = {"stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0,
+          "stage3_prefetch_bucket_size": 0}  # fmt: skip
+AHEAD = {"stage3_param_persistence_threshold": 200, "stage3_max_live_parameters": 60_000, "stage3_max_reuse_distance": 25_000,
+         "stage3_prefetch_bucket_size": 15_000}  # fmt: skip
 CASES = [
     case("stage 1", stage=1, reduce_bucket_size=30_000),
     case("stage 2", stage=2, reduce_bucket_size=30_000),
@@ -47,6 +51,15 @@ CASES = [
     case("stage 1, reduced in place", stage=1, reduce_bucket_size=5000, reduce_scatter=False, precision="bf16"),
     case("BF16_Optimizer, 2 micro-batches", stage=1, steps=2, precision="deepspeed-bf16"),
     case("stage 1 on 3 ranks, dealt out", 3, stage=1, reduce_bucket_size=9000, round_robin_gradients=True, precision="bf16"),
+    case("stage 3, everything kept", stage=3, stage3_param_persistence_threshold=200, reduce_bucket_size=20_000,
+         precision="bf16"),
+    case("stage 3, as little as can be", stage=3, **NARROW, reduce_bucket_size=20_000, precision="bf16"),
+    case("stage 3, ahead, 3 micro-batches", stage=3, steps=3, **AHEAD, reduce_bucket_size=9000, precision="bf16"),
+    case("stage 3, tied, in sub-groups, clipped", stage=3, **AHEAD, reduce_bucket_size=5000, sub_group_size=20_000,
+         model={"tie_word_embeddings": True}, max_grad_norm=0.5, precision="bf16"),
+    case("stage 3, checkpointed", stage=3, **AHEAD, reduce_bucket_size=20_000, precision="bf16",
+         activation_checkpointing="full"),
+    case("stage 3 on 3 ranks", 3, stage=3, **AHEAD, reduce_bucket_size=20_000, precision="bf16"),
     case("stage 2 on 3 ranks", 3, stage=2, reduce_bucket_size=12_000, precision="bf16"),
 ]  # fmt: skip
 

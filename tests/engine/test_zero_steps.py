@@ -34,7 +34,7 @@ def steps(one: dict[str, Any]) -> list[Any]:
 
 
 def rows(step: Any) -> list[Row]:
-    """(phase, bytes at its start, highest, at its end), above what is there between steps; without what CUDA's libraries keep."""
+    """(phase, bytes at its start, highest, at its end), above what is there between steps; without CUDA's workspaces."""
     live, found, between = 0, [], None
     for event in unroll(steady_tape(*step)):
         if isinstance(event, Mark):

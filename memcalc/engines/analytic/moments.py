@@ -68,7 +68,7 @@ def written(events: Iterable[Event], kinds: frozenset[str], told: Told) -> list[
 
 def _turns(event: Repeat, kinds: frozenset[str], told: Told) -> list[Event]:
     turns: list[tuple[int, list[Event]]] = []
-    for _ in range(int(event.times)):  # type: ignore[arg-type]
+    for _ in range(int(event.times)):
         turn = written(event.body, kinds, told)
         if turns and _same(turns[-1][1], turn):
             turns[-1] = (turns[-1][0] + 1, turn)

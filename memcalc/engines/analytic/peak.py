@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradi
 from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
 from memcalc.engines.analytic.under_megatron import under_megatron
+from memcalc.engines.analytic.under_zero3 import Modules, under_zero3
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -24,6 +25,7 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
+from memcalc.play.around import Hooks
 from memcalc.tape.events import COMPONENTS, ROLES, Event
 from memcalc.tape.fold import Fold, fold, requested
 
@@ -65,6 +67,8 @@ def steps_of(
         return [(around, played)], assumed
     if plan.scheme.main_gradient:
         return [under_bf16(plan, model, account.layout, around, played, chip)], assumed
+    if plan.stage == 3:
+        return [under_zero3(plan, model, account.layout, around, played, chip)], assumed
     return under_zero(plan, model, account.layout, around, played, chip), assumed
 
 
@@ -79,7 +83,9 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
     in_buckets = (several and bool(plan.zero_args.get("gradient_as_bucket_view"))) or plan.backend == "megatron"
-    hooks = partial(Gradients, plan.stage == 2) if plan.backend == "deepspeed" else None
+    hooks: Callable[[], Hooks] | None = None
+    if plan.backend == "deepspeed":
+        hooks = Modules if plan.stage == 3 else partial(Gradients, plan.stage == 2)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
@@ -93,7 +99,7 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    whole = plan.backend in ("torch", "megatron") or (plan.backend == "deepspeed" and plan.stage in (1, 2))
+    whole = plan.backend in ("torch", "megatron") or (plan.backend == "deepspeed" and plan.stage > 0)
     if not whole:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
         raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
     if plan.optimizer.frees_gradients:

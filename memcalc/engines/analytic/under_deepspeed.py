@@ -84,7 +84,7 @@ def _step(reduction: Reduction, left: Sequence[Buffer], update: Iterable[Event],
     """(what comes before the optimizer's own step, that step and what follows): norm, flat gradients, update."""
     size, partition = itemsize(reduction.dtype), reduction.partition
     pieces = reduction.pieces()
-    early = _norm(pieces, chip)
+    early = norm_events(pieces, chip)
     tensors = len(pieces) + bool(reduction.rest())
     flat = Buffer("flattened gradients", partition * size, "temporary")
     single = Buffer("fp32 gradients", partition * 4, "temporary")
@@ -100,7 +100,7 @@ def _step(reduction: Reduction, left: Sequence[Buffer], update: Iterable[Event],
     return [*early, *gone], [*update, Free(own)]
 
 
-def _norm(pieces: Sequence[int], chip: Chip) -> list[Event]:
+def norm_events(pieces: Sequence[int], chip: Chip) -> list[Event]:
     """Each piece's norm is taken of a copy in float64, and kept until all are added up (get_grad_norm_direct)."""
     events: list[Event] = []
     norms: list[Buffer] = []

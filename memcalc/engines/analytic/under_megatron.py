@@ -1,7 +1,7 @@
-"""A played step as Megatron-LM's DistributedDataParallel and optimizers run it: gradients go into a buffer that is always there.
+"""A played step as Megatron-LM's data parallelism and optimizers run it: gradients go into a buffer that is always there.
 
-source: Megatron-LM d98e8a64 core/distributed/distributed_data_parallel.py:_make_backward_post_hook (main_grad.add_, and .grad is
-None); core/optimizer/distrib_optimizer.py:_copy_model_grads_to_main_grads (``.float()``, which copies nothing that is FP32
+source: Megatron-LM d98e8a64 core/distributed/distributed_data_parallel.py:_make_backward_post_hook (main_grad.add_, and .grad
+is None); core/optimizer/distrib_optimizer.py:_copy_model_grads_to_main_grads (``.float()``, which copies nothing that is FP32
 already); core/optimizer/clip_grads.py. Reduction and all-gather are in place (core/distributed/param_and_grad_buffer.py).
 """
 
