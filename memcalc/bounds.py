@@ -15,14 +15,15 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memcalc.allocator.replay import replay
-from memcalc.allocator.settings import AllocatorSettings
 from memcalc.device_total import FEW, device_total
 from memcalc.footprint import Footprint
 from memcalc.records import dataclass
 from memcalc.tape.events import Event
+
+if TYPE_CHECKING:
+    from memcalc.allocator.settings import AllocatorSettings
 
 FILE = Path(__file__).with_name("recorded.json")
 CONFIDENCE = 0.95
@@ -158,7 +159,13 @@ def lives_in(tape: Iterable[Event], capacity: int, settings: AllocatorSettings |
     >>> lives_in(tape, 40 * 2**20), lives_in(tape, 39 * 2**20)
     (True, False)
     """
+    from memcalc.allocator.replay import replay
+    from memcalc.allocator.settings import AllocatorSettings
+    from memcalc.allocator.summits import lives_in as plainly_lives_in
+
     events = list(tape)
     if capacity < 0:
         return False
+    if settings is None or settings == AllocatorSettings():
+        return all(plainly_lives_in(events, capacity, descending=descending) for descending in (False, True))
     return all(replay(events, settings, capacity, descending=descending).out_of_memory is None for descending in (False, True))

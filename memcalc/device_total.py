@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from memcalc.devices import load_device
+from memcalc.behaving import USUAL_GPU
 from memcalc.devices_context import (
     BARE,
     EAGER,
@@ -31,6 +31,7 @@ from memcalc.devices_context import (
     Running,
 )
 from memcalc.footprint import Outside
+from memcalc.kernels.behaviour import Behaviour
 from memcalc.records import dataclass
 from memcalc.units import MIB, parse_bytes
 
@@ -161,6 +162,11 @@ def _groups(parallelism: Mapping[str, Any]) -> list[int]:
 def _capability(gpu: str | None) -> tuple[str | None, str]:
     if gpu is None:
         return None, "nvidia"
+    if gpu == USUAL_GPU:
+        major, minor = Behaviour().capability  # as the step was played, without reading the device's file
+        return f"{major}.{minor}", "nvidia"
+    from memcalc.devices import load_device
+
     device = load_device(gpu, "behaviour.gpu")
     return device.compute_capability, device.vendor
 

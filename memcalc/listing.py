@@ -1,4 +1,4 @@
-"""What there is to choose from, as rows: models, optimizers, GPUs, precisions."""
+"""What there is to choose from, as rows: models, optimizers, GPUs, precisions, implementations."""
 
 from __future__ import annotations
 
@@ -73,9 +73,19 @@ def _precisions() -> list[Row]:
     ]
 
 
+def _implementations() -> list[Row]:
+    from memcalc.implementations import KNOWN, USUAL, load_implementation
+
+    usual = {"name": USUAL, "arguments": "", "what": "every family's own code", "source": "transformers 5.23.0"}
+    found = [load_implementation(name) for name in KNOWN]
+    return [usual, *({"name": each.name, "arguments": ", ".join(each.arguments), "what": each.summary, "source": each.source}
+                     for each in found)]  # fmt: skip
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "optimizers": _optimizers,
     "models": _models,
     "gpus": _gpus,
     "precisions": _precisions,
+    "implementations": _implementations,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memcalc.errors import InputError, NotModelledError, either
+from memcalc.families.base import load_family
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.job import Job
 from memcalc.models import Model
@@ -19,9 +20,7 @@ def prepared(model: Model, job: Job) -> Model:
     """
     training = job.training
     if job.implementation == USUAL:
-        if job.implementation_args:
-            raise InputError("implementation_args", job.implementation_args, "are of no use to transformers", "leave them out")
-        return _adapted(model, job)
+        return _adapted(_told(model, job), job)
     from memcalc.implementations.base import Asked
 
     found = load_implementation(job.implementation)
@@ -33,8 +32,29 @@ def prepared(model: Model, job: Job) -> Model:
         raise NotModelledError("implementation", found.name, "needs a model's config", "name a model")
     if training.lora is not None and not found.adapts:
         raise NotModelledError("training.lora", training.lora, f"is not modelled on {found.name}", "leave it out")
+    if training.quantization is not None and not found.adapts:
+        raise NotModelledError(
+            "training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out"
+        )
     asked = Asked(job.implementation_args, training.lora, training.quantization)
     return replace(found.build(model, asked), implementation=found.name)
+
+
+def _told(model: Model, job: Job) -> Model:
+    """With what the job says of how transformers runs the family."""
+    said = job.implementation_args
+    if not said:
+        return model
+    options = load_family(model.family).options if model.config is not None else {}
+    if not options:
+        raise InputError("implementation_args", dict(said), "are of no use to transformers", "leave them out")
+    for key, value in said.items():
+        path = f"implementation_args.{key}"
+        if key not in options:
+            raise InputError(path, value, f"is not known to transformers' {model.family}", f"use {either(list(options))}")
+        if value not in options[key]:
+            raise InputError(path, value, "is none of its values", f"use {either(list(options[key]))}")
+    return replace(model, config=model.config.model_copy(update=said))  # type: ignore[union-attr]
 
 
 def _adapted(model: Model, job: Job) -> Model:

@@ -127,6 +127,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "hidden_dropout": 0.1,
         "attention_dropout": 0.1,
     },
+    # a trace without mamba-ssm runs the scan in PyTorch
+    "mamba": {**WORDS, "hidden_size": 48, "num_hidden_layers": 4, "state_size": 4, "kernels": "torch"},
     "gpt2": {**CLASSIC, "n_embd": 96, "n_layer": 2, "n_head": 6, "n_positions": 300},
     "bert": {**BERT},
     "roberta": {**BERT},
@@ -174,6 +176,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "albert": {**BERT, "embedding_size": 56, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
 }  # fmt: skip
 """By model_type: keys of the config beside ``model_type``; ``architectures`` where it is not the usual one."""
+
+SHORT = (
+    {"micro_batch_size": 1, "sequence_length": 5},
+    {"micro_batch_size": 3, "sequence_length": 18},
+    {"micro_batch_size": 2, "sequence_length": 33},
+)
+"""Of a family that reads its tokens one after another."""
 
 SIZES: dict[str, tuple[dict[str, int], ...]] = {
     "text": (
@@ -231,7 +240,7 @@ def jobs(family: str) -> list[dict[str, Any]]:
     model = {"model_type": family, **MODELS[family]}
     reads = load_family(family)
     read = "text" if family in BY_WORDS else "+".join(sorted(reads.inputs))
-    sizes = SIZES.get(read, SIZES["text"])
+    sizes = SHORT if family == "mamba" else SIZES.get(read, SIZES["text"])
     kernels = KERNELS.get(family, ATTENTIONS) if reads.attends else ("auto",)
     return [
         {"model": model, "optimizer": "adamw", "precision": precision, "attention": attention,

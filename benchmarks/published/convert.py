@@ -132,6 +132,8 @@ def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> di
         told["image_size"] = record.raw["model"]["image_size"]
     if "eager" in record.text("attention"):
         told["attention"] = "eager"
+    if record.before_2:
+        told["set_to_none"] = False
     return told
 
 

@@ -68,6 +68,10 @@ GPUS: Sequence[tuple[str, str]] = (
     (r"4070 Ti SUPER", "rtx-4070-ti-super-16gb"), (r"3090", "rtx-3090"), (r"4090", "rtx-4090"),
 )  # fmt: skip
 
+BEFORE_2 = re.compile(r"\(20(?:1\d|2[0-2])\)|torch 1\.")
+"""Software from before torch 2.0: foreach was no default on CUDA yet, and zero_grad filled gradients with zeros (its release
+notes, "Backwards Incompatible Changes", March 2023)."""
+
 
 class Optimizer(NamedTuple):
     """As the registry has it."""
@@ -88,6 +92,7 @@ class Record:
         checkpointing: ``none``, ``full``, or the record's own word for another policy.
         gpu: by memcalc's name; ``""`` where none is stated; None where it is no NVIDIA GPU.
         torch: a version, where one is stated.
+        before_2: whether its software is said to be from before torch 2.0 of March 2023.
     """
 
     raw: Mapping[str, Any]
@@ -106,6 +111,7 @@ class Record:
     checkpointing: str
     gpu: str | None
     torch: str | None
+    before_2: bool
     accumulation: int
 
     def text(self, key: str) -> str:
@@ -165,6 +171,7 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         precision=_first(PRECISIONS, str(raw["precision"] or "")),
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
+        before_2=bool(BEFORE_2.search(str(raw.get("software") or ""))),
         accumulation=int(raw.get("gradient_accumulation_steps", 1)),
     )  # fmt: skip
 
@@ -182,13 +189,13 @@ def _implementation(repo: str, name: str) -> str | None:
 
 
 def _optimizer(words: str, software: str) -> Optimizer | None:
-    """Classes of torch took tensors one by one until 2.0 of March 2023 made foreach the default on CUDA (its release notes)."""
+    """Classes of torch took tensors one by one before 2.0."""
     if re.search(r"into backward|in post_accumulate|offload|lpmm|torchao", words, re.IGNORECASE):
         return None
     for pattern, (name, arguments) in OPTIMIZERS:
         match = re.match(pattern, words)
         if match:
-            before = name.startswith("torch:") and not arguments and re.search(r"\(20(?:1\d|2[0-2])\)|torch 1\.", software)
+            before = name.startswith("torch:") and not arguments and BEFORE_2.search(software)
             return Optimizer(name.format(*match.groups()), {"foreach": False} if before else dict(arguments))
     return None
 

@@ -33,7 +33,8 @@ looked up, none to meet a number:
 - The code of a litgpt run is that of the commit its page names, or else of the one that put the figure on the page. At
   first two
   commits stood for all (errors then: TinyLlama +2.6 % and +5.1 %, now under 0.2 %).
-- torch's optimizers before 2.0 took tensors one by one by default: the BERT runs of 2022 did.
+- torch's optimizers before 2.0 took tensors one by one by default, and its zero_grad kept gradients and filled them with zeros:
+  the BERT runs of 2022 did. (Four of them came out 20 to 25 % low without the gradients, in the analytic engine.)
 - **Engine:** half precision in SDPA's math kernel is computed in FP32 from torch 2.5 on only (Falcon-7B's multi-query
   attention
   on torch 2.1, which no faster kernel took, came out 24 % too high), and what a paged optimizer keeps in managed memory was

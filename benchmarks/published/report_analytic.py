@@ -26,7 +26,7 @@ device's where nvidia-smi or NVML was read (the middle of its range). `scope.py`
 the engine models, whatever a record needs beyond it keeps that record out, and the rule does not see what was measured. An
 error is what was predicted less what was measured, in percent of what was measured. *bound* is the lowest and the highest
 error of a group of 20 and more; a smaller group has those of all steps, or of all statics, together (*pooled*). Nothing in
-memcalc is fitted to these runs.
+memcalc is fitted to these runs. What was changed once errors had been seen, and why, is listed in [published.md](published.md).
 """
 
 

@@ -92,6 +92,7 @@ class Family:
         attends: whether it has attention at all.
         play: runs a training forward on shapes: (machine, architecture's name, config, root, batch) -> (loss, what the output
             holds besides); None where only the tensors are known.
+        options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
     """
 
     model_type: str
@@ -103,6 +104,7 @@ class Family:
     inputs: frozenset[str] = TEXT
     attends: bool = True
     play: Callable[..., tuple[Any, Any]] | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @cache

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from memcalc.arrays import Count, ceil_div
 from memcalc.families._decoder import Names, decoder_architecture
+from memcalc.families._encoder_heads import bare
+from memcalc.families._forward import Batch, causal_loss, run_layers
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Size
 from memcalc.layers.basic import rms_norm
-from memcalc.layers.state_space import MambaMixer
+from memcalc.layers.state_space import Kernels, MambaMixer
 from memcalc.layers.transformer import Block
+from memcalc.play.machine import Machine
+from memcalc.play.pointwise import add, to
+from memcalc.play.values import Value
 
 NAMES = Names("backbone", "embeddings", "layers", "norm_f")
 
@@ -33,6 +38,9 @@ class MambaConfig(FamilyConfig):
     use_conv_bias: Flag = True
     hidden_act: str = "silu"
     tie_word_embeddings: Flag = True
+    residual_in_fp32: Flag = True
+    kernels: Kernels = "mamba-ssm"
+    """No key of transformers': whose kernels are installed, which decides what runs (``implementation_args``)."""
 
 
 def mixer(config: MambaConfig) -> MambaMixer:
@@ -51,6 +59,45 @@ def build(config: MambaConfig, architecture: str) -> Architecture:
     return decoder_architecture(config, architecture, layer, rms_norm(config.hidden_size), names=NAMES)
 
 
+ASSUMED = {
+    "mamba-ssm": "mamba-ssm's and causal-conv1d's kernels are installed; without them: implementation_args: {kernels: torch}",
+    "torch": "neither mamba-ssm nor causal-conv1d is installed: Mamba scans token after token in PyTorch",
+}
+"""By kernels."""
+
+
+def block(machine: Machine, layer: Block, hidden: Value, config: MambaConfig) -> Value:
+    """source: transformers 5.23.0 models/mamba/modeling_mamba.py:MambaBlock.forward"""
+    residual = hidden
+    norm = layer.part("norm")
+    hidden = to(machine, hidden, machine.policy.dtype_of("norm"))
+    hidden = machine.call("norm", norm.play, machine, hidden)
+    if config.residual_in_fp32:
+        residual = to(machine, residual, "float32")
+    hidden = machine.call("mixer", layer.part("mixer").play, machine, hidden, config.kernels)
+    return add(machine, residual, hidden)
+
+
+def body(machine: Machine, root: Any, batch: Batch, config: MambaConfig) -> Value:
+    """source: transformers 5.23.0 models/mamba/modeling_mamba.py:MambaModel.forward"""
+    embeds = machine.call(NAMES.embedding, root.part(NAMES.embedding).play, machine, batch["input_ids"])
+    hidden = run_layers(machine, NAMES.layers, root.part(NAMES.layers), block, embeds, config)
+    return machine.call(NAMES.norm, root.part(NAMES.norm).play, machine, hidden)  # type: ignore[no-any-return]
+
+
+def play(machine: Machine, architecture: str, config: MambaConfig, root: Any, batch: Batch) -> tuple[Value, Any]:
+    """A training forward, as transformers runs it."""
+    machine.assumed[ASSUMED[config.kernels]] = None
+    if architecture == "MambaModel":
+        return bare(machine, body(machine, root, batch, config))
+    hidden = machine.call(NAMES.body, body, machine, root.part(NAMES.body), batch, config)
+    given = to(machine, hidden, machine.policy.dtype_of("linear"))
+    logits = machine.call(NAMES.head, root.part(NAMES.head).play, machine, given)
+    del given
+    logits = to(machine, logits, "float32")
+    return causal_loss(machine, logits, batch["labels"]), logits
+
+
 FAMILY = Family(
     model_type="mamba",
     config=MambaConfig,
@@ -59,4 +106,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/mamba/modeling_mamba.py",
     attends=False,
+    play=play,
+    options={"kernels": get_args(Kernels)},
 )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memcalc.implementations.base import Implementation
 
 USUAL = "transformers"
-KNOWN = ("litgpt", "nanogpt")
+KNOWN = ("litgpt", "megatron", "nanogpt", "torchtitan")
 """Each has a file of its name."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch
@@ -28,6 +28,18 @@ class Asked:
     quantization: str | None = None
 
 
+class Units(NamedTuple):
+    """The groups of parameters that FSDP2 gathers together, besides the root's, which has what is left (``fully_shard``).
+
+    Attributes:
+        groups: module paths that share a group; ``layers.*`` is a group for each member of the list.
+        stays: the groups whose parameters are not freed after forward, ``layers.-1`` being the last member.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    stays: tuple[tuple[str, ...], ...] = ()
+
+
 def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """No buffers beside the model's."""
     return ()
@@ -44,7 +56,9 @@ class Implementation:
         play: its training forward and loss: (machine, architecture, config, root, batch) -> (loss, what is held to backward).
         held: buffers whose size goes by the batch: (model, batch, dtype of the parameters, that of matrix products) ->
             (buffer, how many).
+        summary: one line for a person.
         arguments: names of its arguments.
+        units: how it calls ``fully_shard`` on a model that it built; None where it says nothing.
         adapts: whether it has adapters of its own, in place of peft's.
     """
 
@@ -53,5 +67,7 @@ class Implementation:
     build: Callable[[Model, Asked], Model]
     play: Callable[..., tuple[Any, Any]]
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
+    summary: str = ""
     arguments: tuple[str, ...] = ()
+    units: Callable[[Model], Units] | None = None
     adapts: bool = False

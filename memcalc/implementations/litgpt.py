@@ -176,7 +176,7 @@ def _layers(machine: Machine, shape: Shape, stack: Stack, x: Value, tables: Tabl
 
     def step(index: object) -> None:
         for place, layer in enumerate(each):
-            number = index * len(each) + place if isinstance(index, int) else index
+            number = index * len(each) + place if isinstance(index, int) else f"{index}{place if len(each) > 1 else ''}"
             box[0] = machine.call(f"h.{number}", checkpointed, machine, _block_play, machine, layer, box[0], tables)
 
     if not machine.same(count * len(each), stack.count):
@@ -211,5 +211,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,
-    arguments=("version", "script"), adapts=True,
+    summary="its GPT, finetune and pretrain scripts, and adapters of its own", arguments=("version", "script"), adapts=True,
 )  # fmt: skip

@@ -153,5 +153,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="nanogpt", source="karpathy/nanoGPT model.py, train.py", build=build, play=play, held=held,
-    arguments=("bias", "dropout"),
+    summary="GPT-2 under its train.py", arguments=("bias", "dropout"),
 )  # fmt: skip

@@ -7,7 +7,6 @@ All of it is pytorch 2.13 aten/src/ATen/native/cuda/Reduce.cuh:setReduceConfig u
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 
 from memcalc.arrays import Count, is_array
@@ -143,18 +142,16 @@ def staging(form: Layout, accumulator: int, chip: Chip, vec: int = 4) -> tuple[i
 
 
 def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: int, chip: Chip) -> tuple[Count, Count]:
-    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays, once for each shape in them."""
+    """The staging of reducing a contiguous tensor over ``dims`` (None: all); of arrays, element by element."""
 
     def one(*sizes: int) -> tuple[int, int]:
         strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
         return staging(layout([int(size) for size in sizes], strides, dims), accumulator, chip)
 
     if any(is_array(size) for size in shape):
-        numpy = sys.modules["numpy"]
-        sizes = numpy.stack(numpy.broadcast_arrays(*shape))
-        table, back = numpy.unique(sizes.reshape(len(sizes), -1), axis=1, return_inverse=True)
-        told = numpy.array([one(*column) for column in table.T.tolist()], dtype=numpy.int64)[back.reshape(-1)]
-        return told[:, 0].reshape(sizes.shape[1:]), told[:, 1].reshape(sizes.shape[1:])
+        from memcalc.kernels.reductions import contiguous_arrays
+
+        return contiguous_arrays(shape, dims, accumulator, chip)
     return one(*map(int, shape))
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from memcalc.arrays import Count
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Conv, Linear, Parameter
+from memcalc.play.machine import Machine
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
+
+Kernels = Literal["mamba-ssm", "torch"]
+"""Whose kernels scan: mamba-ssm's with causal-conv1d's, or none, token after token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,7 @@ class MambaMixer:
         rank: width of the projection that step sizes are made from.
         bias: on the matrices into and out of the mixer.
         conv_bias: on the convolution.
+        activation: of the convolution.
     """
 
     hidden: Count
@@ -42,11 +49,23 @@ class MambaMixer:
                 ("A_log", Parameter((self.inner, self.state), kind="recurrent")),
                 ("D", Parameter((self.inner,), kind="recurrent")),
                 ("conv1d", Conv(self.inner, self.inner, (self.kernel,), self.conv_bias, groups=self.inner)),
-                # the channels and their gate come from one matrix
-                ("in_proj", Linear(self.hidden, 2 * self.inner, self.bias)),
-                # a step size's latent, and what of the input enters and leaves the state
-                ("x_proj", Linear(self.inner, self.rank + 2 * self.state, bias=False)),
-                ("dt_proj", Linear(self.rank, self.inner)),
-                ("out_proj", Linear(self.inner, self.hidden, self.bias)),
+                *self.matrices(),
             ]
         ).tensors()
+
+    def matrices(self) -> tuple[tuple[str, Linear], ...]:
+        """The projections, as torch walks them."""
+        return (
+            # the channels and their gate come from one matrix
+            ("in_proj", Linear(self.hidden, 2 * self.inner, self.bias)),
+            # a step size's latent, and what of the input enters and leaves the state
+            ("x_proj", Linear(self.inner, self.rank + 2 * self.state, bias=False)),
+            ("dt_proj", Linear(self.rank, self.inner)),
+            ("out_proj", Linear(self.inner, self.hidden, self.bias)),
+        )
+
+    def play(self, machine: Machine, hidden: Value, kernels: Kernels) -> Value:
+        """``(rows, tokens, hidden)`` to the same."""
+        from memcalc.layers.scanning import WAYS
+
+        return WAYS[kernels](machine, self, hidden)

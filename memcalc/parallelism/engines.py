@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from memcalc.parallelism import plain
 from memcalc.parallelism.base import Layout, Setting
+from memcalc.play.around import Hooks
 
 BACKENDS = ("deepspeed", "fsdp2", "megatron", "torch")
 
@@ -21,3 +23,12 @@ def layouts(setting: Setting, backend: str, ranks: int) -> list[Layout]:
         module = backend
     answer: Callable[[Setting, int], list[Layout]] = import_module(f"memcalc.parallelism.{module}").layouts
     return answer(setting, ranks)
+
+
+def hooks_of(setting: Setting, backend: str) -> Callable[[], Hooks] | None:
+    """What makes an engine's hooks around the modules of a played step; None for one that leaves forward and backward alone."""
+    if backend != "fsdp2":
+        return None
+    from memcalc.parallelism.fsdp2_step import FullyShard
+
+    return partial(FullyShard, setting)

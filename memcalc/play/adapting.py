@@ -6,6 +6,7 @@ dora.py:DoraLinearLayer.forward
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcalc.play.graph import Leaf
@@ -131,10 +132,15 @@ class Peft(NamedTuple):
         return machine.new((summed.shape[0],), summed.dtype, "linalg_vector_norm")
 
 
+PLACE = re.compile(r"\d+|(\*|last|end)\d*")
+
+
 def counted(name: str) -> str:
     """A parameter's or module's name without the places it has in lists of modules, of which the machine plays some for all.
 
-    >>> counted("h.0.attn.weight"), counted("h.*.attn.weight"), counted("h.last.attn.weight")
+    Of layers that take turns, each kind has a place in the turn: ``*0``, ``*1``.
+
+    >>> counted("h.0.attn.weight"), counted("h.*1.attn.weight"), counted("h.last.attn.weight")
     ('h.*.attn.weight', 'h.*.attn.weight', 'h.*.attn.weight')
     """
-    return ".".join("*" if part.isdigit() or part == "last" else part for part in name.split("."))
+    return ".".join("*" if PLACE.fullmatch(part) else part for part in name.split("."))

@@ -26,14 +26,18 @@ def attend(
     probability: float = 0.0,
     causal: bool = False,
     grouped: bool = False,
+    order: tuple[str, ...] | None = None,
 ) -> Value:
-    """``scaled_dot_product_attention`` on CUDA: (batch, heads, length, head dimension)."""
+    """``scaled_dot_product_attention`` on CUDA: (batch, heads, length, head dimension).
+
+    ``order`` are the backends that the code around it allows, in its own order (``torch.nn.attention.sdpa_kernel``).
+    """
     if machine.autocast is not None:
         mask = None if mask is None else machine.low(mask)
         value, key = machine.low(value), machine.low(key)
         query = machine.low(query)
     probability = probability if machine.training else 0.0
-    kernel = machine.policy.kernel(machine, query, key, value, mask, probability, causal, grouped)
+    kernel = machine.policy.kernel(machine, query, key, value, mask, probability, causal, grouped, order)
     return KERNELS[kernel](machine, query, key, value, mask, probability, causal, grouped)
 
 
@@ -56,12 +60,12 @@ def _flash(machine: Machine, query: Value, key: Value, value: Value, mask: Any, 
     query, key, value = _padded(machine, query), _padded(machine, key), _padded(machine, value)
     batch, heads, length = query.shape[:3]
     out = machine.kept_like(query, "_scaled_dot_product_flash_attention")
-    lse = machine.new((batch, heads, length), "float32", "_scaled_dot_product_flash_attention")
-    seed = machine.new((2,), "uint64", "_scaled_dot_product_flash_attention")
-    offset = machine.new((), "uint64", "_scaled_dot_product_flash_attention")
+    lse = machine.kept((batch, heads, length), "float32", "_scaled_dot_product_flash_attention", beside=True)
+    seed = machine.kept((2,), "uint64", "_scaled_dot_product_flash_attention", beside=True)
+    offset = machine.kept((), "uint64", "_scaled_dot_product_flash_attention", beside=True)
     if p > 0:
-        machine.scratch(16, "rng_state made twice")
-    else:
+        machine.scratch(0 if machine.found() else 16, "rng_state made twice")
+    elif not machine.found():
         machine.scratches(_splits(machine, query, key))
     machine.record(out, (query, key, value), (query, key, value, out, lse, seed, offset), _flash_backward)
     return out if machine.same(out.shape[-1], width) else narrow(machine, out, 3, width)
@@ -115,9 +119,10 @@ def _cudnn(machine: Machine, query: Value, key: Value, value: Value, mask: Any, 
     bias = additive(machine, mask, query.dtype)
     batch, heads, length = query.shape[:3]
     out = machine.kept_like(query, operator, (*query.shape[:3], value.shape[3]))
-    lse = machine.new((batch, heads, length, 1), "float32", operator)
-    seed, offset = machine.new((), "int64", operator), machine.new((), "int64", operator)
-    machine.scratch(4 * batch * heads * length, "cuDNN workspace")
+    lse = machine.kept((batch, heads, length, 1), "float32", operator, beside=True)
+    seed = machine.kept((), "int64", operator, beside=True)
+    offset = machine.kept((), "int64", operator, beside=True)
+    machine.scratch(0 if machine.found() else 4 * batch * heads * length, "cuDNN workspace")
     return machine.record(out, (query, key, value), (query, key, value, bias, out, lse, seed, offset), _cudnn_backward)
 
 
@@ -148,9 +153,9 @@ def _efficient(
     out = transpose_of(made)
     del made
     needs = machine.wants(query, key, value)
-    lse = machine.new((batch, heads, round_up(length, 32) if needs else 0), "float32", operator)
+    lse = machine.kept((batch, heads, round_up(length, 32) if needs else 0), "float32", operator, beside=True)
     # seed and offset are on the host where no graph is captured (attention.cu, Note [Seed and Offset Device])
-    if query.itemsize < 4:
+    if query.itemsize < 4 and not machine.found():
         machine.scratch(where(value.shape[3] > 128, out.numel * 4, 0), "output_accum")
     return machine.record(out, (query, key, value, bias), (query, key, value, bias, out, lse), _efficient_backward)
 

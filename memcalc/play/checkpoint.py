@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from memcalc.play.around import Hooks, called
@@ -20,6 +20,35 @@ if TYPE_CHECKING:
 
 KEPT = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm")
 """Operators whose results ``selective`` keeps, besides every ``_scaled_dot_product`` kernel's (runtime/checkpointing.py)."""
+
+Keeps = Callable[[str], bool]
+"""Whether the results of an operator are kept; asked once for every call, in the order of the calls."""
+
+
+def every_product(operator: str) -> bool:
+    """The policy of ``selective``: products and attention.
+
+    >>> every_product("mm"), every_product("_scaled_dot_product_flash_attention"), every_product("silu")
+    (True, True, False)
+    """
+    return operator in KEPT or "scaled_dot_product" in operator
+
+
+class Way(NamedTuple):
+    """How a stretch is checkpointed.
+
+    Attributes:
+        policy: makes what says of each operator whether it is kept, for forward and anew for the recomputation
+            (create_selective_checkpoint_contexts); None where nothing is.
+        early_stop: whether recomputing ends with the last tensor that is missing (``early_stop``, torch's default).
+    """
+
+    policy: Callable[[], Keeps] | None = None
+    early_stop: bool = True
+
+
+WAYS: dict[str, Way] = {"full": Way(), "selective": Way(lambda: every_product)}
+"""By ``activation_checkpointing``."""
 
 
 class _StopError(Exception):
@@ -45,13 +74,16 @@ class Frame:
     Attributes:
         run: the stretch again, on what it was given.
         state: path and autocast of the machine at its start.
-        selective: whether products and attention are kept.
+        way: what is kept of it, and how far it is recomputed.
+        found: whether the last operator asked about was not run again, its results being there.
     """
 
-    def __init__(self, machine: Machine, run: Callable[[], Any], *, selective: bool) -> None:
+    def __init__(self, machine: Machine, run: Callable[[], Any], way: Way) -> None:
         self.run = run
         self.state = (machine.path, machine.autocast)
-        self.selective = selective
+        self.way = way
+        self.keeps = None if way.policy is None else way.policy()
+        self.keeping = self.found = False
         self.count = 0
         self.again: int | None = None
         self.made: dict[int, Value] = {}
@@ -70,19 +102,27 @@ class Frame:
             self.made[self.again] = value.detached()
             value.storage.life.saved = True
         self.again += 1
-        if self.again == self.count:
+        if self.again == self.count and self.way.early_stop:
             raise _StopError
         return None
 
     def foresee(self, values: Any) -> None:
         """Operands that an operator saves before it runs: where they are the last that are missing, it does not run."""
-        if self.again is not None and self.again + len(values) >= self.count:
+        if self.again is not None and self.way.early_stop and self.again + len(values) >= self.count:
             for value in values:
                 self.pack(value)
 
-    def kept(self, machine: Machine, shape: Shape, dtype: str, operator: str) -> Value:
-        """The result of an operator that ``selective`` may keep."""
-        if not self.selective or not (operator in KEPT or "scaled_dot_product" in operator):
+    def kept(self, machine: Machine, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
+        """The result of an operator that a policy may keep; ``beside``: one more of the same call's.
+
+        All results of a call are kept (torch/utils/checkpoint.py:_CachingTorchDispatchMode).
+        """
+        if self.keeps is None:
+            return machine.new(shape, dtype, operator)
+        if not beside:
+            self.keeping = self.keeps(operator)
+            self.found = self.keeping and self.again is not None
+        if not self.keeping:
             return machine.new(shape, dtype, operator)
         if self.again is None:
             value = machine.new(shape, dtype, operator)
@@ -106,6 +146,7 @@ class Frame:
         machine.path, machine.autocast = self.state
         machine.recording, machine.frame, self.again = True, self, 0
         machine.again = True
+        self.keeps = None if self.way.policy is None else self.way.policy()
         try:
             self.run()
         except _StopError as stop:
@@ -117,15 +158,19 @@ class Frame:
 
 def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> Any:
     """A stretch of forward whose activations are dropped, if the job asks for it; ``args`` are kept."""
-    mode, hooks = machine.policy.checkpointing, machine.policy.hooks
-    if hooks is not None:  # they stand on the module, which the checkpoint is around (transformers modeling_layers.py)
-        function = partial(_hooked, machine, hooks, function)
-    if mode == "none" or not machine.recording:
+    if (hooks := machine.policy.hooks) is not None:  # they stand on the module, which the checkpoint is around
+        function = partial(_hooked, machine, hooks, function)  # (transformers modeling_layers.py)
+    return checkpointed_in(WAYS.get(machine.policy.checkpointing), machine, function, *args)
+
+
+def checkpointed_in(way: Way | None, machine: Machine, function: Callable[..., Any], *args: Any) -> Any:
+    """The same in a way of one's own; None keeps everything."""
+    if way is None or not machine.recording:
         return function(*args)
     for value in args:
         if isinstance(value, Value):
             value.storage.life.saved = True
-    frame = Frame(machine, lambda: function(*args), selective=mode == "selective")
+    frame = Frame(machine, lambda: function(*args), way)
     outer, machine.frame = machine.frame, frame
     try:
         return function(*args)

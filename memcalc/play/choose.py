@@ -33,20 +33,20 @@ class Call(NamedTuple):
     behaviour: Behaviour
 
 
-def kernel_of(machine: Machine, asked: str, call: Call) -> str:
-    """The first backend that can serve, of those in order or of the one that was asked for.
+def kernel_of(machine: Machine, asked: str, call: Call, allowed: tuple[str, ...] | None = None) -> str:
+    """The first backend that can serve, of those in order (``allowed`` where the code sets one) or of the one asked for.
 
     Raises:
-        InputError: the one that was asked for cannot.
+        InputError: the one that was asked for cannot, or none of those allowed.
     """
-    order = CUDNN_FIRST if prefers_cudnn(call.behaviour) else BACKENDS
+    order = allowed or (CUDNN_FIRST if prefers_cudnn(call.behaviour) else BACKENDS)
     for backend in order if asked in ("auto", "eager") else (asked,):
         refused = next((why for condition, why in CHECKS[backend](call) if machine.decide(condition)), None)
         if refused is None:
             return backend
         if asked not in ("auto", "eager"):
             raise InputError("training.attention", asked, f"cannot serve this model ({refused})", "use auto")
-    raise AssertionError("math serves any call")
+    raise InputError("training.attention", asked, f"finds no kernel of {', '.join(order)} that serves", "use math, or bf16")
 
 
 def prefers_cudnn(behaviour: Behaviour) -> bool:

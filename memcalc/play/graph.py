@@ -124,6 +124,20 @@ class Engine:
         machine.recording, machine.path, machine.autocast = before, path, cast
         machine.in_backward = False
 
+    def run_inner(self, root: Value, grad: Value) -> None:
+        """A backward of its own inside a node's, from a value and its gradient (``torch.autograd.backward`` called there)."""
+        node = root.node
+        assert node is not None
+        self._count(node)
+        grads: list[Value | None] = [None] * node.results
+        grads[root.index] = grad
+        self.waiting[node] = grads
+        self._push(node)
+        del grads, node
+        while self.ready:
+            node = heappop(self.ready)[2]
+            self._evaluate(node, self.waiting.pop(node))
+
     def _count(self, root: Node) -> None:
         """How many gradients each node waits for (engine.cpp:compute_dependencies)."""
         seen, open_ = {root}, [root]

@@ -136,11 +136,15 @@ class Machine:
         tape = self.tape if self._outer is None else self._outer
         tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
 
-    def kept(self, shape: Shape, dtype: str, operator: str) -> Value:
-        """A fresh value that selective checkpointing keeps: found again where it is recomputed."""
+    def kept(self, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
+        """A fresh value that a checkpoint's policy may keep, ``beside`` the one before: found again where it is recomputed."""
         if self.frame is not None:
-            return self.frame.kept(self, shape, dtype, operator)  # type: ignore[no-any-return]
+            return self.frame.kept(self, shape, dtype, operator, beside=beside)  # type: ignore[no-any-return]
         return self.new(shape, dtype, operator)
+
+    def found(self) -> bool:
+        """Whether what was asked of ``kept`` last was there: its operator does not run again."""
+        return self.frame is not None and bool(self.frame.found)
 
     def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
         """The same, of another value's order in memory."""
@@ -247,6 +251,10 @@ class Machine:
                 kept.append(value)
         return kept
 
+    def packed(self, *saved: Value) -> list[Any]:
+        """What an operator that works in turns saves in one of them, before it is a node's (``attach`` with ``packed``)."""
+        return self._packed(saved) if self.recording else []
+
     def unpacked(self, saved: list[Any]) -> list[Any]:
         """What a node saved, recomputed where it was dropped."""
         return [v.unpack(self) if hasattr(v, "unpack") else v for v in saved]
@@ -348,18 +356,25 @@ class Machine:
 
         Its nodes are run backward once, and stand for as many.
         """
-        outer, self.tape = self.tape, []
-        self._outer = outer
         section = Section(self._sequence + 1, times)
+        self.turns(times, body, box)
+        section.last = self._sequence
+        self.sections.append(section)
+
+    def turns(self, times: Count, body: Callable[[], None], box: Sequence[Value | None]) -> None:
+        """A stretch of the tape that stands for ``times`` alike, inside of one operator: no nodes are made in it.
+
+        It takes what is in the box and leaves there what it gives. It may stand inside of another stretch.
+        """
+        outer, before, self.tape = self.tape, self._outer, []
+        self._outer = outer if before is None else before
         given, held = [None if value is None else value.storage.life for value in box], self._carried()
         body()
-        section.last = self._sequence
         pairs = zip(given, box, strict=True)
         carried = tuple((first, later.storage.life) for first, later in pairs if first is not None and later is not None)
         carried += carried_pairs(held, self._carried())
         outer.append((Stretch(times, self.tape, carried), None))
-        self.tape, self._outer = outer, None
-        self.sections.append(section)
+        self.tape, self._outer = outer, before
 
     def reached(self, node: Node | None, grads: Sequence[Value | None] = ()) -> None:
         """Backward comes to a node: where it enters or leaves a section that stands for many, the tape is told."""

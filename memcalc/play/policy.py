@@ -70,8 +70,9 @@ class Policy:
         probability: float,
         causal: bool,
         grouped: bool,
+        order: tuple[str, ...] | None = None,
     ) -> str:
-        """The kernel that CUDA takes for a call of scaled_dot_product_attention."""
+        """The kernel that CUDA takes for a call of scaled_dot_product_attention, of those allowed in ``order``."""
         trains = machine.wants(query, key, value)
         call = Call(query, key, value, mask, probability, causal, grouped, trains, self.behaviour)
-        return kernel_of(machine, self.attention, call)
+        return kernel_of(machine, self.attention, call, order)

@@ -90,20 +90,27 @@ def wrapped(module: Any, backend: str, stage: int, args: Mapping[str, Any], sche
     if backend == "torch":
         return torch.nn.parallel.DistributedDataParallel(module, **args)
     if backend == "fsdp2":
-        return _fully_sharded(module, stage, scheme)
+        return _fully_sharded(module, stage, scheme, args)
     raise NotModelledError("parallelism.zero_backend", backend, "cannot be run by this loop", "use torch, fsdp2 or deepspeed")
 
 
-def _fully_sharded(module: Any, stage: int, scheme: Scheme) -> Any:
-    """Each layer one group and the root the last, as ``torch.distributed.fsdp.fully_shard`` is meant to be called."""
+def _fully_sharded(module: Any, stage: int, scheme: Scheme, args: Mapping[str, Any]) -> Any:
+    """Each layer one group and the root the last, as ``torch.distributed.fsdp.fully_shard`` is meant to be called.
+
+    Of what it is not told it has its own defaults: layers are resharded after forward, and the root is not.
+    """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    told: dict[str, Any] = {"reshard_after_forward": stage == 3}
-    if scheme.copy is not None:
-        told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy))
+    told: dict[str, Any] = {} if stage == 3 else {"reshard_after_forward": False}
+    reduced = {"reduce_dtype": torch.float32} if args.get("reduce_in_float32") else {}
+    if scheme.copy is not None or reduced:
+        gathered = None if scheme.copy is None else getattr(torch, scheme.copy)
+        told["mp_policy"] = MixedPrecisionPolicy(param_dtype=gathered, **reduced)
     for layer in repeated_layers(module):
         if any(True for _ in layer.parameters()):
             fully_shard(layer, **told)
+    if stage == 3 and args.get("reshard_root"):
+        told["reshard_after_forward"] = True
     return fully_shard(module, **told)
 
 

@@ -156,7 +156,7 @@ def refuse_unswept(job: Job) -> None:
     """
     for path, value, usual in (
         ("training.lora", job.training.lora, None), ("training.quantization", job.training.quantization, None),
-        ("implementation", job.implementation, "transformers"),
+        ("implementation", job.implementation, "transformers"), ("implementation_args", job.implementation_args, {}),
     ):  # fmt: skip
         if value != usual:
             raise NotModelledError(path, value, "is not swept yet", "use estimate, check or fit")

@@ -17,6 +17,7 @@ from dataclasses import field
 from memcalc.arrays import Count, maximum, rounded, where
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, Role
+from memcalc.tape.fold_one import FolderOfOne, NotOneJobError
 
 Measure = Callable[[Count], Count]
 Roles = dict[Role, Count]
@@ -131,7 +132,13 @@ def fold(tape: Iterable[Event], measure: Measure = rounded, place: str = "device
     >>> folded.top, folded.total, folded.at_top["temporary"]
     (3300, 3000, 300)
     """
-    return _Folder(measure, place).run(tape)
+    events = list(tape)
+    try:
+        one = FolderOfOne(measure, place).totals(events)
+    except NotOneJobError:
+        return _Folder(measure, place).run(events)
+    found = Stretch(one.net, one.top, one.at_top, -1 if one.instant is None else 0, one.role_top, one.phase_top)  # type: ignore[arg-type]
+    return Fold(found, () if one.instant is None else (one.instant,))
 
 
 class _Folder:

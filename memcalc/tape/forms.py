@@ -14,6 +14,7 @@ sizes: what is left, a handful of instants, is evaluated over arrays as one prod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class Forms:
     terms: Sequence[Term]
     total: Any
     roles: dict[Role, Any]
+    read: dict[Callable[[Count], Count], _Values] = field(default_factory=dict)
+    """What the terms come to, in each measure that was asked for."""
 
     @property
     def instants(self) -> int:
@@ -52,43 +55,92 @@ class Forms:
 
     def top(self, measure: Callable[[Count], Count]) -> Any:
         """The peak in one measure, for every job."""
-        return _highest(self.total, self._values(measure))
+        return self._read(measure).highest(self.total)
 
     def role_tops(self, measure: Callable[[Count], Count]) -> dict[Role, Any]:
         """Each role's own highest point."""
-        values = self._values(measure)
-        return {role: _highest(rows, values) for role, rows in self.roles.items()}
+        read = self._read(measure)
+        return {role: read.highest(rows) for role, rows in self.roles.items()}
 
-    def _values(self, measure: Callable[[Count], Count]) -> list[Any]:
-        """Each term's value."""
-        sizes = [measure(size) for size in self.sizes]
-        values = []
-        for size, turns in self.terms:
-            value: Any = sizes[size]
-            for turn in turns:
-                value = value * self.turns[turn]
-            values.append(value)
-        return values
+    def _read(self, measure: Callable[[Count], Count]) -> _Values:
+        """Each term's value in a measure."""
+        found = self.read.get(measure)
+        if found is None:
+            sizes = [measure(size) for size in self.sizes]
+            values = []
+            for size, turns in self.terms:
+                value: Any = sizes[size]
+                for turn in turns:
+                    value = value * self.turns[turn]
+                values.append(value)
+            found = self.read[measure] = _Values(values)
+        return found
 
 
-def _highest(rows: Any, values: list[Any]) -> Any:
-    """The largest of the sums.
+class _Values:
+    """What the terms come to in one measure.
 
-    What is one number for all jobs is added up once for each instant, after which fewer of them can still win.
+    What is one number for all jobs is added up once for each instant, and so are sizes that rise and fall with each other,
+    as most do with the tokens of a batch: after that few instants can still win.
     """
-    arrays = [place for place, value in enumerate(values) if is_array(value)]
-    single = [place for place, value in enumerate(values) if not is_array(value)]
-    constant = rows[:, single].astype(object) @ np.array([values[place] for place in single], dtype=object)
-    if not arrays:
-        return max(constant.tolist(), default=0)
-    best: Any = 0
-    for row in _undominated(np.column_stack([rows[:, arrays], constant])):
-        total: Any = int(row[-1])
-        for place, count in zip(arrays, row[:-1].tolist(), strict=True):
-            if count:
-                total = total + (values[place] if count == 1 else count * values[place])
-        best = np.maximum(best, total)
-    return best
+
+    def __init__(self, values: list[Any]) -> None:
+        self.arrays = [place for place, value in enumerate(values) if is_array(value)]
+        self.single = [place for place, value in enumerate(values) if not is_array(value)]
+        self.numbers = np.array([values[place] for place in self.single], dtype=object)
+        self.bases, self.told = _together([values[place] for place in self.arrays])
+
+    def highest(self, rows: Any) -> Any:
+        """The largest of the sums."""
+        constant = rows[:, self.single].astype(object) @ self.numbers
+        if not self.arrays:
+            return max(constant.tolist(), default=0)
+        counts = rows[:, self.arrays].astype(object) @ self.told
+        counts[:, -1] += constant
+        best: Any = 0
+        for row in _undominated(counts):
+            total: Any = int(row[-1])
+            for base, count in zip(self.bases, row[:-1].tolist(), strict=True):
+                if count:
+                    total = total + (base if count == 1 else count * base)
+            best = np.maximum(best, total)
+        return best
+
+
+def _together(values: Sequence[Any]) -> tuple[list[Any], Any]:
+    """(arrays of 0 and more, a matrix): each value is a row of the matrix times those arrays, and its last column added.
+
+    Of two values that are whole multiples of one array beside a number, that array serves for both.
+    """
+    bases: list[Any] = []
+    highest: list[tuple[Any, int]] = []
+    ways: list[tuple[int, int, int]] = []
+    for value in values:
+        least = int(value.min())
+        risen = value - least
+        if not risen.any():
+            ways.append((0, 0, least))
+            continue
+        for place, base in enumerate(bases):
+            if base.shape != risen.shape:
+                continue
+            at, top = highest[place]
+            times, left = divmod(int(risen[at]), top)
+            if not left and np.array_equal(base if times == 1 else times * base, risen):
+                ways.append((place, times, least))
+                break
+        else:
+            divisor = int(np.gcd.reduce(risen, axis=None))
+            base = risen // divisor if divisor > 1 else risen
+            at = np.unravel_index(int(base.argmax()), base.shape)
+            highest.append((at, int(base[at])))
+            bases.append(base)
+            ways.append((len(bases) - 1, max(divisor, 1), least))
+    told = np.zeros((len(values), len(bases) + 1), dtype=object)
+    for number, (place, times, least) in enumerate(ways):
+        told[number, place] += times
+        told[number, -1] += least
+    return bases, told
 
 
 def forms_of(tape: Iterable[Event], place: str = "device") -> Forms:
@@ -135,6 +187,8 @@ class _Reading:
 
     def repeated(self, event: Repeat, live: dict[Role, Sum], under: tuple[int, ...]) -> None:
         """A body of several turns: its highest point is in the first or in the last of them."""
+        if isinstance(event.times, int) and not event.times:
+            return
         before = {role: dict(terms) for role, terms in live.items()}
         self.walk(event.body, live, under)
         turn = self.turn(event.times)
@@ -209,11 +263,13 @@ class _Reading:
 
 def _undominated(table: Any) -> Any:
     """The rows of which no other is at least as large in every column."""
-    kept: list[Any] = []
+    kept = np.empty_like(table)
+    number = 0
     for row in table[np.argsort(-table.sum(axis=1).astype(np.float64), kind="stable")]:
-        if not kept or not (np.stack(kept) >= row).all(axis=1).any():
-            kept.append(row)
-    return np.stack(kept) if kept else table
+        if not number or not (kept[:number] >= row).all(axis=1).any():
+            kept[number] = row
+            number += 1
+    return kept[:number] if number else table
 
 
 def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:

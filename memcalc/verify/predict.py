@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from memcalc.adapters import with_adapters
-from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_job, host_bytes
+from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_whole, host_bytes
 from memcalc.engines.analytic.static import accounts
 from memcalc.footprint import Footprint, Held
 from memcalc.job import Job
@@ -88,14 +88,14 @@ def as_measured(model: Model, record: Measurement) -> Model:
     )
 
 
-def predict(job: Job, model: Model) -> Prediction:
-    """Every rank's prediction.
+def predict(job: Job, model: Model, *, replayed: bool = True) -> Prediction:
+    """Every rank's prediction; without ``replayed`` the peaks allocated and reserved are left out.
 
     Raises:
         InputError: names or values that cannot be.
         NotModelledError: a parallelism memcalc does not model yet.
     """
-    footprint = estimate_job(job, model)
+    footprint = estimate_whole(job, model, replayed=replayed).footprint
     plan = make_plan(job)
     counted = accounts(plan, model, int(plan.shards * plan.replicas))
     return Prediction(

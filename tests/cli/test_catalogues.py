@@ -15,12 +15,13 @@ def test_models_are_listed_with_their_exact_counts(memcalc):
     assert {row["name"]: row["parameters"] for row in rows}["gpt2"] == 124_439_808
 
 
-@pytest.mark.parametrize("kind", ["optimizers", "models", "gpus", "precisions"])
+@pytest.mark.parametrize("kind", ["optimizers", "models", "gpus", "precisions", "implementations"])
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
 def test_every_catalogue_has_every_format(memcalc, kind, form):
     """Each list prints in each format and names what everyone looks for."""
     answer = memcalc("list", kind, "--format", form)
-    wanted = {"optimizers": "torch:AdamW", "models": "llama-3.1-8b", "gpus": "h100-80gb", "precisions": "amp-bf16"}
+    wanted = {"optimizers": "torch:AdamW", "models": "llama-3.1-8b", "gpus": "h100-80gb", "precisions": "amp-bf16",
+              "implementations": "torchtitan"}  # fmt: skip
     assert (answer.code, answer.err) == (0, "")
     assert wanted[kind] in answer.out
 

@@ -75,7 +75,7 @@ def test_litgpt_changed_over_time():
     ("changes", "kind", "message"),
     [
         ({"implementation": "litgtp"}, InputError, "implementation: litgtp is not an implementation"),
-        ({"implementation": "megatron", "implementation_args": {}}, InputError, "whose layers are modelled"),
+        ({"implementation": "nemo", "implementation_args": {}}, InputError, "whose layers are modelled"),
         ({"implementation_args": {"date": "2024"}}, InputError, "implementation_args.date: 2024 is not known to litgpt"),
         ({"implementation_args": {"version": "2022-01-01"}}, InputError, "is before what is known of litgpt"),
         ({"implementation_args": {"script": "chat"}}, InputError, "is no script of litgpt's"),

@@ -285,7 +285,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, job
     for _ in range(30):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         ends = time.monotonic() + 60
-        aim = len(before) + draw.randint(20, 90)
+        aim = len(before) + draw.randint(40, 120)
         while process.poll() is None and len(finished(parts)) < aim and time.monotonic() < ends:
             time.sleep(0.002)
         time.sleep(draw.random() * 0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from memcalc.arrays import Count
+from memcalc.arrays import Count, product
 from memcalc.play.values import Life
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, frees
 
@@ -16,6 +16,9 @@ class Converter:
     def __init__(self) -> None:
         self.buffers: dict[Life, Buffer] = {}
         self.times: dict[Life, Count] = {}
+        """How many of a life stand behind it, of those born in a stretch."""
+        self.within: dict[Life, tuple[Count, ...]] = {}
+        """How often each of the stretches is repeated that it is born in, from the outermost to the innermost."""
         self.born: dict[Life, int] = {}
         self.left: set[Life] = set()
         self.workspaces: list[Buffer] = []
@@ -30,10 +33,10 @@ class Converter:
 
     def look(self, tape: Sequence[Any]) -> None:
         """Where each life begins and ends, and how many stand behind it."""
-        self._scan(tape, None)
+        self._scan(tape, ())
         self.handed = {later for first, later in self.same.items() if first in self.freed}
 
-    def _scan(self, tape: Sequence[Any], times: Count | None) -> None:
+    def _scan(self, tape: Sequence[Any], within: tuple[Count, ...]) -> None:
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 if kind == "loss":  # a part of forward, as far as what outlives it goes
@@ -42,25 +45,25 @@ class Converter:
                 self.phases[self.place] = kind  # type: ignore[assignment]
             elif life is None:
                 self.same |= dict(kind.carried)
-                self._scan(kind.body, kind.times)
+                self._scan(kind.body, (*within, kind.times))
             elif kind > 0:
                 self.born[life] = self.place
-                if times is not None:
-                    self.times[life] = times
+                if within:
+                    self.within[life], self.times[life] = within, product(within)
             else:
                 if self.born.get(life) != self.place:
                     self.left.add(life)
-                if times is not None:
+                if within:
                     self.freed.add(life)
 
-    def events(self, tape: Sequence[Any], inside: bool = False) -> Iterable[Event]:
+    def events(self, tape: Sequence[Any], depth: int = 0) -> Iterable[Event]:
         """The events of a tape, or of the body of a stretch."""
-        late = self._late(tape) if inside else ()
+        late = self._late(tape) if depth else ()
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 yield Mark(kind)  # type: ignore[arg-type]
             elif life is None:
-                yield Repeat(kind.times, tuple(self.events(kind.body, inside=True)))
+                yield Repeat(kind.times, tuple(self.events(kind.body, depth + 1)))
             elif kind > 0:
                 buffer = self.buffer(life)
                 if buffer.role == "workspace":
@@ -69,8 +72,9 @@ class Converter:
                     yield Alloc(buffer)
             else:
                 buffer = self.buffer(life)
-                if not inside and life in self.times and life not in self.handed:
-                    yield frees(buffer, self.times[life])  # one was left by every turn
+                turns = () if life in self.handed else self.within.get(life, ())[depth:]
+                if turns:
+                    yield frees(buffer, product(turns))  # one was left by every turn
                 else:
                     yield Free(buffer, 1) if life in late else Free(buffer)
 

@@ -2,8 +2,9 @@
 
 source: deepspeed 0.19.8 runtime/zero/partitioned_param_coordinator.py (fetch_sub_module, release_sub_module,
 __params_to_release), runtime/zero/partition_parameters.py (_all_gather_sequential, _all_gather_dtype,
-AllGatherCoalescedHandle), of a run whose order of modules is known by now (a complete trace). A gather of one parameter is that parameter; of several, one
-flat buffer, which is split into a copy of each as the first of them is waited for, and stays until the last of them is.
+AllGatherCoalescedHandle), of a run whose order of modules is known by now (a complete trace). A gather of one parameter is that
+parameter; of several, one flat buffer, which is split into a copy of each as the first of them is waited for, and stays until
+the last of them is.
 """
 
 from __future__ import annotations

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import EXPLAINED, held_by_role
-from memcalc.engines.analytic.moments import Gradients
+from memcalc.engines.analytic.explain import PLAYED, REDUCED, components_of, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
-from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
-from memcalc.engines.analytic.under_megatron import under_megatron
-from memcalc.engines.analytic.under_zero3 import Modules, under_zero3
+from memcalc.engines.analytic.under import gives_up, hooks_under, is_played, ranks_under
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -25,12 +20,8 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.play.around import Hooks
-from memcalc.tape.events import COMPONENTS, ROLES, Event
+from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
-
-if TYPE_CHECKING:
-    from memcalc.allocator.played import Replay
 
 
 def whole_step(
@@ -61,15 +52,7 @@ def steps_of(
     played, assumed = played_of(job, plan, model, ranks)
     chip = assumed.behaviour.chip
     around = around_of(plan, model, account, chip)
-    if plan.backend == "megatron":
-        return [under_megatron(plan, account.layout, around, played)], assumed
-    if plan.backend != "deepspeed":
-        return [(around, played)], assumed
-    if plan.scheme.main_gradient:
-        return [under_bf16(plan, model, account.layout, around, played, chip)], assumed
-    if plan.stage == 3:
-        return [under_zero3(plan, model, account.layout, around, played, chip)], assumed
-    return under_zero(plan, model, account.layout, around, played, chip), assumed
+    return ranks_under(plan, model, account.layout, around, played, chip), assumed
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -82,10 +65,8 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
-    in_buckets = (several and bool(plan.zero_args.get("gradient_as_bucket_view"))) or plan.backend == "megatron"
-    hooks: Callable[[], Hooks] | None = None
-    if plan.backend == "deepspeed":
-        hooks = Modules if plan.stage == 3 else partial(Gradients, plan.stage == 2)
+    in_buckets = gives_up(plan) or (several and bool(plan.zero_args.get("gradient_as_bucket_view")))
+    hooks = hooks_under(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
@@ -99,9 +80,11 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    whole = plan.backend in ("torch", "megatron") or (plan.backend == "deepspeed" and plan.stage > 0)
-    if not whole:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
-        raise NotModelledError("parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch")
+    if not is_played(plan):
+        raise NotModelledError(
+            "parallelism.zero_stage", plan.stage, "has a step under DeepSpeed that is not played yet",
+            "use zero_stage 1, 2 or 3, or zero_backend torch",
+        )  # fmt: skip
     if plan.optimizer.frees_gradients:
         raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
     return family_of(model)
@@ -135,8 +118,8 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
                 components=_components(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if through is None else through.peak("allocated", iteration=2).bytes,
-                    reserved=None if through is None else through.peak("reserved", iteration=2).bytes,
+                    allocated=None if through is None else max(peaks["allocated"] for peaks in through.values()),
+                    reserved=None if through is None else max(peaks["reserved"] for peaks in through.values()),
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
@@ -153,15 +136,17 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
-    kept = [held for held in footprint.buffers if held.component not in EXPLAINED]
-    return (*kept, *held_by_role(tape))
+    reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
+    roles = (*PLAYED, *REDUCED) if reduces else PLAYED
+    told = components_of(roles)
+    return (*(held for held in footprint.buffers if held.component not in told), *held_by_role(tape, roles))
 
 
-def _through(steps: Sequence[Event]) -> Replay:
-    """What the allocator makes of two iterations."""
-    from memcalc.allocator.replay import replay
+def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+    """What the allocator makes of the second of two iterations, phase by phase."""
+    from memcalc.allocator.summits import summits
 
-    return replay(steps)
+    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
 
 
 def _components(known: Components, by_requested: Fold) -> Components:
@@ -172,12 +157,11 @@ def _components(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def _phases(footprint: Footprint, replayed: Replay) -> dict[str, dict[str, int | None]]:
+def _phases(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
-    for (iteration, phase), peaks in replayed.phases().items():
-        if iteration == 2:
-            states = footprint.phases.get(phase, {})
-            own: dict[str, int | None] = {f"peak_{name}": peaks[name] for name in ("requested", "allocated", "reserved")}
-            found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
+    for phase, peaks in through.items():
+        states = footprint.phases.get(phase, {})
+        own: dict[str, int | None] = {f"peak_{name}": peak for name, peak in peaks.items()}
+        found[phase] = {**own, **{key: value for key, value in states.items() if key != "peak_allocated"}}
     return found

@@ -19,6 +19,7 @@ from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.parallelism.base import Holding
+from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
 from memcalc.play.around import Hooks
@@ -53,12 +54,21 @@ class Played:
     assumed: tuple[str, ...]
 
 
+def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
+    """The dtype of parameters in forward, and what autocast casts to; FSDP2 casts what it gathers, and nothing is left for it.
+
+    source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_api.py:MixedPrecisionPolicy
+    """
+    dtype = plan.scheme.parameter or model.dtype or "float32"
+    return (plan.scheme.copy or dtype, None) if plan.backend == "fsdp2" else (dtype, plan.scheme.copy)
+
+
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
     frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
-    dtype = plan.scheme.parameter or model.dtype or "float32"
     return Policy(
-        dtype, keeps=plan.scheme.keeps, trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
+        computed(plan, model)[0], keeps=plan.scheme.keeps,
+        trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         gradients_kept=keeps_gradients(plan),
@@ -132,8 +142,9 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
     from memcalc.readers.source import read_model
 
     job = read_job(mapping)
-    model = prepared(read_model(job.model), job)
-    return play_step(job, make_plan(job), model, family_of(model), Behaviour(), unrolled=unrolled)
+    model, plan = prepared(read_model(job.model), job), make_plan(job)
+    hooks = hooks_of(plan.setting(model), plan.backend)
+    return play_step(job, plan, model, family_of(model), Behaviour(), unrolled=unrolled, hooks=hooks)
 
 
 def family_of(model: Model) -> Family:
@@ -163,7 +174,7 @@ def _again(machine: Machine, plan: Plan, family: Family, model: Model, reading: 
 def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, first: bool, last: bool) -> None:
     """One micro-batch (runtime: the loop that is measured and traced), the first of its step, the last, or both."""
     machine.mark("forward")
-    machine.autocast = plan.scheme.copy
+    machine.autocast = computed(plan, model)[1]
     if machine.policy.hooks is not None:
         machine.policy.hooks.begin(machine, first=first, last=last)
     assert family.play is not None

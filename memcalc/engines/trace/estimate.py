@@ -243,8 +243,11 @@ def _refuse_unbuilt(job: Job) -> None:
     """What this engine does not build by itself.
 
     Raises:
-        NotModelledError: another implementation's code, or a quantised base.
+        NotModelledError: another implementation's code, other kernels than are installed, or a quantised base.
     """
+    asked, there = job.implementation_args.get("kernels"), "torch" if find_spec("mamba_ssm") is None else "mamba-ssm"
+    if asked not in (None, there):
+        raise NotModelledError("implementation_args.kernels", asked, f"is not what runs here: {there}", "use engine analytic")
     if job.implementation != USUAL:
         raise NotModelledError("implementation", job.implementation, "is not built from a config",
                                "give its module, as py:package.module:factory, or use engine analytic")  # fmt: skip

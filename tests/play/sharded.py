@@ -1,0 +1,175 @@
+"""Run under ``torchrun``: a small model under ``fully_shard`` on two real ranks over gloo, every storage followed.
+
+    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json
+
+What rank 0 lives through in a steady iteration's forward, loss and backward stands in OUT.json: how high it is at each of
+FSDP2's own allocations, at its highest, where backward begins and at its end.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp._fully_shard import _fsdp_collectives
+
+from memcalc.precision import SCHEMES
+from memcalc.runtime.build import cast_parameters
+from memcalc.runtime.checkpointing import switch_on
+from memcalc.runtime.live import LiveBytes
+from memcalc.runtime.ranks import World, wrapped
+from memcalc.runtime.walk import plain_parts
+from tests.play.sharded_cases import CASES, MODELS
+
+STEADY = 4
+"""Iterations behind the first."""
+
+
+class Written(LiveBytes):
+    """Writes each birth and death of a storage, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[str, int, str]] = []
+        self.operator = ""
+        self.inside = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operator = str(func).removeprefix("aten.").removesuffix(".default")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _met(self, tensor: torch.Tensor, *, cast: bool = False) -> None:
+        for part in plain_parts(tensor):
+            storage = part.untyped_storage()
+            reference = weakref.ref(storage, self._died)
+            if storage.device.type == "cpu" and reference not in self._sizes and not self.inside:
+                self._sizes[reference] = storage.nbytes()
+                self.write("+", storage.nbytes())
+
+    def _died(self, reference: Any) -> None:
+        self.write("-", self._sizes.pop(reference))
+
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        reference = weakref.ref(storage)
+        if reference in self._sizes:
+            before, self._sizes[reference] = self._sizes[reference], storage.nbytes()
+            self.operator = "resize_"
+            self.write("-", before)
+            self.write("+", storage.nbytes())
+
+    def write(self, sign: str, size: int) -> None:
+        """An event; nothing of no bytes."""
+        if size or sign not in "+-":
+            self.events.append((sign, size, self.operator))
+
+    def quiet(self, reduce: Any) -> Any:
+        """A reduce-scatter without what gloo copies for it, which NCCL does not."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.inside += 1
+            try:
+                return reduce(*args, **kwargs)
+            finally:
+                self.inside -= 1
+
+        return call
+
+
+def told(events: list[tuple[str, int, str]]) -> dict[str, Any]:
+    """How high memory is, from the start of the iteration."""
+    live = top = saved = 0
+    at = []
+    for sign, size, operator in events:
+        if sign == "backward":
+            saved = live
+        elif sign in "+-":
+            live += size if sign == "+" else -size
+            top = max(top, live)
+            if sign == "+" and operator in ("empty.memory_format", "resize_"):
+                at.append((size, live))
+    return {"top": top, "saved": saved, "net": live, "at": at}
+
+
+def lived(case: dict[str, Any]) -> dict[str, Any]:
+    """A steady iteration."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    scheme = SCHEMES.get(case["precision"], "")
+    config = AutoConfig.for_model(**MODELS[case["model"]], use_cache=False)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    cast_parameters(module.train(), scheme)
+    switch_on(module, case.get("activation_checkpointing", "none"))
+    here = World(dist.get_rank(), dist.get_world_size())
+    if case.get("dp_replicate", 1) > 1:
+        module = hybrid(module, scheme)
+    else:
+        module = wrapped(module, "fsdp2", case["zero_stage"], case.get("zero_args", {}), scheme, here)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, foreach=True)
+    tokens = torch.randint(0, 90, (case["micro_batch_size"], case["sequence_length"]))
+    labels = tokens.clone()
+    steps = case.get("gradient_accumulation_steps", 1)
+    kinds: Any = _fsdp_collectives.DefaultReduceScatter
+    reduce, found = kinds.__call__, []
+    with Written() as written:
+        kinds.__call__ = written.quiet(reduce)
+        for _ in range(1 + STEADY):
+            gc.collect()
+            written.events = []
+            for step in range(steps):
+                if case.get("zero_args", {}).get("no_sync"):
+                    module.set_requires_gradient_sync(step == steps - 1)
+                written.write("forward", 0)
+                out = module(input_ids=tokens, labels=labels)
+                written.write("loss", 0)
+                loss = out.loss / steps if steps > 1 else out.loss
+                del out
+                written.write("backward", 0)
+                loss.backward()
+                del loss
+            found.append(told(written.events))
+            optimizer.step()
+            optimizer.zero_grad()
+        kinds.__call__ = reduce
+    return least(found[1:])
+
+
+def least(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of iterations alike the lowest at each point: gloo's own thread may be late to let go of what it reduced."""
+    sizes = [[size for size, _ in each["at"]] for each in found]
+    assert all(size == sizes[0] for size in sizes)
+    least = {key: min(each[key] for each in found) for key in ("top", "saved", "net")}
+    return {**least, "at": [min(points) for points in zip(*(each["at"] for each in found), strict=True)]}
+
+
+def hybrid(module: Any, scheme: Any) -> Any:
+    """Every rank a replica, none of which shards."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    from memcalc.runtime.checkpointing import repeated_layers
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("replicate", "shard"))
+    told: dict[str, Any] = {"mesh": mesh}
+    if scheme.copy is not None:
+        told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy))
+    for layer in repeated_layers(module):
+        fully_shard(layer, **told)
+    return fully_shard(module, **told)
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    gc.disable()  # what only a cycle holds dies between steps, not whenever Python looks for it
+    found = {name: lived(case) for name, case in CASES.items() if name in (sys.argv[2:] or CASES)}
+    if dist.get_rank() == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found))
+    dist.destroy_process_group()

@@ -1,0 +1,28 @@
+"""Small models that are sharded for real, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ROTARY = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 99}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "num_hidden_layers": 5, "tie_word_embeddings": False, **ROTARY},
+    "gpt2": {"model_type": "gpt2", "n_embd": 60, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 64,
+             "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+}  # fmt: skip
+SHARDED = {"zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "micro_batch_size": 2, "sequence_length": 24}
+CASES: dict[str, dict[str, Any]] = {
+    "fp32": {"model": "llama", "precision": "fp32", **SHARDED},
+    "mixed": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED},
+    "mixed, checkpointed": {"model": "llama", "precision": "fsdp2-mixed", "activation_checkpointing": "full", **SHARDED},
+    "kept gathered": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "zero_stage": 2},
+    "reduced in fp32": {"model": "llama", "precision": "fsdp2-mixed", "zero_args": {"reduce_in_float32": True}, **SHARDED},
+    "root resharded": {"model": "llama", "precision": "bf16-pure", "zero_args": {"reshard_root": True}, **SHARDED},
+    "accumulated": {"model": "llama", "precision": "fsdp2-mixed", "gradient_accumulation_steps": 3, **SHARDED},
+    "reduced last": {"model": "llama", "precision": "fsdp2-mixed", "gradient_accumulation_steps": 3,
+                     "zero_args": {"no_sync": True, "reduce_in_float32": True}, **SHARDED},
+    "reduced last, in bf16": {"model": "llama", "precision": "bf16-pure", "gradient_accumulation_steps": 3,
+                              "zero_args": {"no_sync": True}, **SHARDED},
+    "tied, uneven": {"model": "gpt2", "precision": "fp32", **SHARDED},
+    "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
+}  # fmt: skip

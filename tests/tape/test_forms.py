@@ -1,0 +1,62 @@
+"""The handful of instants a tape is reduced to, held against the fold of each job."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memcalc.arrays import rounded
+from memcalc.engines.analytic.static import allocated_bound
+from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat, within
+from memcalc.tape.fold import fold, requested
+from memcalc.tape.forms import _together, forms_of
+
+WAYS = (
+    lambda n: n, lambda n: 2 * n, lambda n: 6 * n + 512, lambda n: n // 3, lambda n: 4096 + 0 * n, lambda n: 700_000 - n,
+    lambda n: (n % 7) * 1000, lambda n: 1 << 20,
+)  # fmt: skip
+
+
+@st.composite
+def bodies(draw):
+    """Buffers whose sizes go with a number in several ways, some kept and some let go."""
+    one = st.tuples(st.sampled_from(range(len(WAYS))), st.sampled_from(["activation", "temporary"]))
+    picked = draw(st.lists(one, max_size=5))
+    return picked, draw(st.integers(0, len(picked))), draw(st.integers(0, 4))
+
+
+def tape_of(parts, number):
+    """The tape of one job, or of an array of them."""
+    tape = [Mark("forward")]
+    for picked, kept, times in parts:
+        buffers = [Buffer(f"b{which}", WAYS[which](number), role) for which, role in picked]
+        held = [Alloc(buffer) for buffer in buffers[:kept]]
+        tape.append(Repeat(times, (*held, *within([(buffer, 1) for buffer in buffers[kept:]]))))
+        tape += [Free(buffer) for buffer in buffers[:kept][:times]] if times == 1 else []
+    return tape
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(bodies(), max_size=5), st.lists(st.integers(1, 650_000), min_size=1, max_size=6))
+def test_forms_are_every_jobs_fold(parts, numbers):
+    """The peak and each role's own, in every measure, are what the fold finds for each job by itself."""
+    forms = forms_of(tape_of(parts, np.array(numbers, dtype=np.int64)))
+    for measure in (requested, rounded, allocated_bound):
+        tops = np.broadcast_to(forms.top(measure), len(numbers))
+        roles = {role: np.broadcast_to(top, len(numbers)) for role, top in forms.role_tops(measure).items()}
+        for at, number in enumerate(numbers):
+            alone = fold(tape_of(parts, number), measure).stretch
+            assert int(tops[at]) == alone.top
+            assert all(int(top[at]) == alone.role_top.get(role, 0) for role, top in roles.items())
+
+
+def test_sizes_that_go_together_are_one_array():
+    """Multiples of one array beside a number share it, exactly; others, and arrays of another shape, do not."""
+    tokens = np.array([3, 9, 4, 1000])
+    values = [8 * tokens, 24 * tokens + 5, tokens % 3, np.full(4, 7), (2 * tokens).reshape(4, 1)]
+    bases, told = _together(values)
+    assert len(bases) == 3
+    for value, row in zip(values, told, strict=True):
+        parts = [int(count) * base for base, count in zip(bases, row[:-1], strict=True) if count]
+        assert np.array_equal(sum(parts, np.zeros_like(value)) + int(row[-1]), value)
