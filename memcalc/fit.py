@@ -143,8 +143,14 @@ def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
         training = {"optimizer": optimizer, "precision": precision, "activation_checkpointing": checkpointing}
         told = job.model_dump(exclude_unset=True)
         told["training"] = {**told.get("training", {}), **training}
-        told["parallelism"] = {**told.get("parallelism", {}), "zero_stage": stage}
+        told["parallelism"] = _sharded({**told.get("parallelism", {}), "zero_stage": stage})
         yield read_job(told)
+
+
+def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
+    """Stages that FSDP2 does not have are torch's own: DistributedDataParallel and ZeroRedundancyOptimizer."""
+    below = parallelism.get("zero_backend") == "fsdp2" and parallelism["zero_stage"] < 2
+    return {**parallelism, "zero_backend": "torch", "zero_args": {}} if below else parallelism
 
 
 def _choice(job: Job, model: Model, key: str) -> Choice:

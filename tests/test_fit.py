@@ -70,3 +70,15 @@ def test_words_that_are_no_grid_are_refused():
         grid_of([], [], [], ["4"])
     with pytest.raises(InputError, match="largest: width is no size"):
         fit(JOB, WAYS, largest="width")
+
+
+def test_stages_that_fsdp2_lacks_are_torchs():
+    """Over FSDP2 every ZeRO stage is tried, 0 and 1 as DDP and ZeroRedundancyOptimizer."""
+    found = fit(
+        {**JOB, "memory": 5 * 2**30, "dp": 8, "zero_backend": "fsdp2"}, Grid(["adamw"], ["bf16-pure"], ["full"], [0, 1, 2, 3])
+    )
+    sizes = {one.zero_stage: one.largest for one in found}
+    assert min(sizes.values()) > 0
+    assert {one.zero_stage: one.footprint.job["parallelism"]["zero_backend"] for one in found} == {
+        0: "torch", 1: "torch", 2: "fsdp2", 3: "fsdp2",
+    }  # fmt: skip

@@ -37,7 +37,7 @@ class Features:
         compiled: code that was compiled.
         offload: tensors that are sent to the host and come back.
         in_backward: an update within backward.
-        ranks: several ranks, as ``sharding`` understands them.
+        ranks: data-parallel engines whose step of several ranks is played, as ``sharding`` names them.
         dated: implementations that changed, of which the commit of a run's code must be told.
     """
 
@@ -50,13 +50,13 @@ class Features:
     compiled: bool = False
     offload: bool = False
     in_backward: bool = False
-    ranks: bool = False
+    ranks: tuple[str, ...] = ()
     dated: tuple[str, ...] = ()
 
 
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
-ANALYTIC = Features(implementations=("transformers", "litgpt"), quantized=True, dated=("litgpt",))
+ANALYTIC = Features(implementations=("transformers", "litgpt"), quantized=True, ranks=("fsdp2",), dated=("litgpt",))
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
 
@@ -156,9 +156,12 @@ def _adapters(record: Record, modelled: Features) -> Reason | None:
 def _ranks(record: Record, modelled: Features) -> Reason | None:
     if record.raw["world_size"] == 1:
         return None
-    if record.kind == "train_step" and not modelled.ranks:
-        return Reason("ranks", "the step of several ranks is not modelled")
-    return None if sharding(record) is not None else Reason("ranks", f"{record.text('sharding')} is not modelled")
+    keys = sharding(record)
+    if record.kind == "train_step" and (keys is None or keys["zero_backend"] not in modelled.ranks):
+        return Reason(
+            "ranks", "the step of several ranks is not modelled" + (f" ({record.text('sharding')})" if modelled.ranks else "")
+        )
+    return None if keys is not None else Reason("ranks", f"{record.text('sharding')} is not modelled")
 
 
 def _checkpointing(record: Record, modelled: Features) -> Reason | None:
@@ -215,6 +218,10 @@ def quantization(record: Record) -> str | None:
     return {"nf4": "nf4", "nf4-dq": "nf4-double"}.get(words.removeprefix("bnb."))
 
 
+FP32_REDUCED = re.compile(r"reduce_dtype=fp32|fp32 reduce-scatter")
+"""How a run says that gradients are reduced in FP32."""
+
+
 def sharding(record: Record) -> dict[str, object] | None:
     """The keys of a job for a way of sharding whose statics are modelled; None for another."""
     words = record.text("sharding")
@@ -223,8 +230,10 @@ def sharding(record: Record) -> dict[str, object] | None:
         return None
     if ranks == 1:
         return {}
-    if re.fullmatch(r"FSDP2 \d+", words):
-        return {"dp": ranks, "zero_stage": 3, "zero_backend": "fsdp2"}
+    match = re.fullmatch(r"FSDP2 (?:\d+|\(dp_shard \d+\))(?:, reshard_after_forward=(default|never))?", words)
+    if match:  # under ``never`` every unit stays gathered; ``always`` is another wrapping, of the head too
+        wide = {"zero_args": {"reduce_in_float32": True}} if FP32_REDUCED.search(record.text("precision")) else {}
+        return {"dp": ranks, "zero_stage": 2 if match[1] == "never" else 3, "zero_backend": "fsdp2", **wide}
     match = re.fullmatch(r"TP 1 x PP 1 x CP 1 x EP 1( \+ distributed optimizer)?", words)
     if match and record.implementation == "megatron":
         return {"dp": ranks, "zero_stage": 1 if match[1] else 0, "zero_backend": "megatron"}

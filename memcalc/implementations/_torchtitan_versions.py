@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from memcalc.implementations.base import Units
+from memcalc.parallelism.fsdp2_units import Units
 
 FLASH_AND_EFFICIENT = ("mm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention")
 EVERY_BACKEND = (*FLASH_AND_EFFICIENT, "_scaled_dot_product_cudnn_attention")

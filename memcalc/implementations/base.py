@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch
 from memcalc.models import Model
+from memcalc.parallelism.fsdp2_units import Units
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
@@ -26,18 +27,6 @@ class Asked:
     arguments: Mapping[str, Any]
     lora: Mapping[str, Any] | None = None
     quantization: str | None = None
-
-
-class Units(NamedTuple):
-    """The groups of parameters that FSDP2 gathers together, besides the root's, which has what is left (``fully_shard``).
-
-    Attributes:
-        groups: module paths that share a group; ``layers.*`` is a group for each member of the list.
-        stays: the groups whose parameters are not freed after forward, ``layers.-1`` being the last member.
-    """
-
-    groups: tuple[tuple[str, ...], ...]
-    stays: tuple[tuple[str, ...], ...] = ()
 
 
 def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
@@ -58,8 +47,9 @@ class Implementation:
             (buffer, how many).
         summary: one line for a person.
         arguments: names of its arguments.
-        units: how it calls ``fully_shard`` on a model that it built; None where it says nothing.
         adapts: whether it has adapters of its own, in place of peft's.
+        units: how it calls ``fully_shard`` on a model that it built; None for the usual way.
+        enters: whether ``play`` calls the model by its name itself (``machine.call("", …)``), its loss standing outside of it.
     """
 
     name: str
@@ -69,5 +59,6 @@ class Implementation:
     held: Callable[[Model, Batch, str, str], Iterable[tuple[Buffer, Count]]] = field(default=nothing_held)
     summary: str = ""
     arguments: tuple[str, ...] = ()
-    units: Callable[[Model], Units] | None = None
     adapts: bool = False
+    units: Callable[[Model], Units] | None = None
+    enters: bool = False

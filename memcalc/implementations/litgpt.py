@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
@@ -141,7 +142,8 @@ def _mlp(shape: Shape) -> LitMLP:
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
     """A script's forward and loss."""
     run = SCRIPTS[config.script]
-    return run(machine, lambda: _forward(machine, config, root, batch), batch["labels"], counts=config.version.counts), None
+    forward = partial(machine.call, "", _forward, machine, config, root, batch)
+    return run(machine, forward, batch["labels"], counts=config.version.counts), None
 
 
 def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> list[Value]:
@@ -212,4 +214,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 IMPLEMENTATION = Implementation(
     name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,
     summary="its GPT, finetune and pretrain scripts, and adapters of its own", arguments=("version", "script"), adapts=True,
+    enters=True,
 )  # fmt: skip

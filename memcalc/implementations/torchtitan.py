@@ -156,7 +156,7 @@ def ways(shape: Shape, mode: str) -> tuple[Way | None, ...]:
 
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
     """The trainer's forward and loss; its logits are let go of before backward (train.py: ``del pred``)."""
-    pred = _forward(machine, config, root, batch)
+    pred = machine.call("", _forward, machine, config, root, batch)
     loss = (_chunked_loss if config.chunked else _loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
@@ -240,5 +240,6 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
     summary="Llama 3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
-    arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units,
+    arguments=("version", "selective_ac_option", "loss"), enters=True,
+    units=lambda model: model.config.version.units,
 )  # fmt: skip

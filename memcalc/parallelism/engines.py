@@ -8,6 +8,7 @@ from importlib import import_module
 
 from memcalc.parallelism import plain
 from memcalc.parallelism.base import Layout, Setting
+from memcalc.parallelism.fsdp2_units import Units
 from memcalc.play.around import Hooks
 
 BACKENDS = ("deepspeed", "fsdp2", "megatron", "torch")
@@ -25,10 +26,13 @@ def layouts(setting: Setting, backend: str, ranks: int) -> list[Layout]:
     return answer(setting, ranks)
 
 
-def hooks_of(setting: Setting, backend: str) -> Callable[[], Hooks] | None:
-    """What makes an engine's hooks around the modules of a played step; None for one that leaves forward and backward alone."""
+def hooks_of(setting: Setting, backend: str, units: Units | None = None) -> Callable[[], Hooks] | None:
+    """What makes an engine's hooks around the modules of a played step; None for one that leaves forward and backward alone.
+
+    ``units`` are those of a project that says itself how its model is wrapped.
+    """
     if backend != "fsdp2":
         return None
     from memcalc.parallelism.fsdp2_step import FullyShard
 
-    return partial(FullyShard, setting)
+    return partial(FullyShard, setting, units)

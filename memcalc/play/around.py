@@ -49,6 +49,10 @@ class Hooks:
     def begin(self, machine: Machine, *, first: bool, last: bool) -> None:
         """A micro-batch begins: the first of its step, the last, or both."""
 
+    def inputs(self, machine: Machine, values: Mapping[str, Value]) -> dict[str, Value]:
+        """What the model is given for what a batch holds."""
+        return dict(values)
+
     def before_forward(self, machine: Machine, call: Call) -> None:
         """Forward comes to a module, in backward too where it is run again (``call.again``)."""
 

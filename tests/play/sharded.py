@@ -1,6 +1,6 @@
 """Run under ``torchrun``: a small model under ``fully_shard`` on two real ranks over gloo, every storage followed.
 
-    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json
+    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]
 
 What rank 0 lives through in a steady iteration's forward, loss and backward stands in OUT.json: how high it is at each of
 FSDP2's own allocations, at its highest, where backward begins and at its end.
@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_collectives
 
 from memcalc.precision import SCHEMES
-from memcalc.runtime.build import cast_parameters
+from memcalc.runtime.build import cast_parameters, with_lora
 from memcalc.runtime.checkpointing import switch_on
 from memcalc.runtime.live import LiveBytes
 from memcalc.runtime.ranks import World, wrapped
@@ -105,11 +105,13 @@ def lived(case: dict[str, Any]) -> dict[str, Any]:
     scheme = SCHEMES.get(case["precision"], "")
     config = AutoConfig.for_model(**MODELS[case["model"]], use_cache=False)
     module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if "lora" in case:
+        module = with_lora(module, {**case["lora"], "target_modules": ["q_proj", "v_proj"]})
     cast_parameters(module.train(), scheme)
     switch_on(module, case.get("activation_checkpointing", "none"))
     here = World(dist.get_rank(), dist.get_world_size())
-    if case.get("dp_replicate", 1) > 1:
-        module = hybrid(module, scheme)
+    if "units" in case or case.get("dp_replicate", 1) > 1:
+        module = in_units(module, scheme, case)
     else:
         module = wrapped(module, "fsdp2", case["zero_stage"], case.get("zero_args", {}), scheme, here)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, foreach=True)
@@ -149,19 +151,27 @@ def least(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {**least, "at": [min(points) for points in zip(*(each["at"] for each in found), strict=True)]}
 
 
-def hybrid(module: Any, scheme: Any) -> Any:
-    """Every rank a replica, none of which shards."""
+def in_units(module: Any, scheme: Any, case: dict[str, Any]) -> Any:
+    """Wrapped in groups, or over replicas none of which shards."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    from memcalc.runtime.checkpointing import repeated_layers
-
-    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("replicate", "shard"))
-    told: dict[str, Any] = {"mesh": mesh}
+    replicas = case.get("dp_replicate", 1)
+    shape = (replicas, dist.get_world_size() // replicas) if replicas > 1 else (dist.get_world_size(),)
+    told: dict[str, Any] = {"mesh": init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])}
+    reduced = torch.float32 if case.get("zero_args", {}).get("reduce_in_float32") else None
     if scheme.copy is not None:
-        told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy))
-    for layer in repeated_layers(module):
-        fully_shard(layer, **told)
+        told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy), reduce_dtype=reduced)
+    units = case.get("units", {"groups": [["model.layers.*"]], "stays": []})
+    for paths in units["groups"]:
+        stays = {"reshard_after_forward": False} if paths in units["stays"] else {}
+        if not paths[0].endswith("*"):
+            fully_shard([module.get_submodule(path) for path in paths], **told, **stays)
+            continue
+        layers = list(module.get_submodule(paths[0][:-2]))
+        for layer in layers:
+            last = layer is layers[-1] and [f"{paths[0][:-1]}-1"] in units["stays"]
+            fully_shard(layer, **told, **({"reshard_after_forward": False} if last else {}))
     return fully_shard(module, **told)
 
 
@@ -171,5 +181,6 @@ if __name__ == "__main__":
     gc.disable()  # what only a cycle holds dies between steps, not whenever Python looks for it
     found = {name: lived(case) for name, case in CASES.items() if name in (sys.argv[2:] or CASES)}
     if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        before = json.loads(Path(sys.argv[1]).read_text()) if sys.argv[2:] else {}
+        Path(sys.argv[1]).write_text(json.dumps({**before, **found}))
     dist.destroy_process_group()

@@ -10,6 +10,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", "n_embd": 60, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 64,
              "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
 }  # fmt: skip
+LAYERS, ENDS = ["model.layers.*"], ["model.norm", "lm_head"]
 SHARDED = {"zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "micro_batch_size": 2, "sequence_length": 24}
 CASES: dict[str, dict[str, Any]] = {
     "fp32": {"model": "llama", "precision": "fp32", **SHARDED},
@@ -24,5 +25,14 @@ CASES: dict[str, dict[str, Any]] = {
     "reduced last, in bf16": {"model": "llama", "precision": "bf16-pure", "gradient_accumulation_steps": 3,
                               "zero_args": {"no_sync": True}, **SHARDED},
     "tied, uneven": {"model": "gpt2", "precision": "fp32", **SHARDED},
+    "adapters": {"model": "llama", "precision": "fsdp2-mixed", "lora": {"r": 4}, **SHARDED},
+    "adapters, checkpointed": {"model": "llama", "precision": "bf16-pure", "lora": {"r": 4},
+                               "activation_checkpointing": "full", **SHARDED},
+    "in groups": {"model": "llama", "precision": "fsdp2-mixed", "zero_args": {"reduce_in_float32": True}, **SHARDED,
+                  "units": {"groups": [["model.embed_tokens"], LAYERS, ENDS], "stays": [ENDS]}},
+    "in groups, checkpointed": {"model": "llama", "precision": "fsdp2-mixed", "activation_checkpointing": "full", **SHARDED,
+                                "units": {"groups": [["model.embed_tokens"], LAYERS, ENDS], "stays": []}},
+    "last kept": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED,
+                  "units": {"groups": [LAYERS], "stays": [["model.layers.-1"]]}},
     "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
 }  # fmt: skip

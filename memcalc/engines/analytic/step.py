@@ -14,6 +14,7 @@ from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import MemcalcError, NotModelledError
+from memcalc.families._forward import Batch
 from memcalc.families.base import Family, load_family
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
@@ -54,12 +55,17 @@ class Played:
     assumed: tuple[str, ...]
 
 
+def held(plan: Plan, model: Model) -> str:
+    """The dtype that parameters are held in, and inputs made in."""
+    return plan.scheme.parameter or model.dtype or "float32"
+
+
 def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
     """The dtype of parameters in forward, and what autocast casts to; FSDP2 casts what it gathers, and nothing is left for it.
 
     source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_api.py:MixedPrecisionPolicy
     """
-    dtype = plan.scheme.parameter or model.dtype or "float32"
+    dtype = held(plan, model)
     return (plan.scheme.copy or dtype, None) if plan.backend == "fsdp2" else (dtype, plan.scheme.copy)
 
 
@@ -106,7 +112,7 @@ def play_step(
         if hooks is not None:
             machine.policy.hooks = hooks()
         machine.path = model.prefix
-        reading = read_inputs(job.training, family, model, machine.policy.dtype)
+        reading = read_inputs(job.training, family, model, held(plan, model))
         more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))
         steps = plan.accumulation
         several = _several(machine, steps)
@@ -143,8 +149,14 @@ def play_job(mapping: dict[str, Any], *, unrolled: bool = False) -> Played:
 
     job = read_job(mapping)
     model, plan = prepared(read_model(job.model), job), make_plan(job)
-    hooks = hooks_of(plan.setting(model), plan.backend)
+    hooks = engine_hooks(plan, model)
     return play_step(job, plan, model, family_of(model), Behaviour(), unrolled=unrolled, hooks=hooks)
+
+
+def engine_hooks(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
+    """What makes the hooks of the plan's data-parallel engine; None for one that leaves forward and backward alone."""
+    units = None if model.implementation == USUAL else load_implementation(model.implementation).units
+    return hooks_of(plan.setting(model), plan.backend, None if units is None else units(model))
 
 
 def family_of(model: Model) -> Family:
@@ -178,7 +190,12 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     if machine.policy.hooks is not None:
         machine.policy.hooks.begin(machine, first=first, last=last)
     assert family.play is not None
-    loss, kept = machine.call("", family.play, machine, model.architecture, model.config, model.root, reading.batch)
+    given = _given(machine, reading.batch)
+    if model.implementation != USUAL and load_implementation(model.implementation).enters:
+        loss, kept = family.play(machine, model.architecture, model.config, model.root, given)
+    else:
+        loss, kept = machine.call("", family.play, machine, model.architecture, model.config, model.root, given)
+    del given
     machine.mark("loss")
     if not (first and last):
         loss = scaled(machine, loss, "div.Tensor")
@@ -203,6 +220,12 @@ def _scaled(machine: Machine, plan: Plan, loss: Value) -> Value | None:
     if plan.backend == "deepspeed":  # by 1 too, but not by BF16_Optimizer (deepspeed runtime/base_optimizer.py:scale_if_loss)
         return None if plan.scheme.main_gradient else scaled(machine, loss)
     return scaled(machine, to(machine, loss, "float32")) if plan.scheme.step == "textbook" else None
+
+
+def _given(machine: Machine, batch: Batch) -> Batch:
+    """The batch as an engine of parallelism hands it to the model."""
+    hooks = machine.policy.hooks
+    return batch if hooks is None else replace(batch, values=hooks.inputs(machine, batch.values))
 
 
 def _converted(machine: Machine, reading: Reading) -> Played:

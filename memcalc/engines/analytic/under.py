@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 from memcalc.engines.analytic.moments import Gradients
-from memcalc.engines.analytic.step import Around, Played
+from memcalc.engines.analytic.step import Around, Played, engine_hooks
 from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
 from memcalc.engines.analytic.under_megatron import under_megatron
 from memcalc.engines.analytic.under_zero3 import Modules, under_zero3
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
-from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
 from memcalc.play.around import Hooks
 
@@ -32,7 +31,7 @@ def hooks_under(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
     """What makes the engine's hooks, anew each time a step is played; None where it leaves forward and backward alone."""
     if plan.backend == "deepspeed":
         return Modules if plan.stage == 3 else partial(Gradients, plan.stage == 2)
-    return hooks_of(plan.setting(model), plan.backend)
+    return engine_hooks(plan, model)
 
 
 def ranks_under(
