@@ -56,7 +56,9 @@ class Features:
 
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
-ANALYTIC = Features(implementations=("transformers", "litgpt"), quantized=True, ranks=("fsdp2",), dated=("litgpt",))
+ANALYTIC = Features(
+    implementations=("transformers", "litgpt", "megatron"), quantized=True, ranks=("fsdp2", "megatron"), dated=("litgpt",)
+)
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
 

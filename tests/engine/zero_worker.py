@@ -31,6 +31,8 @@ def waiting(function: Any) -> Any:
 
     def waited(*args: Any, **kwargs: Any) -> Any:
         out = function(*args, **kwargs)
+        if hasattr(out, "wait"):
+            out.wait()
         time.sleep(0.02)
         return out
 

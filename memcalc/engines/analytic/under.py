@@ -44,7 +44,7 @@ def ranks_under(
         ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
     """
     if plan.backend == "megatron":
-        return [under_megatron(plan, layout, around, played)]
+        return [under_megatron(plan, model, layout, around, played)]
     if plan.backend != "deepspeed":
         return [(around, played)]
     if plan.scheme.main_gradient:

@@ -10,19 +10,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memcalc.engines.analytic.step import Around, Played
+from memcalc.models import Model
 from memcalc.parallelism.base import Layout
 from memcalc.plan import Plan
 from memcalc.tape.events import Buffer, within
 
 BLOCKS = 320
 """Partial results of ``multi_tensor_l2norm`` (apex csrc/multi_tensor_l2norm_kernel.cu:multi_tensor_l2norm_cuda)."""
-ASSUMED = (
-    "each weight's gradient is a tensor for a moment before it is added to Megatron's buffer: no gradient_accumulation_fusion",
-    "only the data parallelism is Megatron-LM's, not the layers",
+FUSION = (
+    "each weight's gradient is a tensor for a moment before it is added to Megatron's buffer: no gradient_accumulation_fusion"
 )
+LAYERS = "only the data parallelism is Megatron-LM's, not the layers"
 
 
-def under_megatron(plan: Plan, layout: Layout, around: Around, played: Played) -> tuple[Around, Played]:
+def under_megatron(plan: Plan, model: Model, layout: Layout, around: Around, played: Played) -> tuple[Around, Played]:
     """What stands around forward and backward whose gradients are let go of as they come.
 
     The buffers of gradients are there from the start, in the main gradients' dtype or the parameters'.
@@ -30,4 +31,5 @@ def under_megatron(plan: Plan, layout: Layout, around: Around, played: Played) -
     norm = [(Buffer("partial results of the norm", BLOCKS * 4, "temporary"), 1)]
     resident = (*around.resident, *layout.gradients)
     changed = replace(around, resident=resident, clip=within(norm) if plan.clips else ())
-    return changed, replace(played, assumed=(*played.assumed, *ASSUMED))
+    said = (FUSION,) if model.implementation == "megatron" else (FUSION, LAYERS)
+    return changed, replace(played, assumed=(*played.assumed, *said))
