@@ -25,6 +25,8 @@ KERNELS = (
     ("eager", "eager"), ("unfused", "unfused (Megatron)"), ("flex", "sdpa or flex"), ("flash", "sdpa, flash"),
     ("efficient", "sdpa, efficient"), ("sdpa|scaled_dot", "sdpa, as it chooses"),
 )  # fmt: skip
+RANKS = {"fsdp2": ("FSDP2",), "megatron": ("Megatron DDP", "Megatron distributed optimizer")}
+"""Data-parallel engines by the names ``parallelism`` has for them."""
 ORDER = """## In which order
 
 Each line adds the feature, or the smallest set of them, that lets in the most further records for its size, after those above
@@ -128,10 +130,11 @@ def modelled(key: str, value: str) -> bool:
     """Whether today's engine has it, so that nothing needs building."""
     known: Mapping[str, Iterable[str]] = {
         "implementation": ANALYTIC.implementations, "recomputation": ANALYTIC.checkpointing, "offload": ("no",),
-        "compile": ("no",), "parallelism": ("one rank",), "adapters": ("none (full)", "LoRA"), "family": tuple(CLASSES),
-        "attention": ("eager", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto"),
+        "compile": ("no",), "parallelism": ("one rank", *(words for name in ANALYTIC.ranks for words in RANKS[name])),
+        "adapters": ("none (full)", "LoRA"), "family": tuple(CLASSES),
+        "attention": ("eager", "unfused (Megatron)", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto"),
     }  # fmt: skip
-    flag = {"offload": ANALYTIC.offload, "compile": ANALYTIC.compiled, "parallelism": ANALYTIC.ranks}.get(key, False)
+    flag = {"offload": ANALYTIC.offload, "compile": ANALYTIC.compiled}.get(key, False)
     if key == "adapters" and "QLoRA" in value:
         return ANALYTIC.quantized
     if key == "optimizer":

@@ -142,13 +142,19 @@ class FullyShard(Hooks):
             dtype = self._gathered(piece)
             size = self.sharding.whole(piece.shape) * itemsize(dtype)
             if unit.gather is None and dtype != piece.dtype:
-                cast = machine.held_by_engine(size, "temporary", f"{piece.name} ({dtype})", dtype)
-            unit.whole.append(machine.held_by_engine(size, "parameter_copy", f"{piece.name} (gathered)", dtype))
+                cast = machine.held_by_engine(size, "temporary", f"{self._label(unit, piece.name)} ({dtype})", dtype)
+            unit.whole.append(
+                machine.held_by_engine(size, "parameter_copy", f"{self._label(unit, piece.name)} (gathered)", dtype)
+            )
         del cast
         if forward:
             self.previous = unit.gather
         unit.gather = None
         del before
+
+    def _label(self, unit: Unit, name: str) -> str:
+        """A parameter's name from its unit down, so that layers alike are one line of an explanation."""
+        return name.removeprefix(f"{unit.paths[0]}.") if len(unit.paths) == 1 else name
 
     # -- backward ---------------------------------------------------------------------------------------------------------
 

@@ -393,7 +393,9 @@ class Machine:
 
     def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
         gives = life_of(grads)
-        carried = ((section.given, gives),) if section.given is not None and gives is not None else ()
+        carried: tuple[tuple[Life, Life], ...] = (
+            ((section.given, gives),) if section.given is not None and gives is not None else ()
+        )
         carried += carried_pairs(section.held, self._carried())
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

@@ -102,7 +102,7 @@ def _fully_sharded(module: Any, stage: int, scheme: Scheme, args: Mapping[str, A
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     told: dict[str, Any] = {} if stage == 3 else {"reshard_after_forward": False}
-    reduced = {"reduce_dtype": torch.float32} if args.get("reduce_in_float32") else {}
+    reduced: dict[str, Any] = {"reduce_dtype": torch.float32} if args.get("reduce_in_float32") else {}
     if scheme.copy is not None or reduced:
         gathered = None if scheme.copy is None else getattr(torch, scheme.copy)
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=gathered, **reduced)

@@ -167,6 +167,9 @@ def test_an_estimate_has_the_step_on_its_streams():
     assert peak.requested <= peak.rounded <= peak.allocated <= peak.reserved
     assert not told_.warnings
     assert parts.gradients == parts.parameters  # FP32 both, a fourth of everything
+    for component in ("communication", "parameter_copies", "gradients", "temporaries"):
+        lines = [held.requested * held.times for held in told_.buffers if held.component == component]
+        assert sum(lines) == getattr(parts, component), component
     streams = {event.buffer.stream for event in unroll(played("mixed", unrolled=False).events) if isinstance(event, Alloc)}
     assert streams == {0, GATHER, REDUCE}
 

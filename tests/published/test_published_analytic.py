@@ -27,7 +27,7 @@ AGAIN = "predict them again: python -m benchmarks.published.predict --engine ana
     ("repo", "said"),
     [
         ("Lightning-AI/litgpt", "the commit of the run's code is not told, and that code changed"),
-        ("NVIDIA/Megatron-LM", "implementation megatron is not modelled yet"),
+        ("NVIDIA/Megatron-LM", None),
         ("pytorch/torchtitan", "implementation torchtitan is not modelled yet"),
         ("huggingface/transformers", None),
     ],
@@ -74,7 +74,7 @@ def test_scope_widens_in_one_place(monkeypatch):
     [
         ({"compile": True}, "compile", {"compiled": True}),
         ({"trainable": {"method": "qlora", "base_quantization": "nf4"}}, "quantized base", {"quantized": True}),
-        ({"world_size": 8, "sharding": "FSDP2 8"}, "ranks", {"ranks": True}),
+        ({"world_size": 8, "sharding": "FSDP2 8"}, "ranks", {"ranks": ("fsdp2",)}),
         ({"activation_checkpointing": "selective, per-op"}, "checkpointing", {"checkpointing": ("none", "selective, per-op")}),
         ({"optimizer": "torch.optim.AdamW", "activation_checkpointing": "full + offload"}, "offload", {"offload": True}),
         ({"optimizer": "AdamW fused into backward"}, "optimizer in backward", {"in_backward": True}),

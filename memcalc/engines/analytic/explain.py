@@ -9,15 +9,10 @@ from memcalc.footprint import Held
 from memcalc.tape.events import COMPONENTS, Alloc, Buffer, Event, Mark, Role
 from memcalc.tape.unroll import Leaf, unroll
 
-PLAYED: tuple[Role, ...] = ("parameter_copy", "input", "activation", "temporary", "workspace")
-"""Roles that the played step explains; of the others the layout does."""
-REDUCED: tuple[Role, ...] = ("gradient", "communication")
-"""Those it explains too where an engine reduces gradients as they come."""
-
-
-def components_of(roles: Iterable[Role]) -> frozenset[str]:
-    """Their components."""
-    return frozenset(COMPONENTS[role] for role in roles)
+PLAYED: tuple[Role, ...] = ("parameter_copy", "input", "activation", "temporary", "communication", "workspace")
+"""Roles that the played step explains; of the others the layout does, and of communication where it keeps buffers for good."""
+REDUCED: tuple[Role, ...] = ("gradient",)
+"""And that it explains too where an engine reduces gradients as they come, its buckets for good among communication."""
 
 
 def held_by_role(tape: Iterable[Event], roles: Sequence[Role] = PLAYED) -> list[Held]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import PLAYED, REDUCED, components_of, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
 from memcalc.engines.analytic.under import gives_up, hooks_under, is_played, ranks_under
@@ -137,9 +137,11 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
     reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
+    always = not reduces and any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
     roles = (*PLAYED, *REDUCED) if reduces else PLAYED
-    told = components_of(roles)
-    return (*(held for held in footprint.buffers if held.component not in told), *held_by_role(tape, roles))
+    played = {COMPONENTS[role] for role in roles if not (always and role == "communication")}
+    kept = [held for held in footprint.buffers if held.component not in played]
+    return (*kept, *(held for held in held_by_role(tape, roles) if held.component in played))
 
 
 def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
