@@ -132,7 +132,9 @@ def modelled(key: str, value: str) -> bool:
         "implementation": ANALYTIC.implementations, "recomputation": ANALYTIC.checkpointing, "offload": ("no",),
         "compile": ("no",), "parallelism": ("one rank", *(words for name in ANALYTIC.ranks for words in RANKS[name])),
         "adapters": ("none (full)", "LoRA"), "family": tuple(CLASSES),
-        "attention": ("eager", "unfused (Megatron)", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto"),
+        "attention": (
+            "eager", "unfused (Megatron)", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto",
+        ),
     }  # fmt: skip
     flag = {"offload": ANALYTIC.offload, "compile": ANALYTIC.compiled}.get(key, False)
     if key == "adapters" and "QLoRA" in value:
