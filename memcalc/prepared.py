@@ -54,7 +54,7 @@ def _told(model: Model, job: Job) -> Model:
             raise InputError(path, value, f"is not known to transformers' {model.family}", f"use {either(list(options))}")
         if value not in options[key]:
             raise InputError(path, value, "is none of its values", f"use {either(list(options[key]))}")
-    return replace(model, config=model.config.model_copy(update=said))  # type: ignore[union-attr]
+    return replace(model, config=model.config.model_copy(update=said))
 
 
 def _adapted(model: Model, job: Job) -> Model:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -35,16 +36,23 @@ CODE = {
     "2025-06-17": "v0.1.0", "2025-10-17": "v0.2.0", "2026-02-20": "v0.2.2",
 }  # fmt: skip
 """Commits that were read whole, by their date."""
+LOSS = "786e26f8ee47ffecb523a661535e71031583ff60"
+CHUNKED = "2026-04-27"
+"""The loss of that commit on the model of the release before it, whose blocks run the same operators."""
 MODEL = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 304}  # fmt: skip
 """344 is what torchtitan makes of a width of 128 in multiples of 8."""
+QWEN = {**MODEL, "model_type": "qwen3", "head_dim": 24}
+WIDE = 8192
+WITH_QWEN = ("2025-10-17", "2026-02-20")
 TRITON = ("triton", "triton.language")
 """Of its fused norm, until 2025; torch asks whether it is there, so that it goes once that file is read."""
 ABSENT = (
     "tyro", "torchtitan.config", "torchtitan.config_manager", "torchtitan.config.job_config",
     "torchtitan.components.tokenizer", "torchtitan.datasets.tokenizer", "torchtitan.tools.logging", "torchtitan.tools.utils",
     "torchtitan.logging", "torchtitan.utils", "torchtitan.protocols.train_spec", "torchtitan.protocols.model",
-    "torchtitan.models.utils", "torchtitan.parallelisms.parallel_dims", "torchtitan.parallelisms.utils",
+    "torchtitan.models.utils", "torchtitan.models.moe", "torchtitan.parallelisms.parallel_dims",
+    "torchtitan.parallelisms.utils",
     "torchtitan.distributed.parallel_dims", "torchtitan.distributed.tensor_parallel", "torchtitan.distributed.utils",
     "torchtitan.distributed.dual_pipe_v", "torchtitan.distributed.expert_parallel",
 )  # fmt: skip
@@ -60,6 +68,16 @@ def jobs() -> Iterator[dict[str, Any]]:
         yield _job(date, "bf16-pure", 3, 72, "selective", deep, option=2)
         yield _job(date, "bf16-pure", 2, 129, "selective", equal)
         yield _job(date, "fp32", 2, 96, "selective")
+        if date in WITH_QWEN:
+            tied = {**QWEN, "tie_word_embeddings": True}
+            yield from (_job(date, "bf16-pure", 2, 96, mode, QWEN) for mode in ("none", "selective"))
+            yield from (_job(date, precision, 3, 72, "full", tied) for precision in ("amp-bf16", "fp32"))
+
+    yield _job(CHUNKED, "bf16-pure", 2, 96, "selective")
+    yield _job(CHUNKED, "bf16-pure", 1, 96, "none")
+    yield _job(CHUNKED, "fp32", 3, 96, "full", {**MODEL, "num_hidden_layers": 5})
+    for date in (CHUNKED, "2024-07-11", "2026-02-20"):  # a vocabulary whose logits are the highest point
+        yield _job(date, "bf16-pure", 2, 96, "full", {**MODEL, "vocab_size": WIDE})
 
 
 def _job(
@@ -76,7 +94,10 @@ def name_of(job: dict[str, Any]) -> str:
     """What tells jobs apart, in one line."""
     words = [job["implementation_args"]["version"], *(job[key] for key in ("precision", "micro_batch_size", "sequence_length"))]
     words += [job["activation_checkpointing"], job["implementation_args"]["selective_ac_option"]]
-    return " ".join(str(word) for word in (*words, job["model"]["num_hidden_layers"], job["model"]["num_key_value_heads"]))
+    words += [job["model"][key] for key in ("num_hidden_layers", "num_key_value_heads", "model_type")]
+    words += ["tied"] if job["model"].get("tie_word_embeddings") else []
+    words += ["wide"] if job["model"]["vocab_size"] == WIDE else []
+    return " ".join(str(word) for word in words)
 
 
 def recorded() -> dict[str, list[int]]:
@@ -94,10 +115,16 @@ class Trained(torch.nn.Module):
         self.date = date
         if date >= "2026-01-25":
             self.register_buffer("valid", torch.tensor(1.0))
+        if date == CHUNKED:
+            self.lm_head, model.output = model.output, None  # type: ignore[assignment]
+            self.chunked = importlib.import_module("chunked_loss").ChunkedCELoss(SimpleNamespace(num_chunks=8))
+            self.chunked.set_lm_head(self.lm_head)
 
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """train.py of its date."""
         pred = self.model(tokens)
+        if self.date == CHUNKED:
+            return {"loss": self.chunked(pred, labels, self.valid)}
         if self.date < "2025":  # a function inside the trainer's main
             rows = pred.flatten(0, 1)
             loss = torch.nn.functional.cross_entropy(rows.float() if self.date > "2024-10-22" else rows, labels.flatten(0, 1))
@@ -109,7 +136,11 @@ class Trained(torch.nn.Module):
 def trace(job: dict[str, Any], clone: Path) -> list[Any]:
     """A job's step, traced: forward, loss and backward of its second iteration."""
     date = job["implementation_args"]["version"]
-    with _checked_out(CODE[date], clone) as folder, _importable(folder, (*ABSENT, *TRITON) if date < "2025" else ABSENT):
+    absent = (*ABSENT, *TRITON) if date < "2025" else ABSENT
+    code = CODE["2026-02-20" if date == CHUNKED else date]
+    with _checked_out(code, clone) as folder, _checked_out(LOSS, clone) as later, _importable(folder, absent):
+        if date == CHUNKED:
+            _load("chunked_loss", later / "components" / "loss.py")
         model = _model(job, date)
         _checkpointed(model, job, date)
         told = {"precision": job["precision"], "micro_batch_size": job["micro_batch_size"]}
@@ -119,10 +150,21 @@ def trace(job: dict[str, Any], clone: Path) -> list[Any]:
         return _steps(found.tape, 2)
 
 
+def _load(name: str, path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
 def _model(job: dict[str, Any], date: str) -> Any:
     old = date < "2025"
     if date >= "2026":
         sys.modules["torchtitan.protocols.train_spec"].ModelProtocol = _Base  # type: ignore[attr-defined]
+    model = job["model"]
+    if model["model_type"] == "qwen3":
+        return _qwen(job, model)
     code = importlib.import_module("torchtitan.models.llama.model" if old else "torchtitan.models.llama3.model.model")
     if old:
         for name in TRITON:
@@ -130,12 +172,29 @@ def _model(job: dict[str, Any], date: str) -> Any:
         args = code.ModelArgs()
     else:
         args = importlib.import_module("torchtitan.models.llama3.model.args").TransformerModelArgs()
-    model = job["model"]
     args.dim, args.n_layers, args.n_heads = model["hidden_size"], model["num_hidden_layers"], model["num_attention_heads"]
     args.n_kv_heads, args.vocab_size, args.multiple_of = model["num_key_value_heads"], model["vocab_size"], 8
     args.max_seq_len = job["sequence_length"]
     made = code.Transformer(args)
     made.init_weights()
+    return made
+
+
+def _qwen(job: dict[str, Any], model: dict[str, Any]) -> Any:
+    code = importlib.import_module("torchtitan.models.qwen3.model.model")
+    args = importlib.import_module("torchtitan.models.qwen3.model.args").Qwen3ModelArgs()
+    args.dim, args.n_layers, args.n_heads = model["hidden_size"], model["num_hidden_layers"], model["num_attention_heads"]
+    args.n_kv_heads, args.vocab_size, args.hidden_dim = (
+        model["num_key_value_heads"],
+        model["vocab_size"],
+        model["intermediate_size"],
+    )
+    args.head_dim, args.qk_norm, args.max_seq_len = model["head_dim"], True, job["sequence_length"]
+    args.enable_weight_tying = bool(model.get("tie_word_embeddings"))
+    made = code.Qwen3Model(args)
+    made.init_weights()
+    if args.enable_weight_tying:  # infra/parallelize.py:parallelize_qwen3
+        made.output.weight = made.tok_embeddings.weight
     return made
 
 
@@ -214,6 +273,8 @@ class _Stand(ModuleType):
             raise AttributeError(name)
         if name == "logger":
             return SimpleNamespace(info=print, warning=print, debug=lambda *_: None)
+        if name == "Configurable":
+            return type(name, (object,), {"Config": type("Config", (), {})})
         if name == "jit":
             return lambda function: function
         if name == "autotune":
@@ -224,9 +285,11 @@ class _Stand(ModuleType):
 
 
 def main(clone: Path) -> None:
-    """Trace every job and keep what it comes to."""
-    rows = {}
+    """Trace every job that is not there yet and keep what it comes to; take the file away to trace them all."""
+    rows = recorded() if FILE.exists() else {}
     for job in jobs():
+        if name_of(job) in rows:
+            continue
         found = heights(trace(job, clone))
         rows[name_of(job)] = [found.top, found.net, found.saved]
         print(name_of(job), rows[name_of(job)], flush=True)

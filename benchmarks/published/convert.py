@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -38,6 +39,10 @@ HELD = ("parameters", "parameter_copies", "master_parameters", "buffers", "gradi
 """What is alive once a step is done and its gradients are not dropped yet."""
 
 
+FAMILIES_OWN = {"transformers", "torchvision"}
+"""Implementations that the families themselves are of."""
+TORCHTUNE = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "mlp(w1,w2,w3)": "mlp"}
+"""What torchtune's runs call the parts they adapt, beside its own words."""
 LITGPT = {
     "q": "query", "k": "key", "v": "value", "proj": "projection", "mlp": "mlp", "head": "head",
 }  # fmt: skip
@@ -46,9 +51,12 @@ DATES = {
     "29de2828": "2023-09-27", "8641822b": "2023-10-16", "0cc02afa": "2023-10-27", "4a9b7e62": "2024-03-15",
     "41397ed6": "2024-03-15", "41dece20": "2024-03-15", "bc3c337f": "2024-03-15", "3e9fd36c": "2024-03-16",
     "0d207708": "2024-03-17", "3cf6493c": "2024-03-28", "58c5b188": "2024-04-19", "43c44323": "2024-04-24",
-    "101e31d2": "2024-05-06", "f247be87": "2024-07-05", "2b195c7f": "2024-08-02",
+    "101e31d2": "2024-05-06", "f247be87": "2024-07-05", "2b195c7f": "2024-08-02", "1814feb1": "2024-11-18",
+    "30b8519e": "2024-09-24", "5cbc1967": "2024-03-28", "bd2a0fc7": "2026-04-23",
 }  # fmt: skip
-"""When litgpt's commits were made (git log --format='%h %cs'), by which its record tells one code from another."""
+"""When litgpt's and torchtune's commits were made (git log --format='%h %cs'), by which one code is told from another."""
+BUILDERS = {"Llama-3.2": "llama3_2", "Llama-3.1": "llama3_1", "Llama-2": "llama2"}
+"""Torchtune's builder by a part of the model's name."""
 
 
 @dataclass
@@ -82,14 +90,14 @@ def question(record: Record, engine: str = "trace") -> Question:
     Raises:
         InputError: a record without a model or a precision, which the rule keeps out.
     """
-    config = config_of(record)
+    analytic = engine_of(record, engine) == "analytic"
+    config = config_of(record, coded=not analytic)
     if config is None or record.precision is None:
         raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
     scheme, _, rest = record.precision.partition(", adapters ")
     training: dict[str, Any] = {"precision": scheme}
     if record.optimizer is not None:
         training |= {"optimizer": record.optimizer.name, "optimizer_args": record.optimizer.arguments}
-    analytic = engine_of(record, engine) == "analytic"
     if record.kind == "train_step":
         training |= _step(record, config, record.accumulation if analytic else min(record.accumulation, ACCUMULATED))
     job: dict[str, Any] = {
@@ -99,7 +107,7 @@ def question(record: Record, engine: str = "trace") -> Question:
     }  # fmt: skip
     asks = analytic and record.kind == "train_step"
     lora = _lora(record, analytic=asks)
-    if asks and record.implementation in set(ANALYTIC.implementations) - {"transformers"}:
+    if asks and record.implementation in set(ANALYTIC.implementations) - FAMILIES_OWN:
         job["implementation"] = record.implementation
         job["implementation_args"] = _arguments(record)
     if asks and not rest:
@@ -113,11 +121,33 @@ def question(record: Record, engine: str = "trace") -> Question:
 
 
 def _arguments(record: Record) -> dict[str, Any]:
-    """What an implementation is told: litgpt's date, and its script where that is not the usual one."""
+    """What an implementation is told: litgpt's and torchtune's date, and what else of its own a run is said to have."""
+    if record.implementation == "timm":
+        return _of_timm(record)
+    if record.implementation == "torchtune":
+        return _of_torchtune(record)
     if record.implementation != "litgpt":
         return {}
     told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
     return {**told, "script": "pretrain"} if "extensions/thunder" in str(record.raw["source"]) else told
+
+
+def _of_timm(record: Record) -> dict[str, Any]:
+    """DINOv2's ViTs have layer scale (vision_transformer.py:vit_*_dinov2), and a gated feed-forward where that is said."""
+    told = {"init_values": 1e-5} if "dinov2" in str(record.raw["model"]["name"]) else {}
+    gated = "SwiGLU packed" in str(record.raw["model"]["intermediate_size"])
+    return {**told, **({"mlp_layer": "SwiGLUPacked"} if gated else {})}
+
+
+def _of_torchtune(record: Record) -> dict[str, Any]:
+    """The date of its commit, the builder of its model, and whether samples are packed and which loss, as the notes say."""
+    words = f"{record.text('notes')} {record.text('source')}"
+    builder = next(name for part, name in BUILDERS.items() if part in str(record.raw["model"]["name"]))
+    whole = re.search(r"loss=CrossEntropyLoss", words)
+    return {
+        "version": DATES[str(record.raw["source"]["commit"])[:8]], "builder": builder,
+        "packed": bool(re.search(r"packed(?:=True|:| to)", words)), **({"loss": "CrossEntropyLoss"} if whole else {}),
+    }  # fmt: skip
 
 
 def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
@@ -126,9 +156,9 @@ def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> di
         "activation_checkpointing": record.checkpointing,
         "gradient_accumulation_steps": accumulation,
     }
-    if isinstance(config, dict):
+    if isinstance(config, dict) and config["model_type"] != "vit":
         told["sequence_length"] = record.raw["seq_len"]
-    elif record.raw["model"].get("image_size") and not config.startswith("py:"):
+    elif record.raw["model"].get("image_size") and not str(config).startswith("py:"):
         told["image_size"] = record.raw["model"]["image_size"]
     if "eager" in record.text("attention") or record.text("attention") == "unfused":  # as Megatron-LM calls it
         told["attention"] = "eager"
@@ -150,10 +180,10 @@ def _lora(record: Record, *, analytic: bool) -> dict[str, Any] | None:
     if record.method not in ("lora", "qlora"):
         return None
     told, arch = record.raw["trainable"], str(record.raw["model"].get("arch"))
-    own = record.implementation == "litgpt" and analytic
-    pieces = {part: (word,) for part, word in LITGPT.items()} if own else PIECES[SAME.get(arch, arch)]
+    own = {"litgpt": LITGPT, "torchtune": TORCHTUNE}.get(str(record.implementation)) if analytic else None
+    pieces = PIECES[SAME.get(arch, arch)] if own is None else {part: (word,) for part, word in own.items()}
     names = [name for target in told["targets"] for name in pieces.get(target, (target,))]
-    usual = 0.05 if own else 0.0  # finetune/lora.py:lora_dropout
+    usual = 0.05 if own is LITGPT else 0.0  # finetune/lora.py:lora_dropout
     return {
         "r": told["rank"], "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", usual),
         "target_modules": list(dict.fromkeys(names)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,12 @@ def known(record: Record) -> bool:
     return config_of(record) is not None
 
 
-def config_of(record: Record) -> str | dict[str, Any] | None:
+def config_of(record: Record, *, coded: bool = True) -> str | dict[str, Any] | None:
     """The ``model`` of a job; None where the record does not have it.
+
+    Args:
+        record: a published run.
+        coded: whether code that a package has by name is run; else timm's is a config.
 
     >>> from benchmarks.published.records import load
     >>> config_of(next(record for record in load() if record.id == "pt-tutorial-vitl16-adam-foreach"))
@@ -40,12 +45,20 @@ def config_of(record: Record) -> str | dict[str, Any] | None:
     arch, name = str(model.get("arch")), str(model.get("name"))
     if name.startswith("torchvision "):
         return name.removeprefix("torchvision ")
+    if name.startswith("timm/") and not coded:
+        return _timm(model)
     if name.startswith("timm/vit_giant_patch14_dinov2.lvd142m"):
         return "py:benchmarks.published.modules:vit_giant"
     if name.startswith("Megatron-LM"):
         return _megatron(model)
     if arch not in CLASSES or any(not isinstance(model.get(key), int) for key in NEEDED):
         return None
+    return _hugging_face(record, arch)
+
+
+def _hugging_face(record: Record, arch: str) -> dict[str, Any]:
+    """A model of transformers', or of another's after its shape."""
+    model = record.raw["model"]
     model_type, architecture = CLASSES[arch]
     config = {"model_type": model_type, "architectures": [architecture]}
     config |= {key: model[key] for key in KEYS if key in model}
@@ -63,6 +76,19 @@ def config_of(record: Record) -> str | dict[str, Any] | None:
     if isinstance(sequence, int) and arch not in ("falcon", "bert"):
         config["max_position_embeddings"] = max(sequence, 2048)
     return config
+
+
+def _timm(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A ViT as its record has it, under Hugging Face's keys: ``SwiGLU packed 4096x2`` is a width of 4096 after the gate."""
+    inner = re.fullmatch(r"(?:SwiGLU packed )?(\d+)(?:x2)?", str(model["intermediate_size"]))
+    classes = re.search(r"num_classes=(\d+)", str(model["name"]))
+    if inner is None or classes is None:
+        return None
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    return {
+        "model_type": "vit", "architectures": ["ViTForImageClassification"], **{key: model[key] for key in same},
+        "intermediate_size": int(inner[1]), "num_labels": int(classes[1]),
+    }  # fmt: skip
 
 
 def _megatron(model: Mapping[str, Any]) -> dict[str, Any] | None:

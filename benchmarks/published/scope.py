@@ -31,7 +31,7 @@ class Features:
         implementations: whose layers.
         checkpointing: policies of recomputation, in the words of ``Record.checkpointing``.
         methods: ways to train, in those of ``Record.method``.
-        code_alone: a model that a package has by name and that no config describes.
+        code_alone: a model that a package has by name, as its code; else what a config describes.
         quantized: a base in 4 or 8 bits.
         mixed_adapters: adapters in another dtype than the base.
         compiled: code that was compiled.
@@ -57,7 +57,10 @@ class Features:
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
 ANALYTIC = Features(
-    implementations=("transformers", "litgpt", "megatron"), quantized=True, ranks=("fsdp2", "megatron"), dated=("litgpt",)
+    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision", "megatron"),
+    quantized=True,
+    ranks=("fsdp2", "megatron"),
+    dated=("litgpt",),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
@@ -200,10 +203,10 @@ def _dated(record: Record, modelled: Features) -> Reason | None:
 def _model(record: Record, modelled: Features) -> Reason | None:
     from benchmarks.published.models import config_of
 
-    config = config_of(record)
+    config = config_of(record, coded=modelled.code_alone)
     if config is None:
         return Reason("model", "the record does not have the whole shape of a family memcalc knows")
-    if isinstance(config, str) and record.kind == "train_step" and not modelled.code_alone:
+    if isinstance(config, str) and config.startswith("py:") and record.kind == "train_step" and not modelled.code_alone:
         return Reason("model", f"{config} is known by its code, and has no config")
     return None
 

@@ -52,7 +52,7 @@ Pool = tuple[list[int], list[Piece], int]
 def summits(tape: Iterable[Event]) -> Summits:
     """What ``replay(tape).phases()`` says of requested, allocated and reserved bytes, in a fraction of the time.
 
-    >>> from memcalc.tape.events import Buffer
+    >>> from memcalc.tape.events import Buffer, Free
     >>> weight, scratch = Buffer("w", 3 * 2**20, "parameter"), Buffer("s", 1000, "temporary")
     >>> summits([Mark("forward"), Alloc(weight), Repeat(9, (Alloc(scratch), Free(scratch)))])
     {(2, 'forward'): {'requested': 3146728, 'allocated': 3146752, 'reserved': 23068672}}
@@ -64,7 +64,7 @@ def summits(tape: Iterable[Event]) -> Summits:
         from memcalc.allocator.replay import replay
 
         return {
-            place: {name: peaks[name] for name in ("requested", "allocated", "reserved")}  # type: ignore[index]
+            place: {name: peaks[name] for name in ("requested", "allocated", "reserved")}
             for place, peaks in replay(events).phases().items()
         }
 
@@ -109,7 +109,7 @@ class _Run:
         """Phase by phase."""
         found: Summits = {}
         first = next((event for event in events if event.__class__ is Mark), None)
-        place = (2 if first is None else first.iteration, PHASES[0])  # type: ignore[union-attr]
+        place = (2 if first is None else first.iteration, PHASES[0])
         ops: list[Op] = []
         for number, event in enumerate(events):
             kind = event.__class__
@@ -149,11 +149,12 @@ class _Run:
 
     def repeated(self, event: Repeat, ops: list[Op]) -> list[Op]:
         """A body so many times over; gives what is still to be played."""
-        times, body = as_int(event.times), event.body  # type: ignore[arg-type]
-        if times < 0 or getattr(event.times, "ndim", 0):
-            raise _NotPlainError
+        written: Any = event.times
+        if getattr(written, "ndim", 0) or written < 0:
+            raise _NotPlainError  # which the full replay refuses in its own words
+        times = as_int(written)
         turn: list[Op] = []
-        for one in unroll(body):
+        for one in unroll(event.body):
             if one.__class__ is Mark:
                 raise _NotPlainError
             self.leaf(one, turn)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from memcalc.errors import InputError
+from memcalc.families import _siglip_forward as siglip
 from memcalc.families import gemma3_text
 from memcalc.families._decoder import Names
 from memcalc.families._decoder_forward import Masks, Style, decoded, other_heads
@@ -21,8 +24,9 @@ from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Linear, Parameter, TiedLinear
 from memcalc.layers.pointwise import AveragePool
 from memcalc.play.machine import Machine
-from memcalc.play.pointwise import compare
-from memcalc.play.reshape import clone
+from memcalc.play.pointwise import compare, to
+from memcalc.play.reshape import clone, unsqueeze
+from memcalc.play.scattered import masked_scatter
 from memcalc.play.values import Value
 
 
@@ -85,7 +89,7 @@ def build(config: Gemma3Config, architecture: str) -> Architecture:
 
 
 def play(machine: Machine, architecture: str, config: Gemma3Config, root: Any, batch: Batch) -> tuple[Value, Any]:
-    """A training forward of text: without pixels the tower and the projector do not run, and get no gradient."""
+    """A training forward; of text alone the tower and the projector do not run, and get no gradient."""
     names = Names()
 
     def run(machine: Machine, part: Module, batch: Batch) -> Value:
@@ -93,13 +97,16 @@ def play(machine: Machine, architecture: str, config: Gemma3Config, root: Any, b
 
     if architecture != "Gemma3ForConditionalGeneration":
         return other_heads(machine, architecture, config, root, batch, names, run)
-    hidden = machine.call("model", run, machine, root.part("model"), batch)
+    kept: list[Value] = []
+    hidden = machine.call("model", body, machine, root.part("model"), batch, names, config, kept)
     logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
-    return causal_loss(machine, logits, batch["labels"]), logits
+    return causal_loss(machine, logits, batch["labels"]), (logits, kept)
 
 
-def body(machine: Machine, root: Module, batch: Batch, names: Names, config: Gemma3Config) -> Value:
-    """Embeddings, masks of both kinds, the language model on them.
+def body(
+    machine: Machine, root: Module, batch: Batch, names: Names, config: Gemma3Config, kept: list[Value] | None = None
+) -> Value:
+    """Embeddings, image features among them, masks of both kinds, the language model; ``kept`` is what the output holds.
 
     source: transformers 5.23.0 models/gemma3/modeling_gemma3.py:Gemma3Model.forward
     """
@@ -111,13 +118,42 @@ def body(machine: Machine, root: Module, batch: Batch, names: Names, config: Gem
         machine.scratch(8, "scalar_tensor")
     at = f"language_model.{names.embedding}"
     embeds = machine.call(at, language.part(names.embedding).play, machine, ids)
+    seen: Any = None
+    if "pixel_values" in batch.values:
+        embeds, seen = _merged(machine, root, batch, config, embeds)
+        if kept is not None:
+            kept.append(seen[1])
     eager, style = machine.policy.attention == "eager", style_of(text)
     masks, numbers = _masks(machine, batch, embeds.dtype, style, eager=eager)
     hidden, _ = machine.call(
         "language_model", decoded, machine, language, batch, names, style, embeds, eager=eager, masks=masks
     )
-    del numbers, special, ids
+    del numbers, special, ids, seen
     return hidden  # type: ignore[no-any-return]
+
+
+def _merged(machine: Machine, root: Module, batch: Batch, config: Gemma3Config, embeds: Value) -> tuple[Value, Any]:
+    """Embeddings with an image's features in each row, and the locals that live as long as the language model runs.
+
+    source: transformers 5.23.0 models/gemma3/modeling_gemma3.py:Gemma3Model.forward, get_placeholder_mask
+
+    Raises:
+        InputError: a row that has no room for an image.
+    """
+    if not machine.decide(batch.tokens >= config.mm_tokens_per_image):
+        rule = f"is shorter than the {config.mm_tokens_per_image} tokens of an image"
+        raise InputError("training.sequence_length", batch.tokens, rule, "use that many or more")
+    machine.assumed["each row has one image among its words"] = None
+    vision, pixels = config.vision_config, batch["pixel_values"]
+    states = machine.call("vision_tower", siglip.states, machine, root.part("vision_tower"), vision, pixels)
+    side, places = vision.image_size // vision.patch_size, isqrt(config.mm_tokens_per_image)
+    projector_of = root.part("multi_modal_projector")
+    pooled = machine.call("multi_modal_projector", siglip.projected, machine, projector_of, states, side, places)
+    features = to(machine, pooled, embeds.dtype)
+    mask = compare(machine, batch["input_ids"], operator="eq.Scalar")
+    number = machine.new((), "int64", "sum")
+    del number
+    return masked_scatter(machine, embeds, unsqueeze(machine, mask, 2), features), (states, features, pooled, mask)
 
 
 def _masks(machine: Machine, batch: Batch, dtype: str, style: Style, *, eager: bool) -> tuple[Masks, Value | None]:

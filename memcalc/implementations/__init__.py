@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memcalc.implementations.base import Implementation
 
 USUAL = "transformers"
-KNOWN = ("litgpt", "megatron", "nanogpt", "torchtitan")
+KNOWN = ("litgpt", "megatron", "nanogpt", "timm", "torchtitan", "torchtune")
 """Each has a file of its name."""
 
 

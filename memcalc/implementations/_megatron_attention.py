@@ -54,9 +54,9 @@ def core(machine: Machine, query: Value, key: Value, value: Value, probability: 
 
 def _flash(machine: Machine, query: Value, key: Value, value: Value, probability: float) -> Value:
     """On copies with the batch in front (FlashAttention.forward; _PrepareQKVForFA makes the same in one buffer)."""
-    parts = [contiguous(machine, transpose(machine, part, 0, 1)) for part in (query, key, value)]
-    parts = [transpose(machine, part, 1, 2) for part in parts]
-    out = kernels.KERNELS["flash"](machine, *parts, None, probability, True, True)
+    query, key, value = (contiguous(machine, transpose(machine, part, 0, 1)) for part in (query, key, value))
+    query, key, value = (transpose(machine, part, 1, 2) for part in (query, key, value))
+    out = kernels.KERNELS["flash"](machine, query, key, value, None, probability, True, True)
     out = merge_dims(machine, transpose(machine, out, 1, 2), 2, 3)
     return contiguous(machine, transpose(machine, out, 0, 1))
 

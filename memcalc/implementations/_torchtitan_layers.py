@@ -1,8 +1,9 @@
-"""Torchtitan's layers: attention on rotary numbers that are complex, a gated feed-forward, and the block of both.
+"""Torchtitan's layers: attention on rotary numbers that are complex (Llama 3) or not (Qwen3), a gated feed-forward, a block.
 
 Locals stand for the locals of the modules: what they hold lives until the function returns.
 
-source: pytorch/torchtitan 9dec370 models/llama/model.py, v0.1.0, v0.2.0 and v0.2.2 models/llama3/model/model.py
+source: pytorch/torchtitan 9dec370 models/llama/model.py, v0.1.0, v0.2.0 and v0.2.2 models/llama3/model/model.py and
+models/qwen3/model/model.py
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from memcalc.play import attention as kernels
 from memcalc.play.complexes import as_complex, as_real, turned_by
 from memcalc.play.machine import Machine
 from memcalc.play.norms import rms_norm
-from memcalc.play.pointwise import add, mul, power, rsqrt, shifted, silu, to
+from memcalc.play.pointwise import add, mul, neg, power, rsqrt, shifted, silu, to
 from memcalc.play.reduce import mean_last
-from memcalc.play.reshape import contiguous, expand, merge_dims, split_dim, transpose, unsqueeze
+from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
@@ -55,35 +56,40 @@ def _over_root(machine: Machine, x: Value) -> Value:
 
 @dataclass
 class TitanAttention:
-    """Attention without biases, the width of a head being the model's over the heads."""
+    """Attention without biases; Qwen3's (``normed``) has a norm on queries and on keys."""
 
     width: Count
     heads: Count
     groups: Count
+    size: Count
     version: Version
+    normed: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
-        """The four matrices."""
-        return Module(tuple(self._parts().items())).tensors()
+        """The norms, where there are any, and the four matrices."""
+        norm = TitanNorm(self.size, "torch")
+        norms = (("q_norm", norm), ("k_norm", norm)) if self.normed else ()
+        return Module((*norms, *self._parts().items())).tensors()
 
     def _parts(self) -> dict[str, Linear]:
-        narrow = self.groups * (self.width // self.heads)
-        wide = self.heads * (self.width // self.heads)
+        narrow, wide = self.groups * self.size, self.heads * self.size
+        before = self.version.mixing
         return {
-            "wq": Linear(self.width, wide, bias=False), "wk": Linear(self.width, narrow, bias=False),
-            "wv": Linear(self.width, narrow, bias=False), "wo": Linear(wide, self.width, bias=False),
+            f"{before}wq": Linear(self.width, wide, bias=False), f"{before}wk": Linear(self.width, narrow, bias=False),
+            f"{before}wv": Linear(self.width, narrow, bias=False), "wo": Linear(wide, self.width, bias=False),
         }  # fmt: skip
 
     def play(self, machine: Machine, x: Value, angles: Value) -> Value:
         """``(batch, length, width)`` to the same (Attention.forward)."""
-        parts, size = self._parts(), self.width // self.heads
-        xq = machine.call("wq", parts["wq"].play, machine, x)
-        xk = machine.call("wk", parts["wk"].play, machine, x)
-        xv = machine.call("wv", parts["wv"].play, machine, x)
+        parts, size = self._parts(), self.size
+        xq, xk, xv = (machine.call(name, part.play, machine, x) for name, part in parts.items() if name != "wo")
         xq = split_dim(machine, xq, 2, (self.heads, size))
         xk = split_dim(machine, xk, 2, (self.groups, size))
         xv = split_dim(machine, xv, 2, (self.groups, size))
-        xq, xk = turned(machine, xq, xk, angles)
+        if self.normed:
+            xq = machine.call("q_norm", TitanNorm(size, "torch").play, machine, xq)
+            xk = machine.call("k_norm", TitanNorm(size, "torch").play, machine, xk)
+        xq, xk = (turned_halves if self.normed else turned)(machine, xq, xk, angles)
         grouped = not machine.same(self.heads, self.groups)
         keys, values = xk, xv
         if grouped and self.version.repeats:
@@ -113,6 +119,21 @@ def turned(machine: Machine, xq: Value, xk: Value, angles: Value) -> tuple[Value
 
 def _in_complex(machine: Machine, x: Value) -> Value:
     return as_complex(machine, split_dim(machine, to(machine, x, "float32"), 3, (x.shape[3] // 2, 2)))
+
+
+def turned_halves(machine: Machine, xq: Value, xk: Value, cache: Value) -> tuple[Value, Value]:
+    """Rotary positions on the halves of a head, by cosines and sines in its own dtype (models/qwen3: apply_rotary_emb)."""
+    cos = to(machine, narrow(machine, cache, -1, xq.shape[3]), xq.dtype)
+    sin = to(machine, narrow(machine, cache, -1, xq.shape[3]), xq.dtype)
+    xq_out = add(machine, mul(machine, xq, cos), mul(machine, _rotate_half(machine, xq), sin))
+    xk_out = add(machine, mul(machine, xk, cos), mul(machine, _rotate_half(machine, xk), sin))
+    return to(machine, xq_out, xq.dtype), to(machine, xk_out, xk.dtype)
+
+
+def _rotate_half(machine: Machine, x: Value) -> Value:
+    half = x.shape[3] // 2
+    x1, x2 = narrow(machine, x, -1, half), narrow(machine, x, -1, x.shape[3] - half)
+    return cat(machine, (neg(machine, x2), x1), -1)
 
 
 @dataclass

@@ -13,6 +13,9 @@ from memcalc.parallelism.fsdp2_units import Units
 
 FLASH_AND_EFFICIENT = ("mm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention")
 EVERY_BACKEND = (*FLASH_AND_EFFICIENT, "_scaled_dot_product_cudnn_attention")
+EVERY_PRODUCT = (*EVERY_BACKEND, "bmm", "addmm", "convolution")
+"""source: 114151ad distributed/activation_checkpoint.py:_get_save_ops; pytorch torch/_functorch/partitioners.py:
+get_default_op_list, compute_intensive_ops"""
 
 
 BLOCKS = Units((("layers.*",),), (("layers.-1",),))
@@ -33,6 +36,10 @@ class Version(NamedTuple):
         keeps: operators whose results per-operator checkpointing keeps, of products every other one.
         early_stop: whether recomputing ends with the last tensor that is missing.
         counts: whether the loss is a sum that is divided by a count of tokens on the GPU.
+        chunks: how many chunks of the sequence the loss takes through the head and backward, one by one; 0 for none.
+        every: whether every so many-th block may be checkpointed.
+        head: what the last matrix is called.
+        mixing: what stands before the names of the first three matrices of attention.
         units: how FSDP2 wraps the model.
     """
 
@@ -44,6 +51,10 @@ class Version(NamedTuple):
     keeps: tuple[str, ...] = FLASH_AND_EFFICIENT
     early_stop: bool = True
     counts: bool = False
+    chunks: int = 0
+    every: bool = True
+    head: str = "output"
+    mixing: str = ""
     units: Units = BLOCKS
 
 
@@ -52,6 +63,11 @@ _WRAPPED = _FLASH._replace(units=ENDS_TOO)
 _WHOLE = _WRAPPED._replace(early_stop=False)
 _CUDNN = _WHOLE._replace(order=("cudnn", "flash", "efficient"))
 _KEPT = _CUDNN._replace(keeps=EVERY_BACKEND)
+_COUNTED = _KEPT._replace(counts=True)
+_GROUPED = _COUNTED._replace(repeats=False, order=("cudnn", "flash", "math"))
+_NO_LAYERS = _GROUPED._replace(keeps=EVERY_PRODUCT, every=False)
+_LM_HEAD = Units((("tok_embeddings",), ("norm", "lm_head"), ("layers.*",)), (("norm", "lm_head"),))
+_CHUNKED = _NO_LAYERS._replace(chunks=8, head="lm_head", mixing="qkv_linear.", units=_LM_HEAD)
 
 VERSIONS: Mapping[str, Version] = {
     "2024-06-06": Version(float_scores=True, tables=2),  # 40f8fd00
@@ -62,13 +78,16 @@ VERSIONS: Mapping[str, Version] = {
     "2025-08-29": _WHOLE,  # 25413d22
     "2025-10-09": _CUDNN,  # 6a3a9da9; v0.2.0 of 2025-10-17 was read whole
     "2025-12-01": _KEPT,  # b39377f9
-    "2026-01-25": _KEPT._replace(counts=True),  # 0cb74355
-    "2026-01-27": _KEPT._replace(counts=True, repeats=False, order=("cudnn", "flash", "math")),  # ff0829c1
+    "2026-01-25": _COUNTED,  # 0cb74355
+    "2026-01-27": _GROUPED,  # ff0829c1; v0.2.2 of 2026-02-20 was read whole
+    "2026-03-23": _NO_LAYERS,  # 114151ad
+    "2026-04-27": _CHUNKED,  # 786e26f8, which was read whole
 }
 """By the date of the commit that brought it. A date between two is taken for the earlier one's."""
-LAST = "2026-02-20"
-"""Of v0.2.2 (73a0e697), the last that was read whole and is played: later code checkpoints by another list of operators
-(114151ad, 2026-03-23), and runs backward chunk by chunk inside its loss (786e26f8, 2026-04-27)."""
+RELEASE = "2026-02-20"
+"""Of v0.2.2 (73a0e697), which a job has unless it says otherwise."""
+LAST = "2026-04-27"
+"""Of the last code that was read (786e26f8)."""
 
 
 def version_of(date: str) -> Version | None:

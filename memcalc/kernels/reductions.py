@@ -51,10 +51,11 @@ def _worked_out(shape: Sequence[Count], chosen: Sequence[int], accumulator: int,
         there = pattern == which
         whole = bool(there.all())
         sides: tuple[list[list[Any]], list[list[Any]]] = ([], [])
-        fastest, stride, last = True, 1, None
+        fastest, last = True, -1
+        stride: Any = 1
         for place in reversed([place for place in range(len(flat)) if which >> place & 1]):
             size, side = flat[place] if whole else flat[place][there], 0 if place in chosen else 1
-            if last is None:
+            if last < 0:
                 fastest = side == 0
             if last == side:
                 sides[side][-1][0] = sides[side][-1][0] * size

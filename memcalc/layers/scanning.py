@@ -60,9 +60,9 @@ def in_torch(machine: Machine, mixer: MambaMixer, hidden: Value) -> Value:
     bias = _step_bias(machine, mixer)
     skip = _skip(machine, mixer)
     out = _scanned(machine, transpose(machine, turned, 1, 2), step, decay, entering, leaving, skip, gate, bias)
-    out = machine.call("out_proj", parts["out_proj"].play, machine, to(machine, transpose(machine, out, 1, 2), dtype))
+    made: Value = machine.call("out_proj", parts["out_proj"].play, machine, to(machine, transpose(machine, out, 1, 2), dtype))
     del projected, step, bias, skip, gate
-    return out
+    return made
 
 
 def _conv_parameters(machine: Machine, mixer: MambaMixer) -> tuple[Value, Value | None]:
@@ -134,10 +134,12 @@ def fused(machine: Machine, mixer: MambaMixer, hidden: Value) -> Value:
     projected = transpose(machine, machine.call("in_proj", parts["in_proj"].play, machine, hidden), 1, 2)
     decay = _decay(machine, mixer)
     conv_weight, conv_bias = _conv_parameters(machine, mixer)
-    weights = [_weight(machine, name, parts[name]) for name in ("x_proj", "dt_proj", "out_proj")]
+    x_weight, step_weight, out_weight = (_weight(machine, name, parts[name]) for name in ("x_proj", "dt_proj", "out_proj"))
     skip = _skip(machine, mixer)
     bias = _step_bias(machine, mixer)
-    return mamba_inner(machine, Operands(projected, conv_weight, conv_bias, *weights, decay, skip, bias))
+    return mamba_inner(
+        machine, Operands(projected, conv_weight, conv_bias, x_weight, step_weight, out_weight, decay, skip, bias)
+    )
 
 
 def _check(machine: Machine, mixer: MambaMixer) -> None:

@@ -176,8 +176,8 @@ def plain(
 
 def clamped(machine: Machine, hidden: Value) -> Value:
     """An FP16 value held between bounds that are lower where it overflowed (modeling_t5.py:T5Block.forward)."""
-    machine.scratch(hidden.nbytes, "abs")  # TensorCompare.cpp:isinf: self.abs() == infinity
     infinite = machine.like(hidden, "isinf", "bool")
+    machine.scratch(hidden.nbytes, "abs")  # TensorCompare.cpp:isinf: self.abs() == infinity
     some = machine.new((), "bool", "any")
     del infinite
     lower, largest = machine.new((), "float32", "scalar_tensor"), machine.new((), "float32", "scalar_tensor")

@@ -42,7 +42,8 @@ def _product(machine: Machine, shape: Shape, dtype: str, groups: Any, *, kept: b
         flat = make((rows * row - (row - width),), dtype, OPERATOR)  # the last row ends where its elements do
         out = Value(flat.storage, shape, dtype, None, False, (len(shape) - 1,))
         del flat
-    machine.scratches(grouped_scratch(groups, machine.policy.behaviour))
+    if not (kept and machine.found()):
+        machine.scratches(grouped_scratch(groups, machine.policy.behaviour))
     return out
 
 

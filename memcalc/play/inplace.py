@@ -41,9 +41,9 @@ def clamp(machine: Machine, value: Value, *, least: bool = True) -> Value:
 
 def _clamp_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     """FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)"""
+    zero = machine.new((), grad.dtype, "scalar_tensor")
     least = machine.like(saved[0], "ge.Scalar", "bool") if node.meta else None
     most = machine.like(saved[0], "le.Scalar", "bool")
-    zero = machine.new((), grad.dtype, "scalar_tensor")
     out = machine.like(grad, "where.self")
     del least, most, zero
     return (out,)

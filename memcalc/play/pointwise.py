@@ -257,12 +257,12 @@ def clamped_in_place(machine: Machine, value: Value) -> Value:
 
 
 def _clamped_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)
+    # FunctionsManual.cpp:clamp_backward: where((self >= min).logical_and_(self <= max), grad, zero), all of them its locals
+    zero = machine.new((), grad.dtype, "scalar_tensor")
     low = machine.like(saved[0], "ge.Scalar", "bool")
     high = machine.like(saved[0], "le.Scalar", "bool")
-    del high
     out = machine.like(grad, "where.self")
-    del low
+    del zero, low, high
     return (out,)
 
 

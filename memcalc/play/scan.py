@@ -96,7 +96,7 @@ def _backward(machine: Machine, node: Node, saved: Any, grads: Any) -> Gradients
     last = (len(saved) - 2) // 2 - 1
     for place in range(last, -1, -1):
         if between is not None and place == 1:
-            machine.turns(between, lambda: turn(1), sums.state)  # type: ignore[arg-type]
+            machine.turns(between, lambda: turn(1), sums.state)
         else:
             turn(place)
     return sums.whole["decay"], sums.whole["drive"], sums.whole["read"]

@@ -25,6 +25,8 @@ class Sizes(NamedTuple):
     sequence: int
     source: int
     image: tuple[int, int]
+    sees: bool = False
+    """Whether the job asks for images, of a model that can do without."""
 
 
 def sizes_of(training: Training, config: Any, usual: int = SEQUENCE) -> Sizes:
@@ -33,7 +35,13 @@ def sizes_of(training: Training, config: Any, usual: int = SEQUENCE) -> Sizes:
     sequence = training.sequence_length or min(usual, int(longest))
     frames = 2 * config.max_source_positions if _is_audio(config) else None
     image = _sides(training.image_size or _first(config, "image_size") or IMAGE)
-    return Sizes(training.micro_batch_size or 1, sequence, training.source_length or frames or sequence, image)
+    return Sizes(
+        training.micro_batch_size or 1,
+        sequence,
+        training.source_length or frames or sequence,
+        image,
+        training.image_size is not None,
+    )
 
 
 def family_inputs(architecture: str, config: Any, sizes: Sizes) -> list[Input]:
@@ -52,7 +60,8 @@ def _read(architecture: str, config: Any, sizes: Sizes, vocabulary: int) -> list
     if architecture.startswith(("CLIPVision", "CLIPForImage", "ViT", "ResNet")):
         return [_pixels(getattr(config, "vision_config", config), sizes)]
     if architecture.startswith("Gemma3ForConditionalGeneration"):
-        return [tokens, Input("token_type_ids", "int64", tokens.shape, 1)]
+        kinds = Input("token_type_ids", "int64", tokens.shape, 1)
+        return [tokens, kinds, *([_pixels(config.vision_config, sizes)] if sizes.sees else [])]
     if _is_audio(config) and architecture != "WhisperForCausalLM":
         return [Input("input_features", "float", (sizes.batch, config.num_mel_bins, sizes.source))]
     if getattr(config, "is_encoder_decoder", False) and "ForCausalLM" not in architecture:

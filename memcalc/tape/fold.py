@@ -134,7 +134,7 @@ def fold(tape: Iterable[Event], measure: Measure = rounded, place: str = "device
     """
     events = list(tape)
     try:
-        one = FolderOfOne(measure, place).totals(events)
+        one = FolderOfOne(None if measure is requested else measure, place).totals(events)
     except NotOneJobError:
         return _Folder(measure, place).run(events)
     found = Stretch(one.net, one.top, one.at_top, -1 if one.instant is None else 0, one.role_top, one.phase_top)  # type: ignore[arg-type]

@@ -40,12 +40,12 @@ class Totals:
 class FolderOfOne:
     """One reading of one job's tape."""
 
-    def __init__(self, measure: Callable[[int], Any], place: str) -> None:
-        self.measure, self.place = measure, place
+    def __init__(self, measure: Callable[[int], Any] | None, place: str) -> None:
+        self.measure, self.place = measure, place  # None for bytes as they were asked for
         self.rounds = measure is rounded
         self.phase: Phase = "init"
 
-    def totals(self, events: Iterable[Event]) -> Totals:
+    def totals(self, events: Iterable[Event]) -> Totals:  # noqa: C901 - one loop, a call a buffer would cost
         """Events in a row; a run of allocations is highest at its end.
 
         Raises:
@@ -53,6 +53,7 @@ class FolderOfOne:
         """
         done = Totals()
         net, role_top, roles, place = done.net, done.role_top, done.roles, self.place
+        measure, rounds = self.measure, self.rounds
         total, rising, site = 0, False, ""
         for event in events:
             kind = event.__class__
@@ -73,7 +74,14 @@ class FolderOfOne:
             if buffer.place != place:
                 roles.add(None)
                 continue
-            size = self.sized(buffer.requested, times)
+            size: Any = buffer.requested
+            if size.__class__ is not int or times.__class__ is not int or times < 0:
+                raise NotOneJobError
+            if rounds:
+                size = (size + MASK) & ~MASK
+            elif measure is not None:
+                size = measure(size)
+            size = times * size
             role = buffer.role
             if kind is Alloc:
                 site, rising = buffer.site, True
@@ -93,13 +101,6 @@ class FolderOfOne:
         done.total = total
         return done
 
-    def sized(self, requested: Any, times: Any) -> int:
-        """Bytes of so many buffers in the measure."""
-        if requested.__class__ is not int or times.__class__ is not int or times < 0:
-            raise NotOneJobError
-        size: Any = (requested + MASK) & ~MASK if self.rounds else self.measure(requested)
-        return times * size  # type: ignore[no-any-return]
-
     def note(self, done: Totals, total: int, site: str) -> None:
         """Allocations end, as high as this."""
         if total > done.top:
@@ -109,7 +110,7 @@ class FolderOfOne:
     def compose(self, done: Totals, event: Event) -> None:
         """A mark, which opens its phase, or a body repeated."""
         if event.__class__ is Mark:
-            self.phase = event.phase  # type: ignore[union-attr]
+            self.phase = event.phase
             _raise(done.phase_top, self.phase, done.total)
             done.roles.add(None)
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcalc.allocator.replay import replay
 from memcalc.allocator.summits import lives_in, summits
+from memcalc.errors import InputError
 from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat
 
 MIB = 2**20
@@ -105,3 +108,11 @@ def test_equal_buffers_that_are_not_one_and_other_streams_are_played_too():
         [],
     ):
         assert summits(tape) == told(tape)
+
+
+def test_a_tape_of_many_jobs_is_refused_as_ever():
+    """A repetition whose count is an array, or negative, is an error in the full replay's words."""
+    buffer = Buffer("b", 700, "temporary")
+    for times in (np.array([1, 2]), -1):
+        with pytest.raises(InputError, match=r"tape\.times"):
+            summits([Mark("forward"), Repeat(times, (Alloc(buffer), Free(buffer)))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,6 +127,30 @@ def test_arrays_of_jobs_are_each_job_alone(points, checkpointing, precision):
         assert (top[place], total[place]) == alone[:2]
         for role, value in alone[2].items():
             assert np.broadcast_to(roles.get(role, 0), len(points))[place] == value
+
+
+@pytest.mark.parametrize(
+    ("attention", "statistics", "seeds"), [("flash", 24, 16 + 8), ("cudnn", 24, 8 + 8), ("efficient", 32, 0)]
+)
+def test_selective_checkpointing_keeps_every_result_of_a_kernel(attention, statistics, seeds):
+    """By hand, in BF16: a layer keeps what it is given, its products, and of attention the result, its logsumexp and seeds."""
+    tokens, h, wide, heads = 2 * 24, 64, 176, 4
+    products = 4 * 2 * h + 2 * 2 * wide + 2 * h  # q, k, v and o; gate and up; down
+
+    def saved(layers: int) -> int:
+        asked = job(layers, attention=attention, activation_checkpointing="selective")
+        asked["model"]["num_key_value_heads"] = heads
+        live, events = 0, unroll(play_job(asked).events)
+        for event in events:
+            if isinstance(event, Mark):
+                if event.phase == "backward":
+                    break
+            else:
+                live += event.buffer.requested * (1 if isinstance(event, Alloc) else -1)
+        return live
+
+    kernel = 2 * h * tokens + 4 * 2 * heads * statistics + seeds  # efficient attention pads rows of statistics to 32
+    assert saved(4) - saved(3) == tokens * (2 * h + products) + kernel
 
 
 def events_of(tape: Any) -> int:

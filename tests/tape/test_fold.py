@@ -139,7 +139,7 @@ def test_allocs_and_frees_cancel():
     assert fold([allocs(buffer, 5), frees(buffer, 5)], requested).stretch.total == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tape, tape)
 def test_one_job_in_place_is_the_algebra(first, second):
     """What is added up in place for one job is what the algebra of stretches says: totals, tops, phases and the instant."""

@@ -68,7 +68,10 @@ def read_inputs(training: Any, family: Family, model: Model, floating: str) -> R
         # what is assumed of tokens is nothing to a model that reads none
         said = [each for each in sizes.assumed if "input_ids" in shapes or family.inputs >= TEXT or "sequence" not in each]
         return reading_of(sizes.rows, sizes.tokens, shapes, (*said, *more))
-    return reading_of(sizes.rows, sizes.tokens, text_shapes(architecture, family, sizes), sizes.assumed)
+    shapes = text_shapes(architecture, family, sizes)
+    if "token_type_ids" in shapes and training.image_size is not None:  # Gemma 3, which sees where it is asked to
+        shapes["pixel_values"] = ((sizes.rows, model.config.vision_config.num_channels, *(training.image_size,) * 2), floating)
+    return reading_of(sizes.rows, sizes.tokens, shapes, sizes.assumed)
 
 
 def text_sizes(training: Any, config: Any) -> Sizes:

@@ -27,6 +27,9 @@ MASKS = ("masking_utils.py", "modeling_attn_mask_utils.py")
 WARNING = "warn_if_padding_and_no_attention_mask"
 """Where it asks whether there is a token of padding, to warn of it (transformers 5.23.0 modeling_utils.py)."""
 WHOLE_SEQUENCES = "each row of the batch is one whole sequence, neither packed nor padded, so that no mask is made for it"
+PLACEHOLDER_MASK = "get_placeholder_mask"
+"""Where it counts the places that image features go to (transformers 5.23.0 models/gemma3/modeling_gemma3.py)."""
+PLACEHOLDERS = "each row has as many places for image features as its images give"
 CONSTANTS = 1024
 """Elements up to which the values of a CPU tensor are followed (fake_tensor.py:CONSTANT_NUMEL_LIMIT follows one)."""
 
@@ -81,6 +84,9 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         ):
             self.assumed[WHOLE_SEQUENCES] = None
             return whole
+        if func is ITEM and args[0].constant is None and args[0].dtype in (torch.bool, torch.int64) and _of_an_image():
+            self.assumed[PLACEHOLDERS] = None
+            return True if args[0].dtype == torch.bool else 1
         if func is LIFT_FRESH and type(args[0]) is torch.Tensor and not args[0].ndim and args[0].device.type == "cpu":
             return self._constant(args[0])
         if kwargs and getattr(kwargs.get("device"), "type", "") in ("meta", "cuda"):
@@ -111,6 +117,16 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         if made.device.type != "cpu" or not self.may_turn_const(made):
             return None
         return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
+
+
+def _of_an_image(depth: int = 32) -> bool:
+    """Whether transformers asks how many places for image features there are among the tokens."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and depth:
+        if frame.f_code.co_name == PLACEHOLDER_MASK:
+            return True
+        frame, depth = frame.f_back, depth - 1
+    return False
 
 
 def _of_whole_sequences(depth: int = 24) -> bool | None:

@@ -39,6 +39,9 @@ def weighted(x: Any, one: Any) -> Any:
 FORMULAS: list[tuple[Callable[[Any, Any], Any], list[int], set[str]]] = [
     # a scalar zero, self >= min, self <= max (the conjunction in place), where
     (bounded, [SEED, 4, MASK, MASK, SIZE], {"aten::logical_and_"}),
+    (lambda x, _: x.clamp(-1, 1).sum(), [SEED, 4, MASK, MASK, SIZE], {"aten::logical_and_"}),
+    # zeros of the table, into which rows are added; no second table
+    (lambda x, _: x[torch.zeros(2, 3, dtype=torch.long, device=x.device)].sum(), [SEED, SIZE], {"aten::_index_put_impl_"}),
     # the sigmoid, on which all the rest is done
     (entropy, [SEED, SIZE], {"aten::sub_", "aten::mul_", "aten::div_"}),
     # pos_weight · target, which is kept; that and 1, on which all the rest is done; the sigmoid

@@ -50,6 +50,20 @@ def test_buffers_only_the_cpu_needs_are_empty() -> None:
             assert as_cuda(aten._scaled_dot_product_cudnn_attention.default, q, q, q, None, wanted)[1].numel() == rows
 
 
+def test_the_gradient_of_a_bias_has_whole_rows() -> None:
+    """Efficient attention's, (2, 3, 20, 33) in rows of 48, in memory to the end of the last: 15 elements of 2 bytes beyond."""
+    func = aten._scaled_dot_product_efficient_attention_backward.default
+    with FakeTensorMode():
+        q, k = torch.empty(2, 3, 20, 16, dtype=BF16), torch.empty(2, 3, 33, 16, dtype=BF16)
+        bias, statistics = torch.empty(2, 3, 20, 33, dtype=BF16), torch.empty(2, 3, 32)
+        seed = torch.empty((), dtype=torch.long)
+        for _ in range(2):  # the second time it is found in a cache
+            out = as_cuda(func, q, q, k, k, bias, q, statistics, seed, seed, 0.0, [True, True, True, True])
+            assert out[3].shape == bias.shape
+            assert out[3].untyped_storage().nbytes() == 2 * 3 * 20 * 48 * 2
+        assert as_cuda(func, q, q, k, k, None, q, statistics, seed, seed, 0.0, [True, True, True, False])[3] is None
+
+
 def test_an_embedding_bag_keeps_a_bag_for_every_index() -> None:
     """offset2bag is as long as the indices on CUDA; the CPU's sum leaves it empty."""
     with FakeTensorMode():

@@ -168,6 +168,38 @@ def test_norms() -> None:
             assert found == {}
 
 
+def test_layer_norm_copies_what_is_strided() -> None:
+    """A transposed input and a strided weight are copied, on a CPU as on CUDA; what lies densely is not."""
+    x, w = meta(100, 64), meta(100, 2)[:, 0]
+    assert sizes(aten.native_layer_norm.default, x.t(), [100], w, None, 1e-5) == {
+        "contiguous input": 64 * 100 * 4, "contiguous weight": 100 * 4,
+    }  # fmt: skip
+    assert sizes(aten.native_layer_norm.default, x, [64], None, None, 1e-5) == {}
+    real = torch.randn(100, 64).t()
+    assert {25600, 400} <= set(allocated(lambda: torch.nn.functional.layer_norm(real, (100,), torch.randn(100, 2)[:, 0])))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.float16, [2]), (torch.complex64, [4, 1]), (torch.int32, []), (torch.float32, [4])]
+)
+def test_isinf_looks_at_magnitudes(dtype: Any, expected: list[int]) -> None:
+    """A magnitude for each element while the answer is made, as on a CPU; of complex numbers beside the other part's answer."""
+    number = 64 * 100
+    found = sizes(aten.isinf.default, meta(64, 100, dtype=dtype))
+    assert list(found.values()) == [size * number for size in expected]
+    real = [size for size in allocated(lambda: torch.zeros(64, 100, dtype=dtype).isinf())[1:] if abs(size) >= number]
+    live = [sum(real[: place + 1]) for place in range(len(real))]
+    assert max(live) == number + sum(found.values())  # the answer, a byte each
+
+
+def allocated(function: Any) -> list[int]:
+    """What a CPU allocates and frees in a call, in order."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        held = function()
+    del held
+    return [event.nbytes() for event in profile.kineto_results.events() if event.name() == "[memory]"]
+
+
 def test_foreach_norm_matches_the_facts() -> None:
     """One fp32 for each tensor and each chunk of 65536 elements of the largest tensor."""
     tensors = [meta(65537, dtype=BF16), meta(10, dtype=BF16)]

@@ -31,7 +31,7 @@ _POINTWISE = (  # TensorIterator kernels: native/cuda/{Activation,Binary,Unary,P
     *("maximum", "minimum", "clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "where", "lerp", "lerp_"),
     *("addcmul", "addcmul_", "addcdiv", "addcdiv_", "remainder", "fmod", "floor", "ceil", "round", "trunc", "frac"),
     *("floor_divide", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "logical_xor"),
-    *("bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "isnan", "isinf", "isfinite", "sgn", "masked_fill"),
+    *("bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "isnan", "isfinite", "sgn", "masked_fill"),
     *("masked_fill_", "fill_", "zero_", "copy_", "_to_copy", "clone", "contiguous", "nan_to_num", "hypot", "xlogy"),
     *("tril", "triu", "tril_", "triu_", "arange", "linspace", "eye", "complex", "polar", "conj_physical", "_conj", "angle"),
 )
@@ -54,7 +54,6 @@ _SHAPES = (
     *("gather", "index_select", "take", "index_fill", "index_fill_", "index_copy_"),
 )  # Shape.cu: cat passes its addresses in kernel arguments (CatArrInputTensorMetadata); ScatterGatherKernel.cu; Indexing.cu
 _NORMS = (
-    "native_layer_norm",  # layer_norm_kernel.cu:LayerNormKernelImplInternal (contiguous input, as layer_norm makes it)
     "_fused_rms_norm",  # layer_norm_kernel.cu:RmsNormKernelImplInternal
     "batch_norm_elemt",  # Normalization.cu:batch_norm_elemt_cuda
 )

@@ -146,6 +146,17 @@ def _log_sigmoid(_: dict[str, Any], out: Any, __: Behaviour) -> Any:
     return out[0], out[1].new_empty(0)
 
 
+@_fix("_scaled_dot_product_efficient_attention_backward")
+def _efficient_attention_backward(_: dict[str, Any], out: Any, __: Behaviour) -> Any:
+    # attention_backward.cu: "force alignment for the last dim"; a view that fake tensors find again in their cache has memory
+    # to its last element alone, and not to the end of its last row
+    bias = out[3]
+    if bias is None or bias.shape[-1] % 16 == 0:
+        return out
+    aligned = bias.new_empty((*bias.shape[:-1], bias.shape[-1] + 16 - bias.shape[-1] % 16))
+    return *out[:3], aligned[..., : bias.shape[-1]]
+
+
 @_fix("_scaled_dot_product_cudnn_attention")
 def _cudnn_attention(args: dict[str, Any], out: Any, _: Behaviour) -> Any:
     # cudnn/MHA.cpp:run_cudnn_SDP_fprop: the statistics are allocated only where asked for

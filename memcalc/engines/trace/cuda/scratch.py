@@ -42,7 +42,7 @@ class Entry:
 
 REGISTRY: dict[str, Entry] = {}
 """By aten name without the overload."""
-_MODULES = ("reduce", "attention", "index", "norm", "matmul", "convolution", "pool", "loss")
+_MODULES = ("reduce", "attention", "index", "norm", "matmul", "convolution", "pool", "loss", "pointwise")
 
 
 def scratch(*names: str, source: str) -> Callable[[Formula], Formula]:

@@ -110,6 +110,24 @@ def _masked_select(args: Arguments, out: Any, _: Behaviour) -> list[Scratch]:
     return [Scratch("nonzero", 8 * out.numel() * dims), cub_scan(args["mask"].numel(), 4)]
 
 
+@scratch("masked_scatter", source="native/cuda/IndexKernel.cpp:masked_scatter__cuda; IndexKernel.cu:the launch of its kernel")
+def _masked_scatter(args: Arguments, out: Any, _: Behaviour) -> list[Scratch]:
+    prefix = [Scratch("maskPrefixSum", 8 * out.numel())]
+    if not args["mask"].is_contiguous() or args["mask"].shape != out.shape:
+        prefix.append(Scratch("contiguous mask", out.numel()))
+    return [*prefix, *contiguous_copy("source", args["source"]), cub_scan(out.numel(), 8)]
+
+
+@scratch(
+    "masked_scatter_backward",
+    source="native/TensorAdvancedIndexing.cpp:masked_scatter_backward_symint: masked_select",
+)
+def _masked_scatter_backward(args: Arguments, out: Any, _: Behaviour) -> list[Scratch]:
+    grad, mask = args["grad_output"], args["mask"]
+    whole = [] if mask.is_contiguous() and mask.shape == grad.shape else [Scratch("contiguous mask", grad.numel())]
+    return [Scratch("nonzero", 8 * out.numel() * grad.dim()), *whole, cub_scan(grad.numel(), 4)]
+
+
 @scratch("sort", "argsort", source="native/cuda/Sort.cpp:sort_cuda_kernel; SortStable.cu:launch_stable_sort_kernel")
 def _sort(args: Arguments, _: Any, __: Behaviour) -> list[Scratch]:
     source, dim = args["self"], args.get("dim", -1)

@@ -15,6 +15,11 @@ from memcalc.kernels.reduction import layout
 LAYER_NORM = "native/cuda/layer_norm_kernel.cu:LayerNormBackwardKernelImplInternal, LaunchGammaBetaBackwardCUDAKernel"
 
 
+@scratch("native_layer_norm", source="native/cuda/layer_norm_kernel.cu:layer_norm_cuda: expect_contiguous of each operand")
+def _layer_norm_forward(args: Arguments, _: Any, __: Behaviour) -> list[Scratch]:
+    return [buffer for name in ("input", "weight", "bias") for buffer in contiguous_copy(name, args.get(name))]
+
+
 @scratch("native_layer_norm_backward", "_fused_rms_norm_backward", source=LAYER_NORM)
 def _layer_norm(args: Arguments, out: Any, behaviour: Behaviour) -> list[Scratch]:
     grad, source = args["grad_out"], args["input"]
