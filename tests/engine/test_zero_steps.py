@@ -99,7 +99,7 @@ def reduced(stage: int, rank: int, bucket: int, sizes: list[int], *, copies: boo
     grads = [Buffer(f"p{number}.grad", 4 * size, "gradient") for number, size in enumerate(sizes)]
     events: list[Any] = [Mark("forward"), Mark("backward")]
     for number in reversed(range(len(sizes))):
-        moment = Buffer(f"p{number}", 0, "temporary", operator=GRADIENT)
+        moment = Buffer(f"p{number}", 0, "temporary", operator=GRADIENT, shape=(sizes[number],))
         events += [Alloc(grads[number]), *([Free(grads[number])] if stage == 2 else []), Alloc(moment), Free(moment)]
     end = Buffer("", 0, "temporary", operator=END)
     reducer = Reducer(reduction, [(grad, 1) for grad in grads] if stage == 1 else [])
@@ -214,3 +214,15 @@ def test_what_is_not_played_says_so():
         footprint = estimate_job(job, read_model(job.model))
         assert footprint.peak.allocated is None
         assert any(said in warning for warning in footprint.warnings), footprint.warnings
+
+
+@pytest.mark.parametrize("model", ["t5-small", "resnet-50", "qwen2.5-7b", "bert-base-uncased"])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_parameter_is_found_whatever_its_place_is_called(model, stage):
+    """Lists in lists, layers of several kinds, parts numbered in a sequence: a step leaves what it found, with no gradient left."""
+    one = {"world": 4, "model": model, "precision": "bf16", "micro_batch_size": 1, "zero_stage": stage}
+    keys = {} if model == "resnet-50" else {"attention": "eager"}
+    job = read_job({**{key: value for key, value in one.items() if key != "world"}, **keys, "dp": 4, "optimizer": "adamw"})
+    plan, read = make_plan(job), prepared(read_model(job.model), job)
+    for step in steps_of(job, plan, read, accounts(plan, read, 4)[0])[0]:
+        assert [row[0] for row in rows(step)] == list(PHASES)

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from memcalc.arrays import Count
-from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, written
-from memcalc.play.adapting import counted
+from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, starred, written
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark
-from memcalc.tensors import itemsize
+from memcalc.tensors import itemsize, product
 
 GRAD = ".grad"
 REDUCTION_STREAM = 1
@@ -95,7 +94,7 @@ class Reducer:
 
     def __init__(self, reduction: Reduction, gradients: Iterable[tuple[Buffer, Count]]) -> None:
         self.to = reduction
-        self.waiting: dict[str, list[int]] = {}
+        self.waiting: dict[tuple[str, int], list[int]] = {}
         self.own: dict[str, list[tuple[Buffer, int]]] = {}
         for buffer, times in gradients:
             self.own.setdefault(_parameter(buffer), []).append((buffer, int(times)))
@@ -123,7 +122,7 @@ class Reducer:
         if isinstance(event, Mark) and event.phase == "forward":
             self._begun()
         elif is_moment(event, GRADIENT):
-            return self._came(event.buffer.site)  # type: ignore[union-attr]
+            return self._came(event.buffer)  # type: ignore[union-attr]
         elif is_moment(event, END):
             return self._ended()
         elif self.to.stage == 2 and isinstance(event, Free) and event.buffer.site.endswith(GRAD):
@@ -141,15 +140,16 @@ class Reducer:
         self.batch += 1
         self.waiting = {}
         for place in self.to.order:
-            self.waiting.setdefault(self.to.placed[place].name, []).append(place)
+            one = self.to.placed[place]
+            self.waiting.setdefault((one.name, one.numel), []).append(place)
 
-    def _came(self, name: str) -> list[Event]:
+    def _came(self, moment: Buffer) -> list[Event]:
         """A gradient is there: its hook runs (process_gradients)."""
         events: list[Event] = []
         if not self.open:  # setup_buckets
             self.open = True
             events += [Alloc(bucket) for bucket in self.buckets]
-        one = self.to.placed[self.waiting[counted(name)].pop()]
+        one = self.to.placed[self.waiting[starred(moment.site), int(product(moment.shape or ()))].pop()]
         if self.to.stage == 2:
             own, self.dying = self.dying, None
             events += self._pushed(one, own)
@@ -160,7 +160,8 @@ class Reducer:
     def _own(self, one: Placed) -> Buffer:
         """The memory of a gradient that was kept until now."""
         held = self.own[one.name]
-        buffer, times = held.pop()
+        alike = [place for place, (buffer, _) in enumerate(held) if buffer.requested == one.numel * self.size]
+        buffer, times = held.pop(alike[-1] if alike else -1)
         if times > 1:
             held.append((buffer, times - 1))
         return buffer
@@ -235,4 +236,4 @@ class Reducer:
 
 
 def _parameter(buffer: Buffer) -> str:
-    return counted(buffer.site.removesuffix(GRAD))
+    return starred(buffer.site.removesuffix(GRAD))

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from memcalc.arrays import Count, maximum
 from memcalc.engines.analytic.buckets import Placed, Reducer, Reduction
-from memcalc.engines.analytic.moments import END, is_moment, written
+from memcalc.engines.analytic.moments import END, is_moment, starred, written
 from memcalc.engines.analytic.step import Around, Played
 from memcalc.engines.analytic.update import update_events
 from memcalc.kernels.reduction import Chip, contiguous
@@ -60,7 +60,7 @@ def _ranks(setting: Setting) -> list[Reduction]:
     placed, start = [], 0
     for place in order:
         position, numel = single[place]
-        placed.append(Placed(setting.trainable[position].name, start, scalar(numel)))
+        placed.append(Placed(starred(setting.trainable[position].name), start, scalar(numel)))
         start += scalar(numel)
     registered = sorted(range(len(order)), key=order.__getitem__)
     shards, partition = scalar(setting.shards), scalar(padded_elements(setting)) // scalar(setting.shards)
