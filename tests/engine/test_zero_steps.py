@@ -219,7 +219,7 @@ def test_what_is_not_played_says_so():
 @pytest.mark.parametrize("model", ["t5-small", "resnet-50", "qwen2.5-7b", "bert-base-uncased"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_every_parameter_is_found_whatever_its_place_is_called(model, stage):
-    """Lists in lists, layers of several kinds, parts numbered in a sequence: a step leaves what it found, with no gradient left."""
+    """Lists in lists, layers of several kinds, parts numbered in a sequence: a step leaves what it found, no gradient left."""
     one = {"world": 4, "model": model, "precision": "bf16", "micro_batch_size": 1, "zero_stage": stage}
     keys = {} if model == "resnet-50" else {"attention": "eager"}
     job = read_job({**{key: value for key, value in one.items() if key != "world"}, **keys, "dp": 4, "optimizer": "adamw"})
