@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from memcalc.arrays import Count
+from memcalc.arrays import Count, product
 from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, starred, written
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark
-from memcalc.tensors import itemsize, product
+from memcalc.tensors import itemsize
 
 GRAD = ".grad"
 REDUCTION_STREAM = 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from memcalc.arrays import ceil_div
+from memcalc.arrays import ceil_div, product
 from memcalc.engines.analytic.gathers import Coordinator, Limits, own_parameters
 from memcalc.engines.analytic.moments import END, GRADIENT, Gradients, is_moment, mark, starred, written
 from memcalc.engines.analytic.step import Around, Played
@@ -27,7 +27,7 @@ from memcalc.play.around import Call
 from memcalc.play.machine import Machine
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, allocs, frees
 from memcalc.tape.unroll import unroll
-from memcalc.tensors import itemsize, product
+from memcalc.tensors import itemsize
 
 TO, FROM = "forward comes to a module", "forward leaves a module"
 BACK_TO, BACK_FROM = "backward comes to a module", "backward leaves a module"
