@@ -25,7 +25,7 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
     if bias is None and not transposed:
         weight = _turned(machine, weight)
     flat = value if len(shape) == 2 else merge_dims(machine, value, 0, len(shape) - 2)
-    if bias is not None and not transposed:
+    if bias is not None and not transposed and machine.policy.updates is not None:
         weight = _turned(machine, weight)
     made = _product(machine, flat, weight, bias, out, transposed)
     del flat
@@ -35,13 +35,15 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
 
 
 def _turned(machine: Machine, weight: Value) -> Value:
-    """``weight.t()``, a node of its own where it matters when a gradient comes to the weight: between that and the input's."""
-    if machine.policy.updates is None or weight.node is None:
-        return weight
-    return machine.record(weight.detached(), (weight,), (), _turn_backward)
+    """``weight.t()``, made before the input is flattened: its gradient is stored after the input's has been added to others.
+
+    With a bias it is made after, and turned back first, which matters where something happens as it comes (ATen
+    native/Linear.cpp:linear, _flatten_nd_linear).
+    """
+    return machine.record(weight.detached(), (weight,), (), _turned_backward) if machine.wants(weight) else weight
 
 
-def _turn_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+def _turned_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
     return (grad,)
 
 

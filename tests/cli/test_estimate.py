@@ -118,7 +118,7 @@ def test_verdicts_decide_the_exit(memcalc):
     assert (yes.code, yes.json["fits"]["verdict"]) == (0, "fits")
     step = memcalc("estimate", "gpt2", "--memory", "80GiB", "--format", "json")
     assert (step.code, step.json["fits"]["verdict"]) == (0, "fits")
-    unknown = memcalc("estimate", "gpt2", "--memory", "80GiB", "--dp", 8, "--zero-stage", 3, "--format", "json")
+    unknown = memcalc("estimate", "gpt2", "--memory", "80GiB", "--dp", 8, "--zero-backend", "deepspeed", "--format", "json")
     assert (unknown.code, unknown.json["fits"]["verdict"]) == (0, "unknown")
 
 

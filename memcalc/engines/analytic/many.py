@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import rounded
-from memcalc.engines.analytic.peak import around_of, played_of
+from memcalc.arrays import Count, maximum, rounded
+from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import accounts
 from memcalc.engines.analytic.step import steady_tape
 from memcalc.inference import check_inference, trains
@@ -48,9 +48,8 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
     def run(some: Array) -> Any:
         sizes = int(some[0]) if len(some) == 1 else some
         asked = job.model_copy(update={"training": job.training.model_copy(update={key: sizes})})
-        played, assumed = played_of(asked, plan, model)
-        around = around_of(plan, model, account, assumed.behaviour.chip)
-        return fold(steady_tape(around, played), rounded).stretch.top
+        steps, _ = steps_of(asked, plan, model, account)
+        return highest(fold(steady_tape(*step), rounded).stretch.top for step in steps)
 
     return apart(run, numpy.asarray(values, dtype=numpy.int64))
 
@@ -69,6 +68,18 @@ def _forwards(job: Job, plan: Plan, model: Model, key: str, values: Array) -> Ar
         return top_of(asked, plan, model, account)
 
     return apart(run, values)
+
+
+def highest(tops: Iterable[Count]) -> Count:
+    """The highest of several ranks, job by job.
+
+    >>> highest([3, 7, 5])
+    7
+    """
+    most: Count = 0
+    for top in tops:
+        most = maximum(most, top)
+    return most
 
 
 def apart(run: Callable[[Array], Any], values: Array) -> Array:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import PLAYED, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, engine_hooks, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.under import gives_up, hooks_under, is_played, ranks_under
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -22,9 +23,6 @@ from memcalc.plan import Plan
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
 
-ENGINES = ("torch", "fsdp2")
-"""Data-parallel engines whose step is played."""
-
 
 def whole_step(
     job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool, explained: bool
@@ -34,12 +32,27 @@ def whole_step(
     ``replayed`` asks for what the allocator makes of it, ``explained`` for the buffers behind each component.
     """
     try:
-        played, assumed = played_of(job, plan, model)
+        steps, assumed = steps_of(job, plan, model, account)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(plan, model, account, assumed.behaviour.chip)
+    around, played = steps[0] if len(steps) == 1 else max(steps, key=lambda step: fold(steady_tape(*step)).stretch.top)
     return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
+
+
+def steps_of(
+    job: Job, plan: Plan, model: Model, account: Account, ranks: int | None = None
+) -> tuple[list[tuple[Around, Played]], Assumed]:
+    """The step of each rank that may be the highest, and what it was assumed to run on; ``ranks`` where the plan's are arrays.
+
+    Raises:
+        NotModelledError: it cannot be played.
+        ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
+    """
+    played, assumed = played_of(job, plan, model, ranks)
+    chip = assumed.behaviour.chip
+    around = around_of(plan, model, account, chip)
+    return ranks_under(plan, model, account.layout, around, played, chip), assumed
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -53,8 +66,8 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     family = _playable(plan, model, several=several)
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
-    in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    hooks = engine_hooks(plan, model)
+    in_buckets = gives_up(plan) or (several and bool(plan.zero_args.get("gradient_as_bucket_view")))
+    hooks = hooks_under(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
@@ -84,10 +97,11 @@ def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend not in ENGINES:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+    if not is_played(plan):
         raise NotModelledError(
-            "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
-        )
+            "parallelism.zero_stage", plan.stage, "has a step under DeepSpeed that is not played yet",
+            "use zero_stage 1, 2 or 3, or zero_backend torch",
+        )  # fmt: skip
     if plan.optimizer.frees_gradients and not plan.optimizer.on_arrival:
         raise NotModelledError(
             "training.optimizer", plan.optimizer.name, "copies gradients to the host inside backward, which is not played yet"
@@ -145,10 +159,12 @@ def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
-    always = any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
-    played = {COMPONENTS[role] for role in PLAYED if not (always and role == "communication")}
+    reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
+    always = not reduces and any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
+    roles = (*PLAYED, *REDUCED) if reduces else PLAYED
+    played = {COMPONENTS[role] for role in roles if not (always and role == "communication")}
     kept = [held for held in footprint.buffers if held.component not in played]
-    return (*kept, *(held for held in held_by_role(tape) if held.component in played))
+    return (*kept, *(held for held in held_by_role(tape, roles) if held.component in played))
 
 
 def through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:

@@ -30,6 +30,7 @@ from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
 from memcalc.play.policy import Policy
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
 
@@ -240,12 +241,7 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.optimizer.scales_loss:
-        big = scaled(machine, loss)
-        Engine(machine).run(big)
-        del big
-    elif plan.scheme.scaler or plan.scheme.step == "textbook":
-        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
+    if (big := _scaled(machine, plan, loss)) is not None:
         Engine(machine).run(big)
         del big
     else:
@@ -254,6 +250,17 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     if machine.policy.updates is not None:
         machine.policy.updates.ends(machine)
     machine.held = None
+
+
+def _scaled(machine: Machine, plan: Plan, loss: Value) -> Value | None:
+    """The loss as it is scaled for backward; None where it is not."""
+    if plan.scheme.scaler or plan.optimizer.scales_loss:
+        return scaled(machine, loss)
+    if plan.backend == "megatron":  # core/pipeline_parallel/schedules.py:backward_step
+        return scaled(machine, loss) if plan.scheme.parameter == "float16" else None
+    if plan.backend == "deepspeed":  # by 1 too, but not by BF16_Optimizer (deepspeed runtime/base_optimizer.py:scale_if_loss)
+        return None if plan.scheme.main_gradient else scaled(machine, loss)
+    return scaled(machine, to(machine, loss, "float32")) if plan.scheme.step == "textbook" else None
 
 
 def _given(machine: Machine, batch: Batch) -> Batch:
@@ -294,6 +301,7 @@ class Around:
         states: what the optimizer keeps from its first step on.
         clip: what clipping takes for a moment; empty where nothing is clipped.
         update: what the optimizer's step takes for a moment.
+        early: what an engine does in its step before the optimizer's own, where states are born.
         born_inside: whether states are born inside the first backward.
     """
 
@@ -301,6 +309,7 @@ class Around:
     states: Sequence[Holding]
     clip: Sequence[Event]
     update: Sequence[Event]
+    early: Sequence[Event] = ()
     born_inside: bool = False
 
 
@@ -333,5 +342,5 @@ def _iteration(around: Around, played: Played, number: int, born: Sequence[Event
     tape = [Mark(event.phase, number) if isinstance(event, Mark) else event for event in played.events]
     if around.clip:
         tape += [Mark("clip", number), *around.clip]
-    tape += [Mark("optimizer_step", number), *born, *around.update, Mark("zero_grad", number)]
+    tape += [Mark("optimizer_step", number), *around.early, *born, *around.update, Mark("zero_grad", number)]
     return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]
