@@ -105,7 +105,8 @@ def question(record: Record, engine: str = "trace") -> Question:
         "parallelism": dict(sharding(record) or {}) if analytic else {},
         "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
     }  # fmt: skip
-    asks = analytic and record.kind == "train_step"
+    # of torchtune a model by itself too: its rotary caches are no tensors of the family's
+    asks = analytic and (record.kind == "train_step" or record.implementation == "torchtune")
     lora = _lora(record, analytic=asks)
     if asks and record.implementation in set(ANALYTIC.implementations) - FAMILIES_OWN:
         job["implementation"] = record.implementation
