@@ -160,7 +160,7 @@ def _converted(machine: Machine, reading: Reading) -> Forwards:
     inputs = tuple(Alloc(buffer) for buffer in reading.buffers)
     machine.cache = machine.encoded = None  # what is still held dies off the tape
     return Forwards(
-        (*inputs, *earlier), tuple(map(tuple, parts)), tuple(converter.workspaces),
+        (*inputs, *earlier), tuple(map(tuple, parts)), tuple(converter.workspaces.values()),
         (*reading.assumptions, *machine.assumed),
     )  # fmt: skip
 
