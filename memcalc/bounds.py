@@ -136,7 +136,8 @@ def bounded(footprint: Footprint) -> Footprint:
     peak = footprint.peak
     found = None if peak.allocated is None else interval(footprint.engine, footprint.model.family)
     if found is not None and peak.allocated is not None:
-        peak = replace(peak, low=int(peak.allocated * found.low), high=-int(-peak.allocated * found.high // 1))
+        least = max(int(peak.allocated * found.low), footprint.states.rounded)  # what is kept is known to the byte
+        peak = replace(peak, low=least, high=-int(-peak.allocated * found.high // 1))
         told, mode = found.told(footprint.model.family), footprint.job.get("mode", "train")
         if mode != "train":
             told = f"{told}; they are training steps, for none in mode {mode} is recorded"

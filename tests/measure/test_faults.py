@@ -97,7 +97,6 @@ def test_parameters_without_gradients_are_named():
         ),
         ({"model": {"params": 1000}}, "refused", "has no code that could be run"),
         ({"model": "nonsuch"}, "refused", "is neither a shipped model nor a path"),
-        ({"optimizer": "lomo", "precision": "fp16"}, "refused", "would update masters after it"),
         ({"precision": "apex-o2"}, "refused", "is a layout that torch alone does not run"),
     ],
 )
@@ -106,6 +105,12 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(request_, kind, says):
     record = measure("transformer", **request_)
     assert (record.status, record.failure.kind) == ("failed", kind)
     assert says in record.failure.message
+
+
+def test_a_job_that_cannot_be_is_no_record():
+    """What no machine could run is the asker's error, before anything is measured."""
+    with pytest.raises(InputError, match="would update masters after it; use precision bf16-pure"):
+        measure("transformer", optimizer="lomo", precision="fp16")
 
 
 @pytest.mark.parametrize(
