@@ -149,14 +149,15 @@ def setting(patch: Patch) -> Setting:
 
 
 def refuse_unswept(job: Job) -> None:
-    """What changes a model's tensors is not swept yet, and is refused rather than passed over.
+    """What changes a model's tensors, or the allocator, is not swept yet, and is refused rather than passed over.
 
     Raises:
-        NotModelledError: adapters, or another implementation's layers.
+        NotModelledError: adapters, another implementation's layers, or the allocator's settings, whose defaults bound each row.
     """
     for path, value, usual in (
         ("training.lora", job.training.lora, None), ("training.quantization", job.training.quantization, None),
         ("implementation", job.implementation, "transformers"), ("implementation_args", job.implementation_args, {}),
+        ("behaviour.allocator", job.behaviour.allocator, None),
     ):  # fmt: skip
         if value != usual:
             raise NotModelledError(path, value, "is not swept yet", "use estimate, check or fit")

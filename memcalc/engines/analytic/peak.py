@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import PLAYED, held_by_role
@@ -39,7 +40,8 @@ def whole_step(
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     around = around_of(plan, model, account, assumed.behaviour.chip)
-    return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
+    settings = asked_settings(job)
+    return _read(footprint, around, played, assumed, settings, replayed=replayed, explained=explained)
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -87,13 +89,16 @@ def around_of(plan: Plan, model: Model, account: Account, chip: Chip) -> Around:
     )
 
 
-def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool, explained: bool) -> Whole:
+def _read(
+    footprint: Footprint, around: Around, played: Played, assumed: Assumed, settings: AllocatorSettings | None, *,
+    replayed: bool, explained: bool,
+) -> Whole:  # fmt: skip
     from memcalc.bounds import bounded
 
     tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     steps = two_steps(around, played)
-    through = _through(steps) if replayed else None
+    through = _through(steps, settings) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return Whole(
@@ -128,11 +133,11 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *(held for held in held_by_role(tape) if held.component in played))
 
 
-def _through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+def _through(steps: Sequence[Event], settings: AllocatorSettings | None) -> dict[Phase, dict[str, int]]:
     """What the allocator makes of the second of two iterations, phase by phase."""
     from memcalc.allocator.summits import summits
 
-    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
+    return {phase: peaks for (iteration, phase), peaks in summits(steps, settings).items() if iteration == 2}
 
 
 def _components(known: Components, by_requested: Fold) -> Components:
