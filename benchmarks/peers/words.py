@@ -34,7 +34,7 @@ TOLD: dict[str, tuple[str, str, str]] = {
     "memcalc analytic": (
         "a step's peak, allocated, reserved and the device's range; what is held between steps, and of a model alone",
         "`memcalc.estimate` with the job of the run",
-        "what `scope.py` lists as not modelled: other implementations than transformers', litgpt's and nanogpt's, several "
+        "what `scope.py` lists as not modelled: implementations that its list does not have, several "
         "ranks; and the families whose activations are not modelled yet",
     ),
     "hf-mem": (

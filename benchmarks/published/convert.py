@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import ANALYTIC, engine_of, quantization, sharding
+from benchmarks.published.scope import ANALYTIC, PER_OPERATOR, engine_of, policy, quantization, sharding, titan_date
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -105,7 +105,8 @@ def question(record: Record, engine: str = "trace") -> Question:
         "parallelism": dict(sharding(record) or {}) if analytic else {},
         "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
     }  # fmt: skip
-    asks = analytic and record.kind == "train_step"
+    # of torchtune a model by itself too: its rotary caches are no tensors of the family's
+    asks = analytic and (record.kind == "train_step" or record.implementation == "torchtune")
     lora = _lora(record, analytic=asks)
     if asks and record.implementation in set(ANALYTIC.implementations) - FAMILIES_OWN:
         job["implementation"] = record.implementation
@@ -126,6 +127,9 @@ def _arguments(record: Record) -> dict[str, Any]:
         return _of_timm(record)
     if record.implementation == "torchtune":
         return _of_torchtune(record)
+    if record.implementation == "torchtitan":
+        dated = {"version": date} if (date := titan_date(record)) else {}
+        return {**dated, **({"loss": "chunked"} if "with chunked CE" in record.text("notes") else {})}
     if record.implementation != "litgpt":
         return {}
     told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
@@ -153,7 +157,7 @@ def _of_torchtune(record: Record) -> dict[str, Any]:
 def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "micro_batch_size": record.raw["micro_batch_size"],
-        "activation_checkpointing": record.checkpointing,
+        "activation_checkpointing": "selective" if policy(record) == PER_OPERATOR else record.checkpointing,
         "gradient_accumulation_steps": accumulation,
     }
     if isinstance(config, dict) and config["model_type"] != "vit":

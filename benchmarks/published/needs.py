@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.published.models import CLASSES, config_of
 from benchmarks.published.records import Record, load
-from benchmarks.published.scope import ANALYTIC
+from benchmarks.published.scope import ANALYTIC, PER_OPERATOR, policy
 
 PAGE = Path(__file__).parent / "needs.md"
 HEAD = """# What the published steps need
@@ -51,6 +51,8 @@ def recomputation(record: Record) -> str:
         return words
     if "offload" in words:
         return "full + activation offload"
+    if policy(record) == PER_OPERATOR:
+        return PER_OPERATOR
     return "selective, per op" if "op" in words else "selective (as its config has it)"
 
 

@@ -44,6 +44,7 @@ OPTIMIZERS: Sequence[tuple[str, tuple[str, dict[str, Any]]]] = (
     (r"torch\.optim\.AdamW ?\(?fused(?:=True\))?$|AdamW fused$", ("torch:AdamW", {"fused": True})),
     (r"AdamW \(HF Trainer default adamw_hf\)$", ("torch:AdamW", {"foreach": False})),
     (r"(?:torch\.optim\.)?AdamW(?: \((?:default foreach|foreach default)\))?$", ("torch:AdamW", {})),
+    (r"torch\.optim\.AdamW \(foreach or fused depending on commit", ("torch:AdamW", {})),
     (r"torch\.optim\.Adam \(foreach default\)$", ("torch:Adam", {})),
     (r"Adafactor", ("transformers:Adafactor", {})),
     (r"Megatron mixed-precision Adam", ("torch:Adam", {})),

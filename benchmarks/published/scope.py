@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from benchmarks.published.records import Record
+from memcalc.implementations._torchtitan_versions import LAST, version_of
 from memcalc.records import dataclass
 
 STATIC = ("static_after_step", "optimizer_state", "model_init")
@@ -56,11 +57,14 @@ class Features:
 
 TRACE = Features(implementations=BUILT, code_alone=True)
 """The trace, which runs the code it is asked about."""
+PER_OPERATOR = "selective, per operator"
+"""Torchtitan's checkpointing operator by operator, in the rule's own word."""
 ANALYTIC = Features(
-    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision"),
+    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision", "torchtitan"),
+    checkpointing=("none", "full", PER_OPERATOR),
     quantized=True,
     ranks=("fsdp2",),
-    dated=("litgpt",),
+    dated=("litgpt", "torchtitan"),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
@@ -170,7 +174,7 @@ def _ranks(record: Record, modelled: Features) -> Reason | None:
 
 
 def _checkpointing(record: Record, modelled: Features) -> Reason | None:
-    if record.kind in STATIC or record.checkpointing in modelled.checkpointing:
+    if record.kind in STATIC or policy(record) in modelled.checkpointing:
         return None
     return Reason("checkpointing", f"another policy of recomputation than {' and '.join(modelled.checkpointing)}")
 
@@ -196,7 +200,13 @@ def _implementation(record: Record, modelled: Features) -> Reason | None:
 
 
 def _dated(record: Record, modelled: Features) -> Reason | None:
-    known = record.kind in STATIC or record.implementation not in modelled.dated or record.raw["source"].get("code_commit")
+    if record.kind in STATIC or record.implementation not in modelled.dated:
+        return None
+    if record.implementation == "torchtitan":
+        date = titan_date(record)
+        known = date is not None and version_of(date) is not None and date <= LAST
+        return None if known else Reason("commit", "the run's code is of a commit that is not told, or not known")
+    known = record.raw["source"].get("code_commit")
     return None if known else Reason("commit", "the commit of the run's code is not told, and that code changed")
 
 
@@ -215,6 +225,26 @@ RULES: tuple[Rule, ...] = (
     _quantized, _method, _compiled, _offload, _in_backward, _optimizer, _precision, _adapters, _ranks, _checkpointing, _sizes,
     _device, _implementation, _dated, _model,
 )  # fmt: skip
+
+
+TITAN = {
+    "83c879f1": "2024-03-28", "40f8fd00": "2024-06-06", "5940ddeb": "2025-02-06", "069bae28": "2025-02-27",
+    "3b39d7ab": "2025-03-19", "e23bb707": "2025-03-24", "f738a03b": "2025-08-22", "d66b72a6": "2025-09-17",
+    "d9bdfbb2": "2025-11-15", "36a4b694": "2025-12-17", "fca8ab7b": "2026-03-13", "27aa4907": "2026-06-02",
+}  # fmt: skip
+"""When torchtitan's commits were made whose messages tell of runs (git log --format='%h %cs')."""
+
+
+def titan_date(record: Record) -> str | None:
+    """The date of the code of a run that a commit's own message tells of; None for one told elsewhere."""
+    source = record.raw["source"]
+    return TITAN.get(str(source.get("commit"))[:8]) if source.get("path") == "commit message" else None
+
+
+def policy(record: Record) -> str:
+    """How a run recomputes: ``none``, ``full``, torchtitan's operator by operator, or the record's own words."""
+    by_operator = record.implementation == "torchtitan" and re.match(r"selective,? per-op", record.checkpointing)
+    return PER_OPERATOR if by_operator else record.checkpointing
 
 
 def quantization(record: Record) -> str | None:

@@ -21,7 +21,7 @@ CHUNK = 128
 Head = Callable[[Machine, Value], Value]
 
 
-def chunks(machine: Machine, total: Count, size: int = CHUNK) -> list[Count]:
+def chunks(machine: Machine, total: Count, size: Count = CHUNK) -> list[Count]:
     """A length in pieces of ``size`` and a rest."""
     found: list[Count] = []
     while machine.decide(total > size):

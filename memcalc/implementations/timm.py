@@ -33,7 +33,6 @@ MLPS = ("Mlp", "SwiGLUPacked")
 POOLS = ("token", "avg")
 FLAGS = {
     "init_values": False, "qk_norm": False, "class_token": True, "no_embed_class": False, "pre_norm": False, "fc_norm": None,
-    "dynamic_img_size": False,
 }  # fmt: skip
 """Switches of timm's own and what they are by default; ``init_values`` is a number there, whose size is nothing to memory."""
 
@@ -109,8 +108,6 @@ def _shape(config: Any, arguments: Mapping[str, Any]) -> Shape:
         raise InputError("implementation_args.reg_tokens", registers, "is no number of tokens", "use 0, 4 or another")
     if pool == "token" and not told["class_token"]:
         raise InputError("implementation_args.global_pool", pool, "needs the class token", "use avg")
-    if told["dynamic_img_size"]:
-        raise NotModelledError("implementation_args.dynamic_img_size", True, "is not modelled", "leave it out")
     blocks = Widths(
         config.hidden_size, config.num_attention_heads, config.intermediate_size, config.qkv_bias, bool(told["init_values"]),
         told["qk_norm"], mlp, config.hidden_act, config.hidden_dropout_prob, config.attention_probs_dropout_prob,
@@ -166,15 +163,15 @@ def _features(machine: Machine, shape: Shape, root: Module, pixels: Value) -> Va
     tokens: ImageTokens = root.part("")
     vision.check_sides(machine, tokens, pixels)
     held = dict(tokens.parts)
-    x = machine.call("patch_embed.proj", held["patch_embed.proj"].play, machine, pixels)  # type: ignore[attr-defined]
+    x: Value = machine.call("patch_embed.proj", held["patch_embed.proj"].play, machine, pixels)  # type: ignore[attr-defined]
     x = vision.flattened(machine, x)
     x = _placed(machine, shape, held, x)
     if shape.pre_norm:
         x = machine.call("norm_pre", root.part("norm_pre").play, machine, x)
     x = run_layers(machine, "blocks", root.part("blocks"), _block, x, Context())
-    if not shape.fc_norm:
-        x = machine.call("norm", root.part("norm").play, machine, x)
-    return x
+    if shape.fc_norm:
+        return x
+    return machine.call("norm", root.part("norm").play, machine, x)  # type: ignore[no-any-return]
 
 
 def _block(machine: Machine, layer: TimmBlock, x: Value, context: Any) -> Value:
@@ -201,5 +198,6 @@ def _placed(machine: Machine, shape: Shape, held: Mapping[str, Any], x: Value) -
 
 IMPLEMENTATION = Implementation(
     name="timm", source="huggingface/pytorch-image-models 1.0.31 timm/models/vision_transformer.py", build=build, play=play,
+    summary="ViT as timm builds it, and DINOv2's with layer scale, registers or gates",
     arguments=(*FLAGS, "mlp_layer", "global_pool", "reg_tokens"),
 )  # fmt: skip

@@ -184,5 +184,6 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 
 IMPLEMENTATION = Implementation(
     name="torchtune", source="pytorch/torchtune, commits of 2024-11-10 to 2025-04", build=build, play=play, held=held,
+    summary="Llama and Qwen 2 under its single-device recipes, and adapters of its own",
     arguments=("version", "builder", "loss", "packed", "max_seq_len"), adapts=True,
 )  # fmt: skip

@@ -61,7 +61,10 @@ def _read(architecture: str, config: Any, sizes: Sizes, vocabulary: int) -> list
         return [_pixels(getattr(config, "vision_config", config), sizes)]
     if architecture.startswith("Gemma3ForConditionalGeneration"):
         kinds = Input("token_type_ids", "int64", tokens.shape, 1)
-        return [tokens, kinds, *([_pixels(config.vision_config, sizes)] if sizes.sees else [])]
+        if not sizes.sees:
+            return [tokens, kinds]
+        places = tokens._replace(first=(config.mm_tokens_per_image, config.image_token_id))
+        return [places, kinds, _pixels(config.vision_config, sizes)]
     if _is_audio(config) and architecture != "WhisperForCausalLM":
         return [Input("input_features", "float", (sizes.batch, config.num_mel_bins, sizes.source))]
     if getattr(config, "is_encoder_decoder", False) and "ForCausalLM" not in architecture:

@@ -29,6 +29,7 @@ class Input(NamedTuple):
         shape: the batch first.
         high: whole numbers are drawn from 0 up to below this.
         const: the one value to fill it with; None for random ones.
+        first: (how many stand first in each row, a whole number that they are and the others are not); None for none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Input(NamedTuple):
     shape: tuple[int, ...]
     high: int = 2
     const: float | None = None
+    first: tuple[int, int] | None = None
 
     def text(self, floating: str = "float32") -> str:
         """As ``--input`` takes it.
@@ -55,7 +57,7 @@ def parse_input(text: str, path: str = "--input") -> Input:
         InputError: not of that form, an unknown dtype, an empty dimension.
 
     >>> parse_input("x=float32[8,3,32,32]")
-    Input(name='x', dtype='float32', shape=(8, 3, 32, 32), high=2, const=None)
+    Input(name='x', dtype='float32', shape=(8, 3, 32, 32), high=2, const=None, first=None)
     """
     match = _SPEC.match(text.replace(" ", ""))
     if match is None:
@@ -129,7 +131,13 @@ def _filled(each: Input, floating: str, generator: torch.Generator) -> torch.Ten
         return torch.rand(each.shape, generator=generator) < 0.5
     if dtype.is_floating_point:
         return torch.randn(each.shape, generator=generator).to(dtype)
-    return torch.randint(0, each.high, each.shape, generator=generator).to(dtype)
+    drawn = torch.randint(0, each.high, each.shape, generator=generator).to(dtype)
+    if each.first is None:
+        return drawn
+    number, value = each.first
+    return torch.cat(
+        [torch.full_like(drawn[:, :number], value), drawn[:, number:].masked_fill(drawn[:, number:] == value, 0)], 1
+    )
 
 
 def called(batch: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:

@@ -31,7 +31,7 @@ Figures = dict[str, Count]
 
 MANY_PARAMETERS = 2**50
 """From here on jobs are taken one by one: below, no product of a count and a dtype's size on the way to a figure can wrap."""
-STEP_ROLES: tuple[Role, ...] = ("parameter_copy", "gradient", "input", "activation", "temporary", "workspace")
+STEP_ROLES: tuple[Role, ...] = ("parameter_copy", "gradient", "input", "activation", "temporary", "communication", "workspace")
 """Roles whose highest point the step decides."""
 NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""

@@ -1,6 +1,6 @@
-"""Run under ``torchrun``: a small model under ``fully_shard`` on two real ranks over gloo, every storage followed.
+"""Run under ``torchrun``: a small model under ``fully_shard`` on real ranks over gloo, every storage followed.
 
-    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]
+    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]       # and once more with 4
 
 What rank 0 lives through in a steady iteration's forward, loss and backward stands in OUT.json: how high it is at each of
 FSDP2's own allocations, at its highest, where backward begins and at its end.
@@ -179,8 +179,9 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     gc.disable()  # what only a cycle holds dies between steps, not whenever Python looks for it
-    found = {name: lived(case) for name, case in CASES.items() if name in (sys.argv[2:] or CASES)}
+    asked = {name: case for name, case in CASES.items() if case["dp"] == dist.get_world_size()}
+    found = {name: lived(case) for name, case in asked.items() if name in (sys.argv[2:] or CASES)}
     if dist.get_rank() == 0:
-        before = json.loads(Path(sys.argv[1]).read_text()) if sys.argv[2:] else {}
+        before = json.loads(Path(sys.argv[1]).read_text()) if Path(sys.argv[1]).exists() else {}
         Path(sys.argv[1]).write_text(json.dumps({**before, **found}))
     dist.destroy_process_group()

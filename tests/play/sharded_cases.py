@@ -34,5 +34,6 @@ CASES: dict[str, dict[str, Any]] = {
                                 "units": {"groups": [["model.embed_tokens"], LAYERS, ENDS], "stays": []}},
     "last kept": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED,
                   "units": {"groups": [LAYERS], "stays": [["model.layers.-1"]]}},
+    "hybrid": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 4, "dp_replicate": 2, "dp_shard": 2},
     "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
 }  # fmt: skip

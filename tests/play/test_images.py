@@ -59,6 +59,15 @@ def test_a_trace_is_what_was_recorded():
     assert (found.top, found.net, found.saved) == TRACED[0][1]
 
 
+def test_a_real_forward_saves_as_much():
+    """In FP32 and written out, where a CPU keeps what CUDA keeps: to the byte, with four places for an image in each row."""
+    pytest.importorskip("transformers")
+    from tests.trace.oracle import really_saved
+
+    asked = job(attention="eager", precision="fp32", image_size=32)
+    assert heights(played(asked)).saved == really_saved(read_job({**asked, "engine": "trace"})) == 8_508_791
+
+
 def test_text_alone_leaves_the_tower_without_gradients():
     """By hand, in BF16: with an image the tower and the projector have gradients, their parameters' 2 bytes each."""
     h, wide = SEEN["hidden_size"], SEEN["intermediate_size"]

@@ -58,6 +58,18 @@ def test_litgpt_s_jobs_say_which_code():
     assert question(record(source=LITGPT, trainable=quantized), "analytic").job["training"]["quantization"] == "nf4-double"
 
 
+def test_timm_s_and_torchtune_s_jobs_say_what_is_their_own():
+    """A DINOv2 ViT has layer scale and gates, as its record says; torchtune's runs a builder, a loss, and packed samples."""
+    told = {each.id: question(each, "analytic").job for each in asked_for(load(), engine="analytic")}
+    giant, tune = told["ao-vitg-bf16-adamw"], told["tune-readme-3b-packed"]
+    assert giant["implementation_args"] == {"init_values": 1e-5, "mlp_layer": "SwiGLUPacked"}
+    assert (giant["model"]["intermediate_size"], giant["model"]["num_labels"]) == (4096, 45)
+    assert tune["implementation_args"] == {
+        "version": "2024-11-18", "builder": "llama3_2", "packed": True, "loss": "CrossEntropyLoss",
+    }  # fmt: skip
+    assert "implementation" not in told["pt-tutorial-vitl16-adam-foreach"]  # torchvision's ViT is a family
+
+
 def test_scope_widens_in_one_place(monkeypatch):
     """An implementation that is added to the engine's list is in scope, and its name is in the job."""
     wider = Features(implementations=("transformers", "torchtitan"))

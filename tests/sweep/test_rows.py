@@ -136,6 +136,33 @@ def test_steps_of_every_size_go_as_arrays(strict):
     assert differences(sweep, random.Random(1).sample(rows, 24)) == []
 
 
+def test_steps_over_fsdp2_go_as_arrays(strict):
+    """Ranks, replicas, batches, depths and widths that differ are played together; what is gathered is in every row."""
+    base = {
+        "precision": "fsdp2-mixed",
+        "zero_backend": "fsdp2",
+        "optimizer": "sgd",
+        "attention": "flash",
+        "sequence_length": 130,
+    }
+    sweep = run(
+        {
+            "base": {**base, "zero_args": {"reduce_in_float32": True}},
+            "grid": {
+                "model": [{**one, "num_attention_heads": 8, "num_key_value_heads": 2} for one in SMALL],
+                "micro_batch_size": [2, 5],
+                "dp_shard": [1, 2, 7],
+                "dp_replicate": [1, 2],
+                "zero_stage": [2, 3],
+            },
+        }
+    )
+    rows = list(sweep)
+    assert len(rows) == 72
+    assert all(row["parameter_copies"] > 0 and row["communication"] > 0 for row in rows if row["dp_shard"] > 1)
+    assert differences(sweep, random.Random(2).sample(rows, 12)) == []
+
+
 SMALL = [
     {
         "model_type": "llama",
