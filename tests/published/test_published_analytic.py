@@ -28,7 +28,7 @@ AGAIN = "predict them again: python -m benchmarks.published.predict --engine ana
     [
         ("Lightning-AI/litgpt", "the commit of the run's code is not told, and that code changed"),
         ("NVIDIA/Megatron-LM", "implementation megatron is not modelled yet"),
-        ("pytorch/torchtitan", "implementation torchtitan is not modelled yet"),
+        ("pytorch/torchtitan", "the run's code is of a commit that is not told, or not known"),
         ("huggingface/transformers", None),
     ],
 )
@@ -56,6 +56,24 @@ def test_litgpt_s_jobs_say_which_code():
     assert job["training"]["lora"]["lora_dropout"] == 0.05
     quantized = {**lora, "method": "qlora", "base_quantization": "bnb.nf4-dq"}
     assert question(record(source=LITGPT, trainable=quantized), "analytic").job["training"]["quantization"] == "nf4-double"
+
+
+def test_torchtitan_s_jobs_say_which_code():
+    """A run that a commit's message tells of is a job of that date, over FSDP2, checkpointed operator by operator."""
+    told = {"repo": "pytorch/torchtitan", "path": "commit message", "commit": "5940ddeb532c60928314aa1a19b54e043eec2a44"}
+    sharded = {
+        "world_size": 8,
+        "sharding": "FSDP2 8, reshard_after_forward=never",
+        "precision": "fp32 sharded params; reduce_dtype=fp32",
+    }
+    run = record(source=told, activation_checkpointing="selective, per-op", **sharded)
+    assert not why_not(run, "analytic")
+    job = question(run, "analytic").job
+    assert job["implementation_args"] == {"version": "2025-02-06"}
+    assert job["training"]["activation_checkpointing"] == "selective"
+    assert job["parallelism"] == {"dp": 8, "zero_stage": 2, "zero_backend": "fsdp2", "zero_args": {"reduce_in_float32": True}}
+    early = record(source={**told, "commit": "83c879f18763611bda68586c45f0082fd568d646"}, **sharded)
+    assert [reason.feature for reason in why_not(early, "analytic")] == ["commit"]
 
 
 def test_timm_s_and_torchtune_s_jobs_say_what_is_their_own():
