@@ -10,16 +10,8 @@ from typing import Any
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
 from benchmarks.published.scope import (
-    ANALYTIC,
-    EXPANDABLE,
-    FUSED,
-    PER_OPERATOR,
-    engine_of,
-    policy,
-    quantization,
-    sharding,
-    titan_date,
-)
+    ANALYTIC, EXPANDABLE, FUSED, NIGHTLIES, PER_OPERATOR, engine_of, policy, quantization, sharding, titan_date,
+)  # fmt: skip
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -106,7 +98,7 @@ def question(record: Record, engine: str = "trace") -> Question:
         raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
     scheme, _, rest = record.precision.partition(", adapters ")
     training: dict[str, Any] = {"precision": scheme}
-    options, allocator = _launched(record) if analytic else ({}, {})
+    options, machine = _launched(record) if analytic else ({}, {})
     if record.optimizer is not None:
         training |= {"optimizer": record.optimizer.name, "optimizer_args": {**record.optimizer.arguments, **options}}
     if record.kind == "train_step":
@@ -114,7 +106,7 @@ def question(record: Record, engine: str = "trace") -> Question:
     job: dict[str, Any] = {
         "model": config, "name": record.id, "engine": engine_of(record, engine), "training": training,
         "parallelism": dict(sharding(record) or {}) if analytic else {},
-        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value} | allocator,
+        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value} | machine,
     }  # fmt: skip
     # of torchtune a model by itself too: its rotary caches are no tensors of the family's
     asks = analytic and (record.kind == "train_step" or record.implementation == "torchtune")
@@ -175,13 +167,16 @@ def _of_torchtitan(record: Record) -> dict[str, Any]:
 
 
 def _launched(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What torchtitan's script and config of the run's date say: options of the optimizer, and the allocator's settings."""
+    """What torchtitan's script and config of the run's date say: options of the optimizer; the allocator's settings and torch."""
     date = titan_date(record) if record.implementation == "torchtitan" and record.kind == "train_step" else None
     if date is None:
         return {}, {}
     return (
         {"fused": True} if date >= FUSED else {"foreach": True},
-        {"allocator": "expandable_segments:True"} if date >= EXPANDABLE else {},
+        {
+            "torch": record.torch or next(version for first, version in NIGHTLIES if date >= first),
+            **({"allocator": "expandable_segments:True"} if date >= EXPANDABLE else {}),
+        },
     )
 
 
@@ -199,6 +194,8 @@ def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> di
         told["attention"] = "eager"
     if record.before_2:
         told["set_to_none"] = False
+    if record.implementation == "torchtitan":
+        told["max_grad_norm"] = 1.0  # train_configs/*.toml:training.max_norm, which is also config_manager.py's default
     return told
 
 

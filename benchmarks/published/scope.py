@@ -239,6 +239,13 @@ EXPANDABLE = "2024-10-22"
 FUSED = "2025-02-24"
 """From when its AdamW is fused unless told otherwise; foreach before (6e498855 config_manager.py:optimizer.implementation)."""
 
+NIGHTLIES = (
+    ("2025-09-10", "2.10"), ("2025-06-27", "2.9"), ("2025-03-17", "2.8"), ("2025-01-01", "2.7"), ("2024-09-10", "2.6"),
+    ("2024-06-13", "2.5"), ("2024-03-13", "2.4"),
+)  # fmt: skip
+"""By a date from which on nightlies are known to have had that number (2.10.0.dev20250910, 2.8.0.dev20250317, …), the newest
+first: torchtitan's runs are of the nightly of their time, as its README asks."""
+
 
 def titan_date(record: Record) -> str | None:
     """The date of the code of a run that a commit's own message tells of, or that names its commit; None for another."""

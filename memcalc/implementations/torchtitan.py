@@ -94,7 +94,7 @@ def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
                                f"give a date from {QWEN} on")  # fmt: skip
     return Shape(
         config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, size, config.intermediate_size, version,
-        _every(arguments, version), _chunked(arguments), _reshards(arguments), tied=qwen and config.tie_word_embeddings, qwen=qwen,
+        _every(arguments, version), _chunked(arguments), _reshards(arguments), qwen and config.tie_word_embeddings, qwen,
     )  # fmt: skip
 
 
