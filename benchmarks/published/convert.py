@@ -10,7 +10,16 @@ from typing import Any
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
 from benchmarks.published.scope import (
-    ANALYTIC, EXPANDABLE, FUSED, NIGHTLIES, PER_OPERATOR, engine_of, policy, quantization, sharding, titan_date,
+    ANALYTIC,
+    EXPANDABLE,
+    FUSED,
+    NIGHTLIES,
+    PER_OPERATOR,
+    engine_of,
+    policy,
+    quantization,
+    sharding,
+    titan_date,
 )  # fmt: skip
 from memcalc.errors import InputError
 from memcalc.records import dataclass
@@ -167,7 +176,7 @@ def _of_torchtitan(record: Record) -> dict[str, Any]:
 
 
 def _launched(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What torchtitan's script and config of the run's date say: options of the optimizer; the allocator's settings and torch."""
+    """What torchtitan's script and config of a run's date say: options of the optimizer; the allocator and torch."""
     date = titan_date(record) if record.implementation == "torchtitan" and record.kind == "train_step" else None
     if date is None:
         return {}, {}

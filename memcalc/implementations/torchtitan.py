@@ -149,7 +149,7 @@ def _units(model: Model) -> Units:
 
 
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
-    """The trainer's forward and loss; what the model gave is let go of before backward (train.py: ``del pred``)."""
+    """The trainer's forward and loss; what the model gave is let go of before backward (train.py: ``del pred``, e29b6b4d)."""
     pred = machine.call("", _forward, machine, config, root, batch)
     if config.version.chunks:
         head = root.part(config.version.head).play
@@ -157,6 +157,8 @@ def play(machine: Machine, architecture: str, config: Shape, root: Module, batch
     loss = (chunked_cross_entropy_loss if config.chunked else cross_entropy_loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
+    if config.version.holds:
+        machine.held = pred
     return loss, None
 
 
