@@ -155,12 +155,31 @@ def _targets(model: Model, options: Mapping[str, Any]) -> tuple[str, ...]:
             rule = f"is missing, and peft has no default for {model.family}"
             raise InputError(f"{PATH}.target_modules", None, rule, "name the modules to adapt")
         return TARGETS[model.family]
+    if isinstance(given, str) and given.lower() == ALL:
+        return _every_linear(model)
     if isinstance(given, str) or not all(str(name).replace(".", "").replace("_", "").isidentifier() for name in given):
         rule = "is a pattern or a numbered layer, which is not modelled yet"
         raise NotModelledError(
             f"{PATH}.target_modules", given, rule, "list the modules by their last names, as [q_proj, v_proj]"
         )
     return tuple(given)
+
+
+ALL = "all-linear"
+"""peft's word for every ``nn.Linear`` and ``Conv1D`` but the one that reads out the vocabulary."""
+
+
+def _every_linear(model: Model) -> tuple[str, ...]:
+    """source: peft 0.21.2 tuners/tuners_utils.py:_maybe_include_all_linear_layers
+
+    Raises:
+        NotModelledError: a mixture of experts, whose router and experts are modules of their own kinds.
+    """
+    if any(tensor.kind == "expert" for tensor in model.parameters):
+        raise NotModelledError(f"{PATH}.target_modules", ALL, "is not modelled of a mixture of experts", "list the modules")
+    weights = [t.name for t in model.parameters if t.kind == "linear" and len(t.shape) == 2 and t.name.endswith(".weight")]
+    modules = dict.fromkeys(_module(name) for name in weights)
+    return tuple(name for name in modules if name.rpartition(".")[2] not in ("lm_head", "embed_out"))
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:

@@ -137,7 +137,10 @@ def bounded(footprint: Footprint) -> Footprint:
     found = None if peak.allocated is None else interval(footprint.engine, footprint.model.family)
     if found is not None and peak.allocated is not None:
         peak = replace(peak, low=int(peak.allocated * found.low), high=-int(-peak.allocated * found.high // 1))
-        footprint = replace(footprint, assumptions=(*footprint.assumptions, found.told(footprint.model.family)))
+        told, mode = found.told(footprint.model.family), footprint.job.get("mode", "train")
+        if mode != "train":
+            told = f"{told}; they are training steps, for none in mode {mode} is recorded"
+        footprint = replace(footprint, assumptions=(*footprint.assumptions, told))
     if peak.reserved is None:
         return replace(footprint, peak=peak)
     total = device_total(footprint.job, peak.reserved)

@@ -12,13 +12,14 @@ from typing import Any
 from memcalc.api import estimate_read, model_of
 from memcalc.errors import NO_VALUE, InputError, MemcalcError
 from memcalc.footprint import Footprint
+from memcalc.inference import trains
 from memcalc.job import Job, read_job
 from memcalc.models import Model
 from memcalc.records import dataclass
 from memcalc.verdict import capacity_of
 
-SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length"}
-"""What is made as large as possible, and the job's key for it."""
+SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length", "context": "context_length"}
+"""What is made as large as possible, and the job's key for it; a context is what a step of decoding finds in its cache."""
 LONGEST = 2**24
 """No size beyond it is tried."""
 FRAGMENTED = 24
@@ -41,6 +42,7 @@ class Choice:
         at_one: the step's peak at a size of 1, in blocks of 512 B.
         footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
         reason: why it cannot be said, or of the verdict.
+        cache: of keys and values, where nothing trains; the optimizer and checkpointing are empty then.
     """
 
     optimizer: str
@@ -52,6 +54,7 @@ class Choice:
     at_one: int | None = None
     footprint: Footprint | None = None
     reason: str = ""
+    cache: str = ""
 
     @property
     def peak(self) -> int | None:
@@ -74,7 +77,8 @@ class Choice:
         """As JSON has it."""
         return {
             "optimizer": self.optimizer, "precision": self.precision, "activation_checkpointing": self.checkpointing,
-            "zero_stage": self.zero_stage, "largest": self.largest, "verdict": self.verdict, "reason": self.reason,
+            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "verdict": self.verdict,
+            "reason": self.reason,
             "peak_at_one": self.at_one, "peak_allocated": self.peak, "bytes_each": self.each, "states_rounded": self.kept,
             "headroom": None if self.footprint is None or self.footprint.fits is None else self.footprint.fits.headroom,
         }  # fmt: skip
@@ -88,10 +92,15 @@ class Grid:
     precisions: Sequence[str] = ("amp-bf16", "bf16", "bf16-pure")
     checkpointing: Sequence[str] = ("none", "full")
     zero_stages: Sequence[int] = ()
+    caches: Sequence[str] = ()
 
 
 def grid_of(
-    optimizers: Sequence[str], precisions: Sequence[str], checkpointing: Sequence[str], zero_stages: Sequence[str]
+    optimizers: Sequence[str],
+    precisions: Sequence[str],
+    checkpointing: Sequence[str],
+    zero_stages: Sequence[str],
+    caches: Sequence[str] = (),
 ) -> Grid:
     """A grid from words; the defaults where there are none.
 
@@ -104,7 +113,7 @@ def grid_of(
             raise InputError("--zero-stages", word, "is no ZeRO stage", "use 0, 1, 2 or 3")
     return Grid(
         optimizers or usual.optimizers, precisions or usual.precisions, checkpointing or usual.checkpointing,
-        [int(word) for word in zero_stages],
+        [int(word) for word in zero_stages], caches,
     )  # fmt: skip
 
 
@@ -117,19 +126,21 @@ def fit(
         mapping: a job with its hardware; what the grid says stands in place of its own optimizer, precision, checkpointing
             and ZeRO stage.
         grid: the ways; by default four optimizers, three precisions, with checkpointing and without.
-        largest: ``batch`` or ``sequence``.
+        largest: ``batch``, ``sequence`` or ``context``.
         app_dir: where ``py:`` modules are looked for.
 
     Raises:
         InputError: no hardware to fit, or a job that cannot be.
     """
     if largest not in SIZES:
-        raise InputError("largest", largest, "is no size that can be sought", "use batch or sequence")
+        raise InputError("largest", largest, "is no size that can be sought", "use batch, sequence or context")
     job, ways = read_job(mapping), grid or Grid()
+    _check_size(job, largest)
     if capacity_of(job) is None:
         raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
     model = model_of(job, app_dir=app_dir)
-    found = [_choice(each, model, SIZES[largest]) for each in _jobs(job, ways)]
+    jobs = _jobs(job, ways) if trains(job) else _forwards(job, ways)
+    found = [_choice(each, model, SIZES[largest]) for each in jobs]
     return sorted(found, key=_rank)
 
 
@@ -147,6 +158,36 @@ def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
         yield read_job(told)
 
 
+def _check_size(job: Job, largest: str) -> None:
+    """Refuse to seek a size that the job's mode does not have.
+
+    Raises:
+        InputError: it does not.
+    """
+    if largest == "context" and job.mode != "decode":
+        raise InputError("largest", largest, f"is no size in mode {job.mode}", "set mode to decode, or seek batch or sequence")
+    if largest == "sequence" and job.mode == "decode":
+        raise InputError("largest", largest, "is no size in mode decode, which reads one token", "seek batch or context")
+
+
+def _forwards(job: Job, grid: Grid) -> Iterator[Job]:
+    """Each precision with each cache, of a model that does not train; the job's own where the grid names none."""
+    usual = Grid()
+    precisions = [job.training.precision] if grid.precisions == usual.precisions else grid.precisions
+    for precision, cache in product(precisions, grid.caches or (job.inference.cache,)):
+        told = job.model_dump(exclude_unset=True)
+        told["training"] = {**told.get("training", {}), "precision": precision}
+        if job.mode != "evaluate":
+            told["inference"] = {**told.get("inference", {}), "cache": cache}
+        yield read_job(told)
+
+
+def with_size(job: Job, key: str, size: Any) -> Job:
+    """The job with one of its sizes, or with an array of them."""
+    section = "inference" if key == "context_length" else "training"
+    return job.model_copy(update={section: getattr(job, section).model_copy(update={key: size})})
+
+
 def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
     """Stages that FSDP2 does not have are torch's own: DistributedDataParallel and ZeroRedundancyOptimizer."""
     below = parallelism.get("zero_backend") == "fsdp2" and parallelism["zero_stage"] < 2
@@ -155,7 +196,12 @@ def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
 
 def _choice(job: Job, model: Model, key: str) -> Choice:
     training = job.training
-    names = (training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage)
+    names: tuple[str, str, str, int] = (
+        training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage
+    )  # fmt: skip
+    cache = ""
+    if not trains(job):
+        names, cache = ("", training.precision, "", 0), "none" if job.mode == "evaluate" else job.inference.cache
     try:
         size, at_one = _largest(job, model, key)
         footprint = _estimated(job, model, key, max(size, 1))
@@ -165,10 +211,10 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
             size -= max(1, size // 32)
             footprint = _estimated(job, model, key, max(size, 1))
     except MemcalcError as error:
-        return Choice(*names, None, "unknown", reason=str(error))
+        return Choice(*names, None, "unknown", reason=str(error), cache=cache)
     assert footprint.fits is not None
-    told = footprint.job["training"]["optimizer"], *names[1:]
-    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason)
+    told = footprint.job["training"]["optimizer"] or "", *names[1:]
+    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache)
 
 
 def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
@@ -214,4 +260,4 @@ def _limit(job: Job, family: str) -> int:
 
 
 def _estimated(job: Job, model: Model, key: str, size: int) -> Footprint:
-    return estimate_read(job.model_copy(update={"training": job.training.model_copy(update={key: size})}), model)
+    return estimate_read(with_size(job, key, size), model)

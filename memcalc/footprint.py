@@ -38,6 +38,7 @@ class Components:
     parameter_copies: int | None = None
     master_parameters: int | None = None
     buffers: int | None = None
+    cache: int | None = None
     gradients: int | None = None
     optimizer_states: int | None = None
     inputs: int | None = None

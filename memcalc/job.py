@@ -6,6 +6,7 @@ A job is read from flags, from a mapping or from YAML. Keys may be grouped (``tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from memcalc.validation import explain
 
 Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 Ranks = Annotated[int, Field(strict=True, gt=0, le=2**20)]
+RECOMPUTED = r"none|selective|full|every-[1-9][0-9]{0,3}"
+"""Ways of activation checkpointing."""
 Argument = bool | int | float | str | list[Any] | None
 
 
@@ -45,20 +48,53 @@ class Training(Section):
     """Pixels of an image's side."""
     gradient_accumulation_steps: Size = 1
     """Forward and backward passes to one optimizer step."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What is recomputed in backward instead of kept."""
+    activation_checkpointing: Annotated[str, Field(json_schema_extra={"pattern": RECOMPUTED})] = "none"
+    """What is recomputed in backward instead of kept: ``none``, ``selective``, ``full``, or ``every-2``: every second layer."""
+    compile: bool = False
+    """Whether ``torch.compile`` makes the code that runs, which is not modelled."""
+    batch: Literal["full", "padded", "packed"] = "full"
+    """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or sequences ``packed`` by their positions."""
+    cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
+    """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
     attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"
     """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """The norm gradients are clipped to; none without it."""
     set_to_none: bool = True
     """Whether ``zero_grad`` drops gradients; else it fills them with zeros, and they live from step to step."""
+    optimizer_in_backward: bool = False
+    """Whether each parameter has an optimizer of its own, stepped as its gradient comes, which is dropped there and then."""
     routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
     """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
+    freeze: list[str] = Field(default_factory=list)
+    """Modules that are not trained, as ``embed_tokens`` or ``layers.0-15``; none without it."""
     lora: dict[str, Argument] | None = None
     """Options of peft's LoraConfig, as ``r: 8``: the model is frozen but for adapters; none without it."""
     quantization: Literal["nf4", "nf4-double"] | None = None
     """Of a frozen base's matrices: 4 bits by bitsandbytes, with its scales in FP32 or quantised in turn."""
+
+    @field_validator("activation_checkpointing", mode="after")
+    @classmethod
+    def _recomputed(cls, value: str) -> str:
+        if not re.fullmatch(RECOMPUTED, value):
+            raise InputError(
+                "training.activation_checkpointing", value, "is no way to recompute",
+                "use none, selective, full, or every-2 (for every second layer)",
+            )  # fmt: skip
+        return value
+
+
+class Inference(Section):
+    """How keys and values are kept, in a job that does not train."""
+
+    cache: Literal["dynamic", "static", "quantized-fp8", "quantized-quanto", "quantized-hqq"] = "dynamic"
+    """Which of transformers' caches: grown by concatenation, of a fixed length, or quantised by a back end."""
+    context_length: Size | None = None
+    """Tokens in the cache when a step of decoding begins."""
+    max_cache_length: Size | None = None
+    """Tokens that a static cache holds; all that the step puts into it without it."""
+    cache_args: dict[str, Argument] = Field(default_factory=dict)
+    """Options of a quantised cache, as ``residual_length: 64``."""
 
 
 class Parallelism(Section):
@@ -119,7 +155,7 @@ class Behaviour(Section):
 
 
 class Job(Section):
-    """One question: what does a training step of this model take on one rank, and does it fit?"""
+    """One question: what does a step of this model take on one rank, and does it fit?"""
 
     model: str | dict[str, Any]
     """A shipped name, a path, ``hf:org/name``, ``py:module:factory``, ``{params: 7B}``, or a config with its ``model_type``."""
@@ -129,9 +165,13 @@ class Job(Section):
     """``states``: parameters, gradients and optimizer; ``step``: everything up to the peak of the step."""
     engine: Literal["analytic", "trace"] = "analytic"
     """How the answer is found: from the config, or by running the step on tensors without data (needs torch)."""
+    mode: Literal["train", "evaluate", "prefill", "decode"] = "train"
+    """``train``: a training step; ``evaluate``: a forward without gradients; ``prefill``: a prompt into an empty cache;
+    ``decode``: one token more."""
     training: Training = Field(default_factory=Training)
     parallelism: Parallelism = Field(default_factory=Parallelism)
     hardware: Hardware = Field(default_factory=Hardware)
+    inference: Inference = Field(default_factory=Inference)
     behaviour: Behaviour = Field(default_factory=Behaviour)
     implementation: str = "transformers"
     """Whose code of the model runs; see ``memcalc.implementations``."""
@@ -139,7 +179,9 @@ class Job(Section):
     """What that implementation is told, as ``version: 2024-03-14``."""
 
 
-SECTIONS: dict[str, type[Section]] = {"training": Training, "parallelism": Parallelism, "hardware": Hardware}
+SECTIONS: dict[str, type[Section]] = {
+    "training": Training, "parallelism": Parallelism, "hardware": Hardware, "inference": Inference,
+}  # fmt: skip
 """The groups whose keys may also stand flat; ``behaviour`` may not, for its ``gpu`` is another."""
 FLAT: dict[str, str] = {key: section for section, kind in SECTIONS.items() for key in kind.model_fields}
 """Every key that may stand flat, with the group it belongs to."""

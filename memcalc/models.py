@@ -58,8 +58,8 @@ class Model:
 
     @property
     def num_parameters(self) -> Count:
-        """Parameters, tied ones once."""
-        return sum((tensor.elements for tensor in self.parameters), 0)
+        """Parameters, tied ones once; of a matrix in 4 bits what it stands for, as transformers' num_parameters has it."""
+        return sum((tensor.elements * tensor.holds for tensor in self.parameters), 0)
 
     @property
     def num_trainable_parameters(self) -> Count:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from memcalc.allocator.settings import asked_settings
-from memcalc.arrays import Condition, Count, maximum, where
+from memcalc.arrays import Condition, Count, is_array, maximum, where
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
 from memcalc.families.base import load_family
-from memcalc.job import Job, Parallelism
+from memcalc.job import Job, Parallelism, Training
 from memcalc.models import Model
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.names import find_optimizer
@@ -39,6 +39,8 @@ class Plan:
         accumulation: micro-batches to a step.
         keeps_gradients: whether ``zero_grad`` fills gradients with zeros, so that they live from step to step.
         clips: whether gradients are clipped before the optimizer's step.
+        in_backward: whether each parameter has an instance of the optimizer, stepped as its gradient comes.
+        cross_entropy: the loss of a language model's head.
         assumptions: what the job left open.
     """
 
@@ -55,6 +57,13 @@ class Plan:
     keeps_gradients: bool
     clips: bool
     assumptions: tuple[str, ...]
+    in_backward: bool = False
+    cross_entropy: str = "plain"
+
+    @property
+    def frees_gradients(self) -> bool:
+        """Whether each gradient dies inside backward."""
+        return self.in_backward or self.optimizer.frees_gradients
 
     def setting(self, model: Model) -> Setting:
         """The question for the data-parallel engine."""
@@ -81,6 +90,17 @@ def make_plan(job: Job) -> Plan:
     shards, replicas = mesh(parallelism)
     backend, assumed = _backend(parallelism, scheme, shards * replicas)
     _refuse_unused(job, backend)
+    if training.compile:
+        raise NotModelledError(
+            "training.compile", True, "lets a compiler decide what is fused, kept and recomputed, which is not modelled",
+            "leave it out: eager code is what is estimated",
+        )  # fmt: skip
+    if training.batch != "full" and training.cross_entropy in ("chunked", "cce"):
+        raise NotModelledError(
+            "training.batch", training.batch, f"leaves open how many labels count, which {training.cross_entropy} asks",
+            "use full, or cross_entropy liger",
+        )  # fmt: skip
+    _refuse_in_backward(training, scheme, optimizer, backend, shards * replicas)
     implementation, why = _implementation(scheme, optimizer, options, backend)
     assumptions = list(why) if measured(optimizer) else []
     if assumed:
@@ -90,6 +110,7 @@ def make_plan(job: Job) -> Plan:
         stage=parallelism.zero_stage, shards=shards, replicas=replicas, zero_args=parallelism.zero_args,
         accumulation=training.gradient_accumulation_steps, keeps_gradients=not training.set_to_none,
         clips=training.max_grad_norm is not None, assumptions=tuple(assumptions),
+        in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
     )  # fmt: skip
 
 
@@ -107,6 +128,60 @@ def _refuse_unused(job: Job, backend: str) -> None:
             False,
             f"is not modelled under {backend}, which gives gradients up by itself",
             "leave it out",
+        )
+
+
+ASKED = "training.optimizer_in_backward"
+
+
+def _refuse_in_backward(training: Training, scheme: Scheme, optimizer: Optimizer, backend: str, ranks: Count) -> None:
+    """Refuse what cannot be where every parameter is updated inside backward.
+
+    Raises:
+        InputError: a setting that needs all gradients at once, or after backward.
+        NotModelledError: several ranks, or an optimizer that is not one instance for each parameter.
+    """
+    asked, name = training.optimizer_in_backward, optimizer.name
+    if asked and optimizer.frees_gradients:
+        raise InputError(ASKED, True, f"is what {name} does by itself", "leave it out")
+    if not asked and not optimizer.on_arrival:
+        return
+    if asked and (backend != "torch" or ranks > 1):
+        where = "several ranks" if backend == "torch" else backend
+        raise NotModelledError(ASKED, True, f"is not modelled under {where}", "use one rank, or leave it out")
+    if asked and (optimizer.group is not None or optimizer.cls in NOT_SINGLE):
+        raise NotModelledError(ASKED, True, f"is not known of {name}, which is told of all parameters", "use another optimizer")
+    path, value = (ASKED, str(True)) if asked else ("training.optimizer", name)
+    if scheme.master is not None or scheme.scaler:
+        why = "masters after it" if scheme.master is not None else "what GradScaler has unscaled after it"
+        raise InputError(
+            path, value, f"updates parameters inside backward, and {scheme.name} would update {why}",
+            "use precision bf16-pure, fp32 or amp-bf16",
+        )  # fmt: skip
+    if training.max_grad_norm is not None:
+        rule = "needs all gradients at once, and each is dropped inside backward"
+        raise InputError("training.max_grad_norm", training.max_grad_norm, rule, "leave it out")
+    if asked and not training.set_to_none:
+        raise InputError("training.set_to_none", False, "keeps no gradient that is dropped inside backward", "leave it out")
+
+
+NOT_SINGLE = frozenset({"adam_mini.Adam_mini", "torch.optim.LBFGS", "torch.optim.SparseAdam"})
+"""Classes that are told the model's names, that evaluate it again, or that take sparse gradients."""
+
+
+def check_accumulation(plan: Plan) -> None:
+    """Gradients cannot be accumulated where each is used as it comes.
+
+    Raises:
+        InputError: more than one micro-batch to a step.
+    """
+    if not plan.in_backward and not plan.optimizer.on_arrival:
+        return
+    more = plan.accumulation > 1
+    if more.any() if is_array(more) else more:  # type: ignore[union-attr]
+        most = plan.accumulation.max() if is_array(plan.accumulation) else plan.accumulation  # type: ignore[union-attr]
+        raise InputError(
+            "training.gradient_accumulation_steps", int(most), "keeps gradients, and each is dropped inside backward", "use 1"
         )
 
 
@@ -197,6 +272,11 @@ def check_parameters(plan: Plan, model: Model) -> None:
     """
     if not model.parameters:
         raise InputError("model", model.name, "has no parameters", "name another")
+    check_accumulation(plan)
+    if plan.cross_entropy != "plain":
+        from memcalc.families._head_losses import check_head
+
+        check_head(plan.cross_entropy, model)
     setting = plan.setting(model)
     refused = [tensor.name for tensor in setting.trainable if not plan.optimizer.accepts(handed(setting, tensor))]
     if refused and plan.backend in ("torch", "fsdp2"):

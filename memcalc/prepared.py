@@ -19,6 +19,13 @@ def prepared(model: Model, job: Job) -> Model:
         NotModelledError: what is not modelled of it.
     """
     training = job.training
+    if training.freeze:
+        from memcalc.freezing import with_frozen
+
+        if training.lora is not None:
+            raise InputError("training.freeze", training.freeze[0], "is frozen already, as all is but adapters", "leave it out")
+        thawed = job.model_copy(update={"training": training.model_copy(update={"freeze": []})})
+        return with_frozen(prepared(model, thawed), training.freeze)
     if job.implementation == USUAL:
         return _adapted(_told(model, job), job)
     from memcalc.implementations.base import Asked

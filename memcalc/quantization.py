@@ -23,7 +23,7 @@ def packed(weight: Tensor, *, nested: bool) -> Iterator[Tensor]:
     [((4096, 1), 'uint8'), ((128,), 'float32'), ((16,), 'float32')]
     """
     name = weight.name
-    yield replace(weight, shape=(ceil_div(weight.numel, 2), 1), dtype="uint8", trainable=False, zeros=False)
+    yield replace(weight, shape=(ceil_div(weight.numel, 2), 1), dtype="uint8", trainable=False, zeros=False, holds=2)
     blocks = ceil_div(weight.numel, BLOCK)
 
     def kept(what: str, shape: tuple[Count, ...], dtype: str = "float32") -> Tensor:

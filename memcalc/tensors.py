@@ -82,6 +82,7 @@ class Tensor:
         role: ``parameter`` or ``buffer``.
         trainable: whether it receives a gradient.
         spans: the repeated axes, outermost first, one for each ``*``.
+        holds: numbers in each element, where several are packed into one.
         zeros: whether each is known to be all zeros before the first step, as a fresh bias is and a trained one is not.
     """
 
@@ -94,6 +95,7 @@ class Tensor:
     trainable: bool = True
     spans: tuple[Span, ...] = field(default=())
     zeros: bool = False
+    holds: int = 1
 
     @property
     def numel(self) -> Count:

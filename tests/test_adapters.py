@@ -23,6 +23,7 @@ CASES = [
     ("llama", {"r": 5, "target_modules": ["mlp.gate_proj", "o_proj"], "use_rslora": True}),
     ("t5", {"r": 2}),
     ("opt", {"r": 4, "target_modules": ["q_proj", "fc1", "project_in"]}),
+    *((family, {"r": 2, "target_modules": "all-linear"}) for family in CONFIGS),
 ]
 
 
@@ -56,7 +57,7 @@ def test_what_starts_as_zeros_is_said():
     [
         ("llama", {"r": 0}, InputError, "lora.r: 0 is not a rank; give 1 or more"),
         ("llama", {"target_modules": ["q_porj"]}, InputError, "is no module of"),
-        ("opt", {"target_modules": "all-linear"}, NotModelledError, "is a pattern"),
+        ("opt", {"target_modules": ".*proj"}, NotModelledError, "is a pattern"),
         ("opt", {"layer_replication": [[0, 1]]}, NotModelledError, "is not modelled yet; leave it out"),
         (
             "opt",

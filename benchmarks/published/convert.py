@@ -199,7 +199,7 @@ def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> di
         told["sequence_length"] = record.raw["seq_len"]
     elif record.raw["model"].get("image_size") and not str(config).startswith("py:"):
         told["image_size"] = record.raw["model"]["image_size"]
-    if "eager" in record.text("attention"):
+    if "eager" in record.text("attention") or record.text("attention") == "unfused":  # as Megatron-LM calls it
         told["attention"] = "eager"
     if record.before_2:
         told["set_to_none"] = False

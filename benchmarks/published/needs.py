@@ -25,7 +25,7 @@ KERNELS = (
     ("eager", "eager"), ("unfused", "unfused (Megatron)"), ("flex", "sdpa or flex"), ("flash", "sdpa, flash"),
     ("efficient", "sdpa, efficient"), ("sdpa|scaled_dot", "sdpa, as it chooses"),
 )  # fmt: skip
-RANKS = {"fsdp2": "FSDP2"}
+RANKS = {"fsdp2": ("FSDP2",), "megatron": ("Megatron DDP", "Megatron distributed optimizer")}
 """Data-parallel engines by the names ``parallelism`` has for them."""
 ORDER = """## In which order
 
@@ -132,9 +132,11 @@ def modelled(key: str, value: str) -> bool:
     """Whether today's engine has it, so that nothing needs building."""
     known: Mapping[str, Iterable[str]] = {
         "implementation": ANALYTIC.implementations, "recomputation": ANALYTIC.checkpointing, "offload": ("no",),
-        "compile": ("no",), "parallelism": ("one rank", *(RANKS[name] for name in ANALYTIC.ranks)),
+        "compile": ("no",), "parallelism": ("one rank", *(words for name in ANALYTIC.ranks for words in RANKS[name])),
         "adapters": ("none (full)", "LoRA"), "family": tuple(CLASSES),
-        "attention": ("eager", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto"),
+        "attention": (
+            "eager", "unfused (Megatron)", "sdpa, flash", "sdpa, efficient", "sdpa, as it chooses", "not stated", "auto",
+        ),
     }  # fmt: skip
     flag = {"offload": ANALYTIC.offload, "compile": ANALYTIC.compiled}.get(key, False)
     if key == "adapters" and "QLoRA" in value:

@@ -60,10 +60,10 @@ TRACE = Features(implementations=BUILT, code_alone=True)
 PER_OPERATOR = "selective, per operator"
 """Torchtitan's checkpointing operator by operator, in the rule's own word."""
 ANALYTIC = Features(
-    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision", "torchtitan"),
+    implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision", "torchtitan", "megatron"),
     checkpointing=("none", "full", PER_OPERATOR),
     quantized=True,
-    ranks=("fsdp2",),
+    ranks=("fsdp2", "megatron"),
     dated=("litgpt", "torchtitan"),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""

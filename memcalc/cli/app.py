@@ -11,6 +11,7 @@ from typer.main import get_command as typer_command
 
 COMMANDS = {
     "estimate": "memcalc.cli.estimate",
+    "infer": "memcalc.cli.infer",
     "fit": "memcalc.cli.fit",
     "compare": "memcalc.cli.compare",
     "check": "memcalc.cli.check",

@@ -1,4 +1,4 @@
-"""``memcalc fit``: the largest batch, or sequence, that a device takes, for every way of training a model."""
+"""``memcalc fit``: the largest batch, sequence or context that a device takes, for every way of training a model."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Largest(StrEnum):
 
     batch = "batch"
     sequence = "sequence"
+    context = "context"
 
 
 def _ways(name: str, text: str) -> Any:
@@ -34,7 +35,10 @@ def fit(
     precisions: Annotated[str, _ways("--precisions", "Schemes (amp-bf16,bf16,bf16-pure).")] = "",
     checkpointing: Annotated[str, _ways("--checkpointing", "none, selective, full (none,full).")] = "",
     zero_stages: Annotated[str, _ways("--zero-stages", "0 to 3 (that of --zero-stage).")] = "",
-    largest: Annotated[Largest, typer.Option("--largest", help="batch or sequence.", metavar="WHAT")] = Largest.batch,
+    caches: Annotated[str, _ways("--caches", "dynamic, static, … where nothing trains.")] = "",
+    largest: Annotated[Largest, typer.Option("--largest", help="batch, sequence or context.", metavar="WHAT")] = Largest.batch,
+    mode: o.ModeName = None,
+    context_length: o.ContextLength = None,
     sets: o.Sets = None,
     micro_batch_size: o.MicroBatch = None,
     sequence_length: o.Sequence = None,
@@ -59,12 +63,13 @@ def fit(
     exact: o.ExactBytes = False,
     app_dir: o.AppDir = None,
 ) -> None:
-    """What fits: the largest micro-batch, or sequence, for each way of training.
+    """What fits: the largest micro-batch, sequence or context, for each way of training or of keeping keys and values.
 
     Exits with 1 where nothing fits, and with 2 where nothing can be said.
     """
     mapping = o.job_mapping(
-        model, sets=sets, micro_batch_size=micro_batch_size, sequence_length=sequence_length, source_length=source_length,
+        model, sets=sets, mode=mode, context_length=context_length, micro_batch_size=micro_batch_size,
+        sequence_length=sequence_length, source_length=source_length,
         image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps, attention=attention,
         max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
         dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,
@@ -74,7 +79,10 @@ def fit(
     from memcalc.fit import grid_of
     from memcalc.formats.fits import show
 
-    grid = grid_of(o.words(optimizers, ""), o.words(precisions, ""), o.words(checkpointing, ""), o.words(zero_stages, ""))
+    grid = grid_of(
+        o.words(optimizers, ""), o.words(precisions, ""), o.words(checkpointing, ""), o.words(zero_stages, ""),
+        o.words(caches, ""),
+    )  # fmt: skip
     choices = find(mapping, grid, largest=largest.value, app_dir=app_dir)
     show(choices, largest.value, form.value, exact=exact)
     sizes = [one.largest for one in choices if one.largest is not None]

@@ -10,6 +10,7 @@ from memcalc.errors import NO_VALUE, InputError
 from memcalc.units import parse_bytes, parse_count, parse_fraction
 
 TRAINING, RANKS, HARDWARE, OUTPUT, TRACE = "Training", "Ranks", "Hardware", "Output", "With --engine trace"
+CACHE = "Keys and values"
 
 
 def _option(*names: str, group: str, text: str, metavar: str | None = None, hidden: bool = False) -> Any:
@@ -22,7 +23,7 @@ ModelArgument = Annotated[
 ]
 Params = Annotated[str | None, _option("--params", group=TRAINING, text="A bare size instead of MODEL: 7e9, 7B.", metavar="N")]
 Sets = Annotated[
-    list[str] | None, _option("--set", group=TRAINING, text="Override a key of the model's config.", metavar="KEY=VALUE")
+    list[str] | None, _option("--set", group=TRAINING, text="Of the model's config, or training.KEY.", metavar="KEY=VALUE")
 ]
 OptimizerName = Annotated[
     str | None, _option("--optimizer", group=TRAINING, text="See list optimizers (default adam).", metavar="NAME")
@@ -47,7 +48,7 @@ Accumulation = Annotated[
     _option("--gradient-accumulation-steps", group=TRAINING, text="Micro-batches to a step.", metavar=""),
 ]
 Checkpointing = Annotated[
-    str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective or full.", metavar="")
+    str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective, full, every-2.", metavar="")
 ]
 AttentionKernel = Annotated[
     str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
@@ -62,6 +63,21 @@ Quantization = Annotated[
 ]
 ImplementationName = Annotated[
     str | None, _option("--implementation", group=TRAINING, text="Whose code (default transformers).", metavar="NAME")
+]
+ModeName = Annotated[
+    str | None, _option("--mode", group=CACHE, text="train (default), evaluate, prefill or decode.", metavar="WHAT")
+]
+ContextLength = Annotated[
+    int | None, _option("--context-length", group=CACHE, text="Tokens in the cache when a step begins.", metavar="N")
+]
+CacheKind = Annotated[
+    str | None, _option("--cache", group=CACHE, text="dynamic (default), static, quantized-….", metavar="NAME")
+]
+CacheArgs = Annotated[
+    list[str] | None, _option("--cache-arg", group=CACHE, text="An option of it: nbits=4.", metavar="KEY=VALUE")
+]
+CacheLength = Annotated[
+    int | None, _option("--max-cache-length", group=CACHE, text="Tokens that a static one holds.", metavar="N")
 ]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]
@@ -110,11 +126,28 @@ def job_mapping(model: str | None, *, params: str | None = None, sets: list[str]
         InputError: no model or two, a pair that is not KEY=VALUE, a size that cannot be read.
     """
     mapping = {key: value for key, value in flags.items() if value is not None}
-    mapping["model"] = _model(model, params, sets)
-    for key in ("optimizer_args", "zero_args"):
+    of_job = [word for word in sets or () if word.startswith(TRAINED)]
+    mapping |= {key: listed(value) for key, value in pairs([w.removeprefix(TRAINED) for w in of_job], "--set").items()}
+    mapping["model"] = _model(model, params, [word for word in sets or () if word not in of_job])
+    for key in ("optimizer_args", "zero_args", "cache_args"):
         if key in mapping:
             mapping[key] = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
     return {**mapping, **hardware_mapping(memory=mapping.get("memory"), headroom=mapping.get("headroom"))}
+
+
+TRAINED = "training."
+"""What a key of the job's training begins with, where ``--set`` names one."""
+
+
+def listed(value: Any) -> Any:
+    """A value in brackets is a list of words, as ``[embed_tokens,layers.0-15]``.
+
+    >>> listed("[embed_tokens,layers.0-15]"), listed("packed")
+    (['embed_tokens', 'layers.0-15'], 'packed')
+    """
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return [scalar(word.strip()) for word in value[1:-1].split(",") if word.strip()]
+    return value
 
 
 def hardware_mapping(**flags: str | None) -> dict[str, Any]:

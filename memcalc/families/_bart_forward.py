@@ -9,7 +9,7 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.families import _paired_heads as heads
-from memcalc.families._forward import Batch
+from memcalc.families._forward import Batch, given_states
 from memcalc.families._seq2seq_forward import Sides, run
 from memcalc.layers.base import Module
 from memcalc.play.machine import Machine
@@ -39,8 +39,9 @@ def encoder(machine: Machine, root: Module, ids: Value) -> Value:
     places = machine.call("embed_positions", _places, machine, root.part("embed_positions"), *ids.shape)
     hidden = add(machine, embeds, places)
     hidden = machine.call("layernorm_embedding", root.part("layernorm_embedding").play, machine, hidden)
-    hidden = root.part("dropout").play(machine, hidden)
-    return run(machine, root, hidden, Sides(guarded="looked"))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    return run(machine, root, given, Sides(guarded="looked"))
 
 
 def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: Value | None) -> Value:
@@ -51,8 +52,9 @@ def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: V
     places = machine.call("embed_positions", _given_places, machine, root.part("embed_positions"), place)
     hidden = add(machine, embeds, places)
     hidden = machine.call("layernorm_embedding", root.part("layernorm_embedding").play, machine, hidden)
-    hidden = root.part("dropout").play(machine, hidden)
-    return run(machine, root, hidden, Sides(mask, encoded))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    return run(machine, root, given, Sides(mask, encoded))
 
 
 def _given_places(machine: Machine, layer: Any, place: Value) -> Value:
@@ -61,7 +63,8 @@ def _given_places(machine: Machine, layer: Any, place: Value) -> Value:
 
 def _mask(machine: Machine, ids: Value, embeds: Value, batch: Batch) -> Value | None:
     """A mask of ones is made and looked at (modeling_bart.py:BartDecoder.forward; masking_utils.py:create_causal_mask)."""
-    ones = machine.new(ids.shape, "float32", "ones")
+    seen = ids.shape[1] if machine.cache is None else machine.cache.reach(machine, ids.shape[1])
+    ones = machine.new((ids.shape[0], seen), "float32", "ones")
     padding = machine.like(ones, "_to_copy", "bool")
     if machine.policy.attention == "eager":
         return heads.padded_mask(machine, ids, embeds.dtype, batch)
@@ -78,7 +81,9 @@ def both(machine: Machine, root: Module, source: Value, target: Value | None, ba
     """
     if target is None:
         target = heads.shifted_right(machine, source)
-    encoded = machine.call("encoder", encoder, machine, root.part("encoder"), source)
+    encoded = given_states(machine, batch, root.part("encoder").part("embed_tokens").width)
+    if encoded is None:
+        encoded = machine.call("encoder", encoder, machine, root.part("encoder"), source)
     return machine.call("decoder", decoder, machine, root.part("decoder"), target, batch, encoded), encoded
 
 
@@ -93,10 +98,12 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch) -> t
         logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
         return heads.scores_loss(machine, logits, batch["labels"]), logits
     if kind == "ForConditionalGeneration":
-        target = heads.shifted_right(machine, batch["labels"])
+        target = heads.shifted_right(machine, batch["labels"]) if machine.cache is None else batch["decoder_input_ids"]
         hidden, encoded = machine.call("model", both, machine, root.part("model"), ids, target, batch)
         bias = machine.constant((1, config.vocab_size), "float32")  # a buffer, which no precision casts
         logits = add(machine, machine.call("lm_head", root.part("lm_head").play, machine, hidden), bias)
+        if machine.cache is not None:
+            return logits, (encoded, hidden)
         return heads.scores_loss(machine, logits, batch["labels"]), (logits, encoded, hidden)
     hidden, encoded = machine.call("model", both, machine, root.part("model"), ids, None, batch)
     if kind == "ForQuestionAnswering":

@@ -125,7 +125,7 @@ def learned_body(
     models/gpt_bigcode/modeling_gpt_bigcode.py:GPTBigCodeModel.forward
     """
     embeds = machine.call(names.embedding, root.part(names.embedding).play, machine, batch["input_ids"])
-    context = Context(eager=eager, cache=None)
+    context = Context(eager=eager)
     place = positions(machine, batch.tokens)
     if mask_first:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
@@ -133,20 +133,32 @@ def learned_body(
     if not mask_first:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     hidden = machine.call("drop", root.part("drop").play, machine, hidden)
-    hidden = through_layers(machine, root, names, layer, hidden, context, weighing)
+    given = [hidden]
+    del hidden  # the body's only name for them, which the first layer's result takes
+    hidden = through_layers(machine, root, names, layer, given, context, weighing)
     del places, embeds
     return hidden
 
 
 def through_layers(
-    machine: Machine, root: Module, names: Names, layer: Any, hidden: Value, context: Context, weighing: Stack | None = None
+    machine: Machine,
+    root: Module,
+    names: Names,
+    layer: Any,
+    given: list[Value],
+    context: Context,
+    weighing: Stack | None = None,
 ) -> Value:
-    """The layers and the last normalisation; ``weighing`` are layers that give their weights, the last of which stay."""
+    """The layers and the last normalisation of what is taken out of ``given``.
+
+    ``weighing`` are layers that give their weights, the last of which stay.
+    """
+    hidden: Value
     weights = None
     if weighing is None:
-        hidden = run_layers(machine, names.layers, root.part(names.layers), layer, hidden, context)
+        hidden = run_layers(machine, names.layers, root.part(names.layers), layer, given.pop(), context)
     else:
-        hidden, weights = run_weighing(machine, names.layers, weighing, layer, hidden, context)
+        hidden, weights = run_weighing(machine, names.layers, weighing, layer, given.pop(), context)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
     del weights
     return hidden

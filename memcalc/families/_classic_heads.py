@@ -7,7 +7,8 @@ from typing import Any
 
 from memcalc.families._decoder import Names
 from memcalc.families._encoder_heads import Output, answers, bare, check_labels, scores_loss
-from memcalc.families._forward import Batch, causal_loss
+from memcalc.families._forward import Batch, causal_loss, last_position
+from memcalc.families._head_losses import in_stead
 from memcalc.layers.base import Module
 from memcalc.play.machine import Machine
 from memcalc.play.picking import picked
@@ -24,7 +25,12 @@ def causal(machine: Machine, root: Module, batch: Batch, names: Names, body: Bod
     source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2LMHeadModel.forward
     """
     hidden = machine.call(names.body, body, machine, root.part(names.body), batch)
-    logits = machine.call(names.head, root.part(names.head).play, machine, hidden)
+    if machine.cache is None and (fused := in_stead(machine, names.head, root, hidden, batch["labels"])) is not None:
+        return fused, None
+    given = hidden if machine.cache is None else last_position(machine, hidden)
+    logits = machine.call(names.head, root.part(names.head).play, machine, given)
+    if machine.cache is not None:
+        return logits, None
     loss = causal_loss(machine, logits, batch["labels"])
     return loss, logits
 

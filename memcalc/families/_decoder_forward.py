@@ -12,7 +12,8 @@ from memcalc.families._alternating import Order
 from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
 from memcalc.families._encoder_heads import bare, check_labels
-from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, positions, run_layers
+from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, last_position, positions, run_layers
+from memcalc.families._head_losses import in_stead
 from memcalc.families._kinds_forward import kinds_in, run_kinds
 from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
@@ -97,8 +98,10 @@ def decoded(
     masks: Masks | None = None,
 ) -> tuple[Value, Any]:
     """The same from the embeddings on, under the masks that are given or made here."""
-    context = Context(eager=eager, cache=[] if machine.policy.cache else None)
-    context.place = place = positions(machine, batch.tokens)
+    context = Context(eager=eager, window=style.window)
+    given = batch.values.get("position_ids")
+    context.place = place = positions(machine, batch.tokens) if given is None else given
+    machine.heeded = style.masks is None and masks is None and (style.placed_masks or given is None)
     if style.order is not None and not style.one_mask:
         return _alternating(machine, root, batch, names, style, embeds, context, style.order(machine), masks)
     if style.window is None:
@@ -119,7 +122,7 @@ def decoded(
         contexts = dict.fromkeys(style.kinds, context)
         hidden = run_kinds(machine, names.layers, style.kinds, style.order(machine), style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
-    return hidden, context.cache
+    return hidden, machine.cache
 
 
 def _alternating(
@@ -140,7 +143,7 @@ def _alternating(
     assert context.place is not None
     assert style.kinds is not None
     embeds, there = hidden, kinds_in(machine, order)
-    full, slide = context, replace(context)
+    full, slide = replace(context, window=None), context
     place = context.place if style.placed_masks else None
     make = style.masks or partial(_both_masks, style, there)
     full.mask, slide.mask = masks or make(machine, place, batch, embeds.dtype, eager=context.eager)
@@ -153,7 +156,7 @@ def _alternating(
             turn_tables(machine, style.rotary[kind], hidden.dtype, context.place, contexts[kind])
     hidden = run_kinds(machine, names.layers, style.kinds, order, style.layer, hidden, contexts)
     hidden = machine.call(names.norm, root.part(names.norm).play, machine, hidden)
-    return hidden, context.cache
+    return hidden, machine.cache
 
 
 def _both_masks(
@@ -172,9 +175,14 @@ def causal(machine: Machine, root: Module, batch: Batch, names: Names, style: St
     source: transformers 5.23.0 models/llama/modeling_llama.py:LlamaForCausalLM.forward
     """
     hidden, cache = machine.call(names.body, body, machine, root.part(names.body), batch, names, style, eager=eager)
-    logits = machine.call(names.head, root.part(names.head).play, machine, hidden)
+    if machine.cache is None and (fused := in_stead(machine, names.head, root, hidden, batch["labels"])) is not None:
+        return fused, cache
+    given = hidden if machine.cache is None else last_position(machine, hidden)
+    logits = machine.call(names.head, root.part(names.head).play, machine, given)
     if root.has(""):  # what happens to the logits (gemma2, cohere)
         logits = root.part("").play(machine, logits)
+    if machine.cache is not None:
+        return logits, cache
     loss = causal_loss(machine, logits, batch["labels"])
     return loss, (logits, cache)
 

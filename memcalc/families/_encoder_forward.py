@@ -94,7 +94,7 @@ def context_of(machine: Machine, ids: Value, embedded: Value, *, decoder: bool) 
     eager = machine.policy.attention == "eager"
     rows, tokens = ids.shape
     mask = eager_mask(machine, Batch(rows, tokens, {}), embedded.dtype) if eager and decoder else None
-    return Context(mask=mask, eager=eager, cache=None)
+    return Context(mask=mask, eager=eager)
 
 
 def bert_layers(machine: Machine, root: Module, hidden: Value, context: Context) -> Value:

@@ -232,7 +232,7 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/falcon/modeling_falcon.py:FalconModel.forward"""
         embeds = machine.call("word_embeddings", root.part("word_embeddings").play, machine, batch["input_ids"])
-        context, ones = Context(eager=machine.policy.attention == "eager", cache=None), None
+        context, ones = Context(eager=machine.policy.attention == "eager"), None
         if config.alibi:
             context.bias, ones = _biases(machine, batch, config.num_attention_heads, embeds.dtype)
         context.place = positions(machine, batch.tokens)
@@ -241,7 +241,7 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
             context.bias, context.mask = _biased_mask(machine, batch, context.bias, context.mask)
         hidden = embeds
         rotary(machine, hidden, context.place, config.hidden_size // config.num_attention_heads, context)
-        hidden = through_layers(machine, root, NAMES, layer_of(config), hidden, context, root.part("h"))
+        hidden = through_layers(machine, root, NAMES, layer_of(config), [hidden], context, root.part("h"))
         del embeds, ones
         return hidden
 

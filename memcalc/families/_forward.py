@@ -12,7 +12,7 @@ from memcalc.play import losses
 from memcalc.play.checkpoint import checkpointed
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import compare, scaled, shifted, sub, to
-from memcalc.play.reshape import cat, contiguous, merge_dims, narrow, unsqueeze
+from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, unsqueeze
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 
@@ -27,14 +27,21 @@ class Batch:
         rows: samples.
         tokens: of each.
         values: the tensors that are there, by name.
+        keys: tokens that a mask lets them look at, where those are others than their own: with a cache's.
     """
 
     rows: Count
     tokens: Count
     values: dict[str, Value]
+    keys: Count | None = None
 
     def __getitem__(self, name: str) -> Value:
         return self.values[name]
+
+    @property
+    def looked_at(self) -> Count:
+        """Keys of a mask."""
+        return self.tokens if self.keys is None else self.keys
 
 
 LayerPlay = Callable[[Machine, Any, Value, Any], Value]
@@ -91,21 +98,41 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
 
     source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
     """
+    cache = machine.cache
+    if cache is not None:  # and nothing is looked at for packed rows (masking_utils.py:_preprocess_mask_arguments)
+        keys = cache.reach(machine, batch.tokens)
+        if eager:
+            return eager_mask(machine, batch, dtype, keys)
+        return allowed_mask(machine, batch, keys) if cache.masked(machine, batch.tokens) else None
+    from memcalc.families._given_masks import given_mask, is_given
+
+    if is_given(batch):
+        return given_mask(machine, batch, dtype, None, eager=eager)
     if place is not None:
         find_packed(machine, place, batch)
     return eager_mask(machine, batch, dtype) if eager else None
+
+
+def allowed_mask(machine: Machine, batch: Batch, keys: Count) -> Value:
+    """Which keys each query sees, ``(batch, 1, length, keys)``, the same for every row (masking_utils.py:sdpa_mask)."""
+    return expand(machine, _allowed(machine, batch, keys), (batch.rows, 1, batch.tokens, keys))
+
+
+def _allowed(machine: Machine, batch: Batch, keys: Count) -> Value:
+    samples = machine.new((batch.rows,), "int64", "arange")
+    heads = machine.new((1,), "int64", "arange")
+    queries = _counted(machine, batch.tokens)
+    reached = _counted(machine, keys)
+    allowed = machine.new((1, 1, batch.tokens, keys), "bool", "le.Tensor")
+    del samples, heads, queries, reached
+    return allowed
 
 
 def eager_mask(machine: Machine, batch: Batch, dtype: str, keys: Count | None = None) -> Value:
     """An additive mask ``(batch, 1, length, length)`` (masking_utils.py: eager_mask, sdpa_mask)."""
     rows, tokens = batch.rows, batch.tokens
     keys = tokens if keys is None else keys
-    samples = machine.new((rows,), "int64", "arange")
-    heads = machine.new((1,), "int64", "arange")
-    queries = _counted(machine, tokens)
-    reached = _counted(machine, keys)
-    allowed = machine.new((1, 1, tokens, keys), "bool", "le.Tensor")
-    del samples, heads, queries, reached
+    allowed = _allowed(machine, batch, keys)
     zero, least = machine.new((), dtype, "zeros"), machine.new((), dtype, "scalar_tensor")
     mask = machine.new((rows, 1, tokens, keys), dtype, "where.self")
     del zero, least, allowed
@@ -117,7 +144,13 @@ def _counted(machine: Machine, tokens: Count) -> Value:
 
 
 def find_packed(machine: Machine, place: Value, batch: Batch) -> None:
-    """Whether positions start anew within a row (masking_utils.py:find_packed_sequence_indices)."""
+    """Positions do not start anew within a row, which is looked at."""
+    found_packed(machine, place, batch)
+    machine.assumed[WHOLE_SEQUENCES] = None
+
+
+def found_packed(machine: Machine, place: Value, batch: Batch) -> Value:
+    """Which sequence of its row each token is of (masking_utils.py:find_packed_sequence_indices)."""
     first = machine.new((batch.rows, 1), "int64", "sub.Tensor")
     ahead = machine.new((batch.rows, batch.tokens + 1), "int64", "cat")
     steps = machine.new((batch.rows, batch.tokens), "int64", "sub.Tensor")
@@ -127,8 +160,8 @@ def find_packed(machine: Machine, place: Value, batch: Batch) -> None:
     zero = machine.new((batch.rows,), "bool", "eq.Scalar")
     every = machine.new((), "bool", "all")
     del zero, every
-    del first, steps, packed
-    machine.assumed[WHOLE_SEQUENCES] = None
+    del first, steps
+    return packed
 
 
 def rotary(machine: Machine, hidden: Value, place: Value, width: Count, context: Context) -> None:
@@ -163,6 +196,29 @@ def causal_loss(machine: Machine, logits: Value, labels: Value) -> Value:
     logits = merge_dims(machine, logits, 0, 1)
     shifted_labels = merge_dims(machine, shifted_labels, 0, 1)
     return losses.cross_entropy(machine, logits, shifted_labels)
+
+
+def last_position(machine: Machine, hidden: Value) -> Value:
+    """What the head reads where the next token is all that is wanted: a view of the last position.
+
+    source: transformers 5.23.0 modeling_utils.py:slice_logits_to_keep, of ``logits_to_keep=1`` as generate() has it
+    """
+    return narrow(machine, hidden, 1, 1)
+
+
+def given_states(machine: Machine, batch: Batch, width: Count) -> Value | None:
+    """What an encoder gave before decoding began, and is handed to every step; None where it is still to run.
+
+    source: transformers 5.23.0 generation/utils.py:_prepare_encoder_decoder_kwargs_for_generation
+    """
+    if machine.cache is None or not machine.decide(machine.cache.past > 0):
+        return None
+    if machine.encoded is None:
+        rows = batch.rows
+        source = batch["input_ids"].shape[1] if "input_ids" in batch.values else batch["input_features"].shape[2] // 2
+        dtype = machine.policy.dtype
+        machine.encoded = machine.before((rows, source, width), dtype, "input", "encoder_outputs")
+    return machine.encoded
 
 
 __all__ = ["Batch", "Context", "cat", "compare", "contiguous", "narrow", "sub"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch, find_packed
@@ -19,14 +20,22 @@ def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
 
     source: transformers 5.23.0 masking_utils.py: create_sliding_window_causal_mask, _ignore_causal_mask_sdpa, sdpa_mask
     """
-    if place is not None:
+    from memcalc.families._given_masks import given_mask, is_given
+
+    if is_given(batch):
+        return given_mask(machine, batch, dtype, reach, eager=eager)
+    if place is not None and machine.cache is None:
         find_packed(machine, place, batch)
     return unpacked_window(machine, batch, dtype, reach, eager=eager)
 
 
 def unpacked_window(machine: Machine, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:
     """The same where no positions are given, which are then not looked at."""
-    if not eager and machine.decide(batch.tokens < reach):
+    if machine.cache is not None:
+        if not eager and not machine.cache.masked(machine, batch.tokens, reach):
+            return None
+        batch = replace(batch, keys=machine.cache.reach(machine, batch.tokens, reach))
+    elif not eager and machine.decide(batch.tokens < reach):
         return None
     return seen(machine, batch, dtype, windowed, eager=eager)
 
@@ -34,7 +43,7 @@ def unpacked_window(machine: Machine, batch: Batch, dtype: str, reach: Count, *,
 def seen(machine: Machine, batch: Batch, dtype: str, function: Callable[[Machine, Batch], Value], *, eager: bool) -> Value:
     """A mask by a function of indices: true where a token sees another, or what is added to scores (sdpa_mask, eager_mask)."""
     rows, tokens = batch.rows, batch.tokens
-    found = expand(machine, _by_indices(machine, batch, function), (rows, 1, tokens, tokens))
+    found = expand(machine, _by_indices(machine, batch, function), (rows, 1, tokens, batch.looked_at))
     if not eager:
         return found
     zero, least = machine.new((), dtype, "zeros"), machine.new((), dtype, "scalar_tensor")
@@ -46,14 +55,14 @@ def seen(machine: Machine, batch: Batch, dtype: str, function: Callable[[Machine
 def _by_indices(machine: Machine, batch: Batch, function: Callable[[Machine, Batch], Value]) -> Value:
     samples, heads = machine.new((batch.rows,), "int64", "arange"), machine.new((1,), "int64", "arange")
     queries = shifted(machine, machine.new((batch.tokens,), "int64", "arange"))
-    reached = shifted(machine, machine.new((batch.tokens,), "int64", "arange"))
+    reached = shifted(machine, machine.new((batch.looked_at,), "int64", "arange"))
     found = function(machine, batch)
     del samples, heads, queries, reached
     return found
 
 
 def _square(machine: Machine, batch: Batch, dtype: str = "bool", operator: str = "le.Tensor") -> Value:
-    return machine.new((1, 1, batch.tokens, batch.tokens), dtype, operator)
+    return machine.new((1, 1, batch.tokens, batch.looked_at), dtype, operator)
 
 
 def _start(machine: Machine, batch: Batch, mapped: bool) -> Value:

@@ -79,18 +79,19 @@ def padded_mask(machine: Machine, ids: Value, dtype: str, batch: Batch) -> Value
     source: transformers 5.23.0 masking_utils.py: sdpa_mask, and_masks, eager_mask
     """
     rows, tokens = batch.rows, ids.shape[1]
+    seen = tokens if machine.cache is None else machine.cache.reach(machine, tokens)
     samples, heads = machine.new((rows,), "int64", "arange"), machine.new((1,), "int64", "arange")
     counted = machine.new((tokens,), "int64", "arange")
     queries = machine.like(counted, "add.Tensor")
-    counted = machine.new((tokens,), "int64", "arange")
+    counted = machine.new((seen,), "int64", "arange")
     reached = machine.like(counted, "add.Tensor")
     del counted
     one = machine.new((), "bool", "new_ones")
-    lower = machine.new((1, 1, tokens, tokens), "bool", "le.Tensor")
+    lower = machine.new((1, 1, tokens, seen), "bool", "le.Tensor")
     allowed = machine.like(lower, "bitwise_and.Tensor")
     del one, lower
-    padding = machine.new((rows, 1, 1, tokens), "bool", "index.Tensor")
-    both = machine.new((rows, 1, tokens, tokens), "bool", "bitwise_and.Tensor")
+    padding = machine.new((rows, 1, 1, seen), "bool", "index.Tensor")
+    both = machine.new((rows, 1, tokens, seen), "bool", "bitwise_and.Tensor")
     del padding, allowed, samples, heads, queries, reached
     zero, least = machine.new((), dtype, "zeros"), machine.new((), dtype, "scalar_tensor")
     mask = machine.like(both, "where.self", dtype)

@@ -66,9 +66,9 @@ def _tables(machine: Machine, rotary: Rotary, dtype: str, place: Value) -> tuple
 
 def _complex_tables(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Value]:
     """source: transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py:DeepseekV2RotaryEmbedding.forward"""
-    tokens, width = place.shape[1], rotary.width
-    wide = machine.new((1, tokens, 1), "float32", "_to_copy")
-    angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
+    (rows, tokens), width = place.shape, rotary.width
+    wide = machine.new((rows, tokens, 1), "float32", "_to_copy")
+    angles = machine.new((rows, tokens, width // 2), "float32", "mul.Tensor")
     del wide
     ones = machine.like(angles, "ones_like")
     turns = machine.like(angles, "polar", "complex64")
@@ -92,12 +92,12 @@ def _looked(machine: Machine, rotary: Rotary) -> None:
 
 
 def _angles(machine: Machine, rotary: Rotary, place: Value) -> tuple[Value, Value]:
-    tokens, width = place.shape[1], rotary.width
-    wide = machine.new((1, tokens, 1), "float32", "_to_copy")
-    angles = machine.new((1, tokens, width // 2), "float32", "mul.Tensor")
+    (rows, tokens), width = place.shape, rotary.width
+    wide = machine.new((rows, tokens, 1), "float32", "_to_copy")
+    angles = machine.new((rows, tokens, width // 2), "float32", "mul.Tensor")
     del wide
     if rotary.half:
         return angles, angles
     if not rotary.paired:
-        return angles, machine.new((1, tokens, width), "float32", "cat")
-    return angles, machine.new((1, tokens, width), "float32", "repeat_interleave.self_int")
+        return angles, machine.new((rows, tokens, width), "float32", "cat")
+    return angles, machine.new((rows, tokens, width), "float32", "repeat_interleave.self_int")

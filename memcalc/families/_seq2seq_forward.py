@@ -47,17 +47,35 @@ def attention(
     current = hidden if states is None else states
     query = machine.call("q_proj", matrices["q"].play, machine, hidden)
     query = _headed(machine, layer, scaled(machine, query) if sides.whisper else query, sides)
-    if sides.whisper:
-        key = _headed(machine, layer, machine.call("k_proj", matrices["k"].play, machine, current), sides)
-        value = _headed(machine, layer, machine.call("v_proj", matrices["v"].play, machine, current), sides)
-    else:
-        key = machine.call("k_proj", matrices["k"].play, machine, current)
-        value = machine.call("v_proj", matrices["v"].play, machine, current)
-        key, value = _headed(machine, layer, key, sides), _headed(machine, layer, value, sides)
+    key, value = _kept(machine, layer, query, current, sides, crossed=states is not None)
     mask = sides.mask if states is None else None
     out, weights = biased.plain(machine, query, key, value, mask, causal=layer.causal, probability=layer.dropout)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     return machine.call("out_proj", matrices["o"].play, machine, out), weights
+
+
+def _kept(
+    machine: Machine, layer: Attention, query: Value, states: Value, sides: Sides, *, crossed: bool
+) -> tuple[Value, Value]:
+    """Keys and values, put to those of a cache in a decoder that has one."""
+
+    def project() -> tuple[Value, Value]:
+        matrices = layer.matrices()
+        if sides.whisper:
+            key = _headed(machine, layer, machine.call("k_proj", matrices["k"].play, machine, states), sides)
+            return key, _headed(machine, layer, machine.call("v_proj", matrices["v"].play, machine, states), sides)
+        key = machine.call("k_proj", matrices["k"].play, machine, states)
+        value = machine.call("v_proj", matrices["v"].play, machine, states)
+        return _headed(machine, layer, key, sides), _headed(machine, layer, value, sides)
+
+    cache = machine.cache
+    if cache is None or not (layer.causal or crossed):
+        return project()
+    if crossed:
+        shape = (states.shape[0], layer.heads, states.shape[1], layer.head_dim)
+        return cache.cross(machine, shape, query.dtype, project)
+    key, value = project()
+    return cache.update(machine, key, value)
 
 
 def _headed(machine: Machine, layer: Attention, made: Value, sides: Sides) -> Value:
@@ -117,6 +135,6 @@ def _guarded(machine: Machine, hidden: Value, sides: Sides) -> Value:
     return hidden
 
 
-def run(machine: Machine, root: Module, hidden: Value, sides: Sides) -> Value:
-    """The list of layers."""
-    return run_layers(machine, "layers", root.part("layers"), layer, hidden, sides)
+def run(machine: Machine, root: Module, given: list[Value], sides: Sides) -> Value:
+    """The list of layers, of what is taken out of ``given``: the first layer's result takes its only name."""
+    return run_layers(machine, "layers", root.part("layers"), layer, given.pop(), sides)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.families import _paired_heads as heads
-from memcalc.families._forward import Batch, eager_mask, run_layers
+from memcalc.families._forward import Batch, eager_mask, given_states, run_layers
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.transformer import MLP, Attention, Block
@@ -62,8 +62,7 @@ def attention(
     matrices = layer.matrices()
     current = hidden if states is None else states
     query = _projected(machine, layer, "q", matrices, hidden)
-    key = _projected(machine, layer, "k", matrices, current)
-    value = _projected(machine, layer, "v", matrices, current)
+    key, value = _kept(machine, layer, matrices, query, current, crossed=states is not None)
     if bias is None:
         table = next((each for name, each in layer.extra if name == "relative_attention_bias"), None)
         if table is None:
@@ -75,6 +74,25 @@ def attention(
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     out = machine.call("o", matrices["o"].play, machine, out)
     return out, bias, weights
+
+
+def _kept(
+    machine: Machine, layer: Attention, matrices: Any, query: Value, states: Value, *, crossed: bool
+) -> tuple[Value, Value]:
+    """Keys and values, put to those of a cache in a decoder that has one."""
+
+    def project() -> tuple[Value, Value]:
+        key = _projected(machine, layer, "k", matrices, states)
+        return key, _projected(machine, layer, "v", matrices, states)
+
+    cache = machine.cache
+    if cache is None or not (layer.causal or crossed):
+        return project()
+    if crossed:
+        shape = (states.shape[0], layer.heads, states.shape[1], layer.head_dim)
+        return cache.cross(machine, shape, query.dtype, project)
+    key, value = project()
+    return cache.update(machine, key, value)
 
 
 def _projected(machine: Machine, layer: Attention, name: str, matrices: Any, hidden: Value) -> Value:
@@ -168,14 +186,18 @@ def stack(machine: Machine, root: Module, ids: Value, batch: Batch, encoder: Val
     mask = None
     decoder = encoder is not None
     if decoder and machine.policy.attention == "eager":
-        mask = eager_mask(machine, batch, embeds.dtype)
+        cache = machine.cache
+        keys = None if cache is None else cache.reach(machine, ids.shape[1])
+        mask = eager_mask(machine, batch, embeds.dtype, keys)
     dropout_ = root.part("dropout")
     hidden = machine.call("dropout", dropout_.play, machine, embeds)
     first, rest = (part for _, part in root.part("block").parts)
     given = Biases(mask, None, None, encoder)
     hidden, own, cross = machine.call("block.0", checkpointed, machine, layer, machine, first.layer, hidden, given)
     later = Biases(mask, own, cross, encoder)
-    hidden = run_layers(machine, "block", rest, _later, hidden, later, first=1)
+    box = [hidden]
+    del hidden  # the only name for them, which the next layer's result takes
+    hidden = run_layers(machine, "block", rest, _later, box.pop(), later, first=1)
     hidden = machine.call("final_layer_norm", norm, machine, root.part("final_layer_norm"), hidden)
     return machine.call("dropout", dropout_.play, machine, hidden)  # type: ignore[no-any-return]
 
@@ -217,12 +239,17 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch, *, s
 def _generation(machine: Machine, config: Any, root: Any, batch: Batch, *, scale: bool) -> tuple[Value, Any]:
     """source: modeling_t5.py:T5ForConditionalGeneration.forward"""
     body = root.part("")
-    encoded = machine.call("encoder", stack, machine, body.part("encoder"), batch["input_ids"], batch, None)
-    target = heads.shifted_right(machine, batch["labels"])
+    encoded = given_states(machine, batch, config.hidden_size)
+    if encoded is None:
+        encoded = machine.call("encoder", stack, machine, body.part("encoder"), batch["input_ids"], batch, None)
+    target = heads.shifted_right(machine, batch["labels"]) if machine.cache is None else batch["decoder_input_ids"]
     hidden = decoded = machine.call("decoder", stack, machine, body.part("decoder"), target, batch, encoded)
     if scale:
         hidden = scaled(machine, hidden)
     logits = machine.call("lm_head", root.part("lm_head").play, machine, hidden)
+    if machine.cache is not None:
+        del decoded, target
+        return logits, encoded
     loss = heads.scores_loss(machine, logits, batch["labels"])
     del decoded, target
     return loss, (logits, encoded)

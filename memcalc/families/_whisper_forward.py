@@ -10,7 +10,7 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.errors import NotModelledError
 from memcalc.families import _paired_heads as heads
-from memcalc.families._forward import Batch, causal_mask, positions
+from memcalc.families._forward import Batch, causal_mask, given_states, positions
 from memcalc.families._seq2seq_forward import Sides, run
 from memcalc.layers.base import Frozen, Module
 from memcalc.play.activations import activated
@@ -32,8 +32,9 @@ def encoder(machine: Machine, root: Module, features: Value) -> Value:
     assert isinstance(table, Frozen)
     place = machine.new((table.layer.rows,), "int64", "arange")  # type: ignore[attr-defined]
     hidden = add(machine, embeds, machine.call("embed_positions", _frozen, machine, table.layer, place))
-    hidden = root.part("dropout").play(machine, hidden)
-    hidden = run(machine, root, hidden, Sides(whisper=True, guarded="always"))
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
+    hidden = run(machine, root, given, Sides(whisper=True, guarded="always"))
     return machine.call("layer_norm", root.part("layer_norm").play, machine, hidden)  # type: ignore[no-any-return]
 
 
@@ -48,9 +49,10 @@ def decoder(machine: Machine, root: Module, ids: Value, batch: Batch, encoded: V
     place = _places(machine, *ids.shape)
     found = machine.call("embed_positions", _looked_up, machine, root.part("embed_positions"), place)
     hidden = add(machine, embeds, found)
-    hidden = root.part("dropout").play(machine, hidden)
+    given = [root.part("dropout").play(machine, hidden)]
+    del hidden
     mask = causal_mask(machine, place, batch, embeds.dtype, eager=machine.policy.attention == "eager")
-    hidden = run(machine, root, hidden, Sides(mask, encoded, whisper=True))
+    hidden = run(machine, root, given, Sides(mask, encoded, whisper=True))
     return machine.call("layer_norm", root.part("layer_norm").play, machine, hidden)  # type: ignore[no-any-return]
 
 
@@ -72,7 +74,9 @@ def both(machine: Machine, root: Module, features: Value, target: Value, batch: 
 
     source: modeling_whisper.py:WhisperModel.forward
     """
-    encoded = machine.call("encoder", encoder, machine, root.part("encoder"), features)
+    encoded = given_states(machine, batch, root.part("decoder").part("embed_tokens").width)
+    if encoded is None:
+        encoded = machine.call("encoder", encoder, machine, root.part("encoder"), features)
     return machine.call("decoder", decoder, machine, root.part("decoder"), target, batch, encoded), encoded
 
 
@@ -83,15 +87,18 @@ def play(machine: Machine, kind: str, config: Any, root: Any, batch: Batch) -> t
     if kind == "Model":
         hidden, encoded = both(machine, root, batch["input_features"], batch["decoder_input_ids"], batch)
         return heads.bare(machine, hidden, encoded)
-    body, labels = root.part("model"), batch["labels"]
+    body, labels = root.part("model"), batch.values.get("labels")
     if kind == "ForCausalLM":
+        labels = batch["labels"]
         hidden = machine.call("model.decoder", decoder, machine, body.part("decoder"), batch["input_ids"], batch, None)
         logits = machine.call("proj_out", root.part("proj_out").play, machine, hidden)
         return heads.scores_loss(machine, logits, labels), logits
     assert kind == "ForConditionalGeneration", kind
-    target = heads.shifted_right(machine, labels)
+    target = batch["decoder_input_ids"] if labels is None else heads.shifted_right(machine, labels)
     hidden, encoded = machine.call("model", both, machine, body, batch["input_features"], target, batch)
     logits = machine.call("proj_out", root.part("proj_out").play, machine, hidden)
+    if labels is None:
+        return logits, encoded
     return heads.scores_loss(machine, logits, labels), (logits, encoded)
 
 

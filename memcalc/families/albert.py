@@ -186,7 +186,9 @@ def encoder(machine: Machine, root: Module, ids: Value, *, config: AlbertConfig)
     context = context_of(machine, ids, embedded, decoder=False)
     name = "encoder.embedding_hidden_mapping_in"
     hidden = machine.call(name, root.part(name).play, machine, embedded)
-    hidden = passes(machine, config, root.part("encoder.albert_layer_groups").layer, hidden, context)
+    given = [hidden]
+    del hidden  # the only name for them, which the first layer's result takes
+    hidden = passes(machine, config, root.part("encoder.albert_layer_groups").layer, given.pop(), context)
     if not root.has("pooler"):
         return hidden, None
     pooled = machine.call("pooler", root.part("pooler").play, machine, select(machine, hidden, 1))

@@ -135,4 +135,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/bart/modeling_bart.py",
     inputs=PAIRS,
     play=play,
+    caches=True,
 )

@@ -92,6 +92,8 @@ class Family:
         attends: whether it has attention at all.
         play: runs a training forward on shapes: (machine, architecture's name, config, root, batch) -> (loss, what the output
             holds besides); None where only the tensors are known.
+        caches: whether it runs with a cache of keys and values too, where the machine has one: it then gives the logits of the
+            last position in place of a loss.
         options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
     """
 
@@ -104,6 +106,7 @@ class Family:
     inputs: frozenset[str] = TEXT
     attends: bool = True
     play: Callable[..., tuple[Any, Any]] | None = None
+    caches: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -143,10 +143,12 @@ def play(machine: Machine, architecture: str, config: BloomConfig, root: Any, ba
         embeds = machine.call("word_embeddings", root.part("word_embeddings").play, machine, batch["input_ids"])
         norm = root.part("word_embeddings_layernorm")
         hidden = machine.call("word_embeddings_layernorm", norm.play, machine, embeds)
-        context = Context(eager=True, cache=None)
+        context = Context(eager=True)
         context.bias, slopes = biases(machine, batch.rows, batch.tokens, config.num_attention_heads, hidden.dtype)
         context.mask = eager_mask(machine, batch, embeds.dtype)
-        hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("h"))
+        given = [hidden]
+        del hidden  # the only name for them, which the first layer's result takes
+        hidden = through_layers(machine, root, NAMES, layer, given, context, root.part("h"))
         del embeds, slopes
         return hidden
 

@@ -83,5 +83,6 @@ FAMILY = Family(
     usual="CohereForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/cohere/modeling_cohere.py",
 )

@@ -76,5 +76,6 @@ FAMILY = Family(
     usual="DeepseekV2ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/deepseek_v2/modeling_deepseek_v2.py; separate experts: conversion_mapping.py",
 )

@@ -83,5 +83,6 @@ FAMILY = Family(
     usual="DeepseekV3ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/deepseek_v3/modeling_deepseek_v3.py; separate experts: conversion_mapping.py",
 )

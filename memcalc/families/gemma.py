@@ -76,5 +76,6 @@ FAMILY = Family(
     usual="GemmaForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/gemma/modeling_gemma.py",
 )

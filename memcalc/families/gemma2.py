@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from memcalc.families import _kinds_forward as turns
 from memcalc.families._alternating import Order, in_turns
 from memcalc.families._block_orders import both_norms
+from memcalc.families._classic_forward import only_written
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._decoder_forward import Style, headed_forward
 from memcalc.families._forward import Batch
@@ -98,13 +99,14 @@ def build(config: Gemma2Config, architecture: str) -> Architecture:
 
 
 def play(machine: Machine, architecture: str, config: Gemma2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
-    """A training forward, as transformers runs it."""
+    """A forward, as transformers runs it: attention is always written out, as no kernel of torch's caps scores."""
+    only_written(machine)
     style = Style(
         both_norms, rotary_of(config, rotary_width(config)), window=config.sliding_window,
         order=lambda machine: layer_order(machine, config),
         kinds={kind: block(config, kind) for kind in layer_kinds(config)},
     )  # fmt: skip
-    return headed_forward(machine, architecture, config, root, batch, Names(), style)
+    return headed_forward(machine, architecture, config, root, batch, Names(), style, eager=True)
 
 
 FAMILY = Family(
@@ -114,5 +116,6 @@ FAMILY = Family(
     usual="Gemma2ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/gemma2/modeling_gemma2.py",
 )

@@ -132,5 +132,6 @@ FAMILY = Family(
     usual="Gemma3ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py",
 )

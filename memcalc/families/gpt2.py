@@ -15,7 +15,7 @@ from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Prob
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
-from memcalc.layers.fused import attended, merged, plain, projected, thirds
+from memcalc.layers.fused import attended, cached, merged, plain, projected, thirds
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.indexing import gather
 from memcalc.play.losses import cross_entropy
@@ -113,6 +113,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     """source: transformers 5.23.0 models/gpt2/modeling_gpt2.py:GPT2Attention.forward"""
     layer = block.part("attn")
     query, key, value = thirds(machine, layer, projected(machine, layer, "qkv", hidden))
+    key, value = cached(machine, key, value)
     out, weights = attended(machine, layer, query, key, value, context, plain)
     out = merged(machine, out)
     out = projected(machine, layer, "o", out)
@@ -182,4 +183,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt2/modeling_gpt2.py",
     play=play,
+    caches=True,
 )

@@ -14,7 +14,7 @@ from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Prob
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
 from memcalc.layers.cross_attention import FusedCrossAttention
-from memcalc.layers.fused import attended, by_head, merged, one_key, projected, upcast
+from memcalc.layers.fused import attended, by_head, cached, merged, one_key, projected, upcast
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value
@@ -113,6 +113,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     # one key and value, or as many as heads: a head of its own is taken apart in another way
     apart = by_head if machine.same(layer.heads, layer.kv_heads) and machine.decide(layer.heads > 1) else one_key
     query, key, value = apart(machine, layer, projected(machine, layer, "qkv", hidden))
+    key, value = cached(machine, key, value)
     out, weights = attended(machine, layer, query, key, value, context, upcast)
     out = merged(machine, out)
     out = projected(machine, layer, "o", out)
@@ -144,4 +145,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt_bigcode/modeling_gpt_bigcode.py",
     play=play,
+    caches=True,
 )

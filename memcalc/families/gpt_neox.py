@@ -13,7 +13,7 @@ from memcalc.families._rotary import Part, RotaryConfig, rotated
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, RotaryTable, layer_norm
-from memcalc.layers.fused import attended, by_head, merged, projected, upcast
+from memcalc.layers.fused import attended, by_head, cached, merged, projected, upcast
 from memcalc.layers.rotating import rotated_part
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.machine import Machine
@@ -108,6 +108,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     fused = projected(machine, layer, "qkv", hidden)
     query, key, value = by_head(machine, layer, fused)
     query, key = rotated_part(machine, query, key, context)
+    key, value = cached(machine, key, value)
     out, weights = attended(machine, layer, query, key, value, context, upcast)
     out = merged(machine, out)
     return projected(machine, layer, "o", out), weights
@@ -119,12 +120,12 @@ def play(machine: Machine, architecture: str, config: GPTNeoXConfig, root: Any, 
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/gpt_neox/modeling_gpt_neox.py:GPTNeoXModel.forward"""
         embeds = machine.call("embed_in", root.part("embed_in").play, machine, batch["input_ids"])
-        context = Context(eager=machine.policy.attention == "eager", cache=None)
+        context = Context(eager=machine.policy.attention == "eager")
         context.place = positions(machine, batch.tokens)
         context.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=context.eager)
         hidden = machine.call("emb_dropout", root.part("emb_dropout").play, machine, embeds)
         rotary(machine, hidden, context.place, rotary_dim(config), context)
-        hidden = through_layers(machine, root, NAMES, layer, hidden, context)
+        hidden = through_layers(machine, root, NAMES, layer, [hidden], context)
         del embeds
         return hidden
 
@@ -145,4 +146,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt_neox/modeling_gpt_neox.py",
     play=play,
+    caches=True,
 )

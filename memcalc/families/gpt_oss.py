@@ -120,5 +120,6 @@ FAMILY = Family(
     usual="GptOssForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/gpt_oss/modeling_gpt_oss.py",
 )

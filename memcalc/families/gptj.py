@@ -130,11 +130,11 @@ def _divided(machine: Machine, value: Value, rotary: Any) -> tuple[Value, Value]
 def _body(machine: Machine, root: Module, batch: Batch) -> Value:
     """source: transformers 5.23.0 models/gptj/modeling_gptj.py:GPTJModel.forward"""
     embeds = machine.call("wte", root.part("wte").play, machine, batch["input_ids"])
-    context = Context(eager=True, cache=None)
+    context = Context(eager=True)
     context.place = positions(machine, batch.tokens)
     context.mask = causal_mask(machine, context.place, batch, embeds.dtype, eager=True)
     hidden = machine.call("drop", root.part("drop").play, machine, embeds)
-    hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("h"))
+    hidden = through_layers(machine, root, NAMES, layer, [hidden], context, root.part("h"))
     del embeds
     return hidden
 

@@ -79,4 +79,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/llama/modeling_llama.py",
     play=play,
+    caches=True,
 )

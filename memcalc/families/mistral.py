@@ -69,5 +69,6 @@ FAMILY = Family(
     usual="MistralForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/mistral/modeling_mistral.py",
 )

@@ -93,5 +93,6 @@ FAMILY = Family(
     usual="MixtralForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/mixtral/modeling_mixtral.py; separate experts: conversion_mapping.py",
 )

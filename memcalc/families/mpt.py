@@ -147,12 +147,12 @@ def play(machine: Machine, architecture: str, config: MptConfig, root: Any, batc
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/mpt/modeling_mpt.py:MptModel.forward"""
         hidden = machine.call("wte", root.part("wte").play, machine, batch["input_ids"])
-        embeds, context = hidden, Context(eager=True, cache=None)
+        embeds, context = hidden, Context(eager=True)
         context.bias = biases(machine, config.max_position_embeddings, config.num_attention_heads)
         mask = eager_mask(machine, batch, embeds.dtype)
         context.mask = machine.like(mask, "_to_copy", "bool")
         del mask
-        hidden = through_layers(machine, root, NAMES, layer, hidden, context, root.part("blocks"))
+        hidden = through_layers(machine, root, NAMES, layer, [hidden], context, root.part("blocks"))
         del embeds
         return hidden
 

@@ -48,4 +48,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/mt5/modeling_mt5.py",
     inputs=PAIRS,
     play=play,
+    caches=True,
 )

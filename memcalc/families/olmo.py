@@ -66,5 +66,6 @@ FAMILY = Family(
     usual="OlmoForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/olmo/modeling_olmo.py",
 )

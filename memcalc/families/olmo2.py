@@ -77,5 +77,6 @@ FAMILY = Family(
     usual="Olmo2ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/olmo2/modeling_olmo2.py",
 )

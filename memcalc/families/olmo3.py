@@ -85,5 +85,6 @@ FAMILY = Family(
     usual="Olmo3ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/olmo3/modeling_olmo3.py",
 )

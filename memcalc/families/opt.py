@@ -161,7 +161,7 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
 
     embeds = part("embed_tokens", batch["input_ids"])
     ones, place = _positions(machine, batch)
-    context = Context(eager=machine.policy.attention == "eager", cache=None)
+    context = Context(eager=machine.policy.attention == "eager")
     context.mask = eager_mask(machine, batch, embeds.dtype) if context.eager else None
     context.place = place
     places = machine.call("embed_positions", _placed, machine, root.part("embed_positions"), place)
@@ -169,7 +169,9 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
     if narrow:
         embeds = part("project_in", embeds)
     hidden = add(machine, embeds, places)
-    hidden = run_layers(machine, "layers", root.part("layers"), layer, hidden, context)
+    given = [hidden]
+    del hidden  # the only name for them, which the first layer's result takes
+    hidden = run_layers(machine, "layers", root.part("layers"), layer, given.pop(), context)
     if root.has("final_layer_norm"):
         hidden = part("final_layer_norm", hidden)
     if narrow:

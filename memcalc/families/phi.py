@@ -84,5 +84,6 @@ FAMILY = Family(
     usual="PhiForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/phi/modeling_phi.py",
 )

@@ -73,5 +73,6 @@ FAMILY = Family(
     usual="Phi3ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/phi3/modeling_phi3.py",
 )

@@ -95,5 +95,6 @@ FAMILY = Family(
     usual="Qwen2ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/qwen2/modeling_qwen2.py",
 )

@@ -181,5 +181,6 @@ FAMILY = Family(
     usual="Qwen2MoeForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/qwen2_moe/modeling_qwen2_moe.py; separate experts: conversion_mapping.py",
 )

@@ -75,5 +75,6 @@ FAMILY = Family(
     usual="Qwen3ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/qwen3/modeling_qwen3.py",
 )

@@ -118,5 +118,6 @@ FAMILY = Family(
     usual="Qwen3MoeForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/qwen3_moe/modeling_qwen3_moe.py; separate experts: conversion_mapping.py",
 )

@@ -90,5 +90,6 @@ FAMILY = Family(
     usual="StableLmForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/stablelm/modeling_stablelm.py",
 )

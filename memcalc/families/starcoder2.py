@@ -77,5 +77,6 @@ FAMILY = Family(
     usual="Starcoder2ForCausalLM",
     build=build,
     play=play,
+    caches=True,
     source="transformers 5.23.0 models/starcoder2/modeling_starcoder2.py",
 )

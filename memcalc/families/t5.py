@@ -52,4 +52,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/t5/modeling_t5.py",
     inputs=PAIRS,
     play=play,
+    caches=True,
 )

@@ -114,4 +114,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/whisper/modeling_whisper.py",
     inputs=PAIRS,
     play=play,
+    caches=True,
 )

@@ -30,9 +30,14 @@ def show(choices: Sequence[Choice], largest: str, form: str, *, exact: bool = Fa
         print(as_csv([one.to_dict() for one in choices]), end="")
     elif form == "markdown":
         header, body = _cells(choices, largest, exact=exact)
-        print(as_markdown(header, body, right=range(3, len(header) - 1)))
+        print(as_markdown(header, body, right=range(_words(choices), len(header) - 1)))
     else:
         _table(choices, largest, exact=exact)
+
+
+def _words(choices: Sequence[Choice]) -> int:
+    """Columns of words, which stand first."""
+    return 2 if any(one.cache for one in choices) else 3
 
 
 def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[list[str], list[list[str]]]:
@@ -41,7 +46,9 @@ def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[lis
     first = next((one.at_one for one in choices if one.at_one is not None), 0)
     most = max((one.at_one or 0 for one in choices), default=first)
     several = len({one.zero_stage for one in choices}) > 1
-    header = ["optimizer", "precision", "checkpointing", *(["ZeRO"] if several else []), largest,
+    forward = any(one.cache for one in choices)
+    ways = ["cache", "precision"] if forward else ["optimizer", "precision", "checkpointing"]
+    header = [*ways, *(["ZeRO"] if several else []), largest,
               f"peak {unit.unit}", "kept", "each", "saves", ""]  # fmt: skip
     rows = []
     for one in choices:
@@ -49,7 +56,8 @@ def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[lis
         size = "?" if one.largest is None else f"{one.largest:,}"
         rows.append(
             [
-                one.optimizer, one.precision, one.checkpointing, *([str(one.zero_stage)] if several else []), size,
+                *((one.cache, one.precision) if forward else (one.optimizer, one.precision, one.checkpointing)),
+                *([str(one.zero_stage)] if several else []), size,
                 *("–" if value is None else unit.text(value) for value in (one.peak, one.kept, one.each, saved)),
                 WORDS[one.verdict],
             ]
@@ -70,7 +78,7 @@ def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
     wide = out.width >= table.NARROW
     shown = [place for place, name in enumerate(header) if wide or name not in WIDE]
     for place in shown:
-        words = place < 3 or not header[place]
+        words = place < _words(choices) or not header[place]
         drawn.add_column(header[place], justify="left" if words else "right", no_wrap=True)
     for one, row in zip(choices, rows, strict=True):
         drawn.add_row(*(row[place] for place in shown), style="" if one.largest else "dim")
@@ -90,5 +98,7 @@ def remarks(choices: Sequence[Choice], largest: str, *, wide: bool = True) -> li
         said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None
     for one in choices:
         if one.largest is None:
-            said[f"{one.optimizer} in {one.precision}, checkpointing {one.checkpointing}: {one.reason}"] = None
+            way = f"{one.cache} cache" if one.cache else f"{one.optimizer}"
+            how = "" if one.cache else f", checkpointing {one.checkpointing}"
+            said[f"{way} in {one.precision}{how}: {one.reason}"] = None
     return list(said)

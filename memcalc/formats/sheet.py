@@ -12,6 +12,7 @@ LABELS = {
     "gradients": "gradients",
     "master_parameters": "master parameters",
     "buffers": "buffers",
+    "cache": "keys and values",
     "communication": "communication",
     "inputs": "inputs",
     "activations": "activations",
@@ -63,7 +64,12 @@ def _about(footprint: Footprint) -> list[str]:
         said.insert(0, model.architecture)
     if model.num_trainable_parameters != model.num_parameters:
         said.append(f"{format_count(model.num_trainable_parameters)} trainable")
-    said += [training["optimizer"], training["precision"]]
+    mode = job.get("mode", "train")
+    said += [training["optimizer"] if mode == "train" else mode, training["precision"]]
+    if mode in ("prefill", "decode"):
+        said.append(f"{job['inference']['cache']} cache")
+    if mode == "decode":
+        said.append(f"{job['inference']['context_length']} tokens in it")
     if parallelism["dp"] > 1:
         stage = parallelism["zero_stage"]
         said.append(f"rank {footprint.ranks[0].index} of {parallelism['dp']}")
@@ -76,6 +82,8 @@ def _about(footprint: Footprint) -> list[str]:
 def _lines(footprint: Footprint) -> list[Line]:
     components = footprint.to_dict()["components"]
     per = footprint.bytes_per_parameter
+    if footprint.job.get("mode", "train") != "train":
+        return _forward_lines(footprint)
     lines = [Line(LABELS[name], components[name], per[name]) for name in ("parameters", "gradients")]
     states, masters = components["optimizer_states"], components["master_parameters"]
     total = states + masters
@@ -103,6 +111,14 @@ def _lines(footprint: Footprint) -> list[Line]:
     return lines
 
 
+def _forward_lines(footprint: Footprint) -> list[Line]:
+    """Of a model that does not train: what it holds, and the peak of its forward."""
+    components, per = footprint.to_dict()["components"], footprint.bytes_per_parameter
+    names = ("parameters", "parameter_copies", "buffers", "cache")
+    lines = [Line(LABELS[name], components[name], per[name]) for name in names if components[name] != 0]
+    return lines + _step(footprint)
+
+
 def _step(footprint: Footprint) -> list[Line]:
     """What a step that was run or traced holds besides, each at its own highest, and the peak of all together."""
     components, peak, count = footprint.to_dict()["components"], footprint.peak, footprint.model.num_parameters
@@ -111,7 +127,8 @@ def _step(footprint: Footprint) -> list[Line]:
     names = ("inputs", "activations", "temporaries", "workspace")
     lines = [Line(LABELS[name], components[name], footprint.bytes_per_parameter[name]) for name in names if components[name]]
     top = peak.requested if peak.rounded is None else peak.rounded
-    lines.append(Line(f"peak of the step, in {(peak.phase or '').replace('_', ' ')}", top, top / max(count, 1), strong=True))
+    word = "step" if footprint.job.get("mode", "train") == "train" else "forward"
+    lines.append(Line(f"peak of the {word}, in {(peak.phase or '').replace('_', ' ')}", top, top / max(count, 1), strong=True))
     others = (("as the allocator counts it", peak.allocated), ("reserved from the driver", peak.reserved))
     lines += [Line(label, size, level=1) for label, size in others if size is not None]
     if peak.device_low is not None:

@@ -1,6 +1,7 @@
 """Megatron-LM's GPT on Transformer Engine's layers, one rank without tensor parallelism: fused norms, one FP32 copy of logits.
 
-From source alone, for neither runs without a GPU: its DDP buffers, its distributed optimizer and FP8 are not part of it.
+From source alone, for neither runs without a GPU: its DDP buffers and its distributed optimizer are those of
+memcalc.parallelism.megatron, and FP8 is not part of it.
 
 source: NVIDIA/Megatron-LM d98e8a64 megatron/core/models/gpt/gpt_model.py, gpt_layer_specs.py (transformer_engine),
 transformer/transformer_layer.py, attention.py, mlp.py; NVIDIA/TransformerEngine v2.8

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from memcalc.arrays import Count
 from memcalc.play import attention as kernels
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, clamped_in_place, mul, neg
@@ -26,7 +26,7 @@ class Context:
         mask: the attention mask; None where none is made.
         cos: of the rotary positions, ``(1, length, rotated)``; None without them.
         sin: likewise.
-        cache: where keys and values are kept; None without a cache.
+        window: the window of a layer that slides, as a cache of keys and values has it; None of any other.
         eager: whether attention is written out.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
@@ -37,7 +37,7 @@ class Context:
     mask: Value | None = None
     cos: Value | None = None
     sin: Value | None = None
-    cache: list[Value] | None = field(default_factory=list)
+    window: Count | None = None
     eager: bool = False
     encoder: Value | None = None
     place: Value | None = None
@@ -57,8 +57,8 @@ def separate(machine: Machine, layer: Attention, hidden: Value, context: Context
     held = None  # what locals hold beside the result
     if layer.rotary is not None:
         query, key, held = TURNS[layer.turn](machine, layer, query, key, context)
-    if context.cache is not None:
-        context.cache += (key, value)
+    if machine.cache is not None:
+        key, value = machine.cache.update(machine, key, value, context.window)
     out = core(machine, layer, query, key, value, context)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     made: Value = machine.call(names["o"], matrices["o"].play, machine, out)
@@ -178,10 +178,18 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
         )  # fmt: skip
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
-    if shared and not grouped:
+    one = machine.decide(query.shape[2] == 1)
+    packed = shared and not grouped and one
+    if packed:  # the query heads that share a key beside each other, as if they were queries of its head (pack_gqa)
+        query = split_dim(machine, merge_dims(machine, query, 1, 2), 1, (key.shape[1], layer.heads // layer.kv_heads))
+    elif shared and not grouped:
         key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
-    causal = layer.causal and context.mask is None and machine.decide(query.shape[2] > 1)
+    causal = layer.causal and context.mask is None and not one
+    if causal and machine.cache is not None and machine.decide(key.shape[2] > query.shape[2]):  # an empty static cache
+        key, value = narrow(machine, key, 2, query.shape[2]), narrow(machine, value, 2, query.shape[2])
     out = kernels.attend(machine, query, key, value, context.mask, probability=layer.dropout, causal=causal, grouped=grouped)
+    if packed:
+        out = unsqueeze(machine, merge_dims(machine, out, 1, 2), 2)
     return contiguous(machine, transpose(machine, out, 1, 2))
 
 

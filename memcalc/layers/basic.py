@@ -11,6 +11,7 @@ from memcalc.play import convolution as convolutions
 from memcalc.play import matmul as products
 from memcalc.play import normalised, pointwise
 from memcalc.play import norms as kernels
+from memcalc.play.adapting import wanted
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value
 from memcalc.records import dataclass
@@ -104,7 +105,7 @@ class Embedding:
         """``(...)`` to ``(..., width)``."""
         out = kernels.embedding(machine, indices, machine.parameter("weight", (self.rows, self.width), "embedding"))
         adapter = machine.policy.adapter
-        return out if adapter is None else adapter.embedded(machine, indices, out)
+        return wanted(machine, indices, out) if adapter is None else adapter.embedded(machine, indices, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ class ScaledEmbedding:
         """``(...)`` to ``(..., width)`` (transformers 5.23.0 modeling_gemma.py:GemmaTextScaledWordEmbedding.forward)."""
         weight = machine.parameter("weight", (self.rows, self.width), "embedding")
         rows = kernels.embedding(machine, indices, weight)
-        return pointwise.mul(machine, rows, pointwise.to(machine, machine.constant((), "float32"), weight.dtype))
+        out = pointwise.mul(machine, rows, pointwise.to(machine, machine.constant((), "float32"), weight.dtype))
+        return wanted(machine, indices, out)
 
 
 NormFunction = Literal["rms", "layer", "rms_plus_one", "rms_float_scale", "layer_float", "layer_composed"]

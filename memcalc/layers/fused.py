@@ -87,6 +87,11 @@ def merged(machine: Machine, out: Value) -> Value:
     return contiguous(machine, merge_dims(machine, out, 2, 3))
 
 
+def cached(machine: Machine, key: Value, value: Value) -> tuple[Value, Value]:
+    """Keys and values with those that a cache has kept; as they are where there is none."""
+    return (key, value) if machine.cache is None else machine.cache.update(machine, key, value)
+
+
 def attended(
     machine: Machine, layer: Any, query: Value, key: Value, value: Value, context: Context, written: Any
 ) -> tuple[Value, Value | None]:

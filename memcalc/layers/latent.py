@@ -31,6 +31,8 @@ def latent(machine: Machine, layer: LatentAttention, hidden: Value, context: Con
     low = machine.call("kv_a_layernorm", rms_norm(layer.kv_rank).play, machine, low)
     low, key_turned = unsqueeze(machine, low, 1), unsqueeze(machine, key_turned, 1)
     turned, key_turned = _turn(machine, layer, turned, key_turned, context)
+    if machine.cache is not None:  # the latents, before they are widened
+        low, key_turned = machine.cache.update(machine, low, key_turned, context.window)
     states = cat(machine, (plain, turned), -1)
     key, value = _widened(machine, layer, low, key_turned)
     out = core(machine, layer, states, key, value, context)

@@ -21,8 +21,6 @@ def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -
     source: transformers 5.23.0 models/bert/modeling_bert.py:BertSelfAttention.forward
     """
     query, key, value = by_head(machine, layer, hidden)
-    if context.cache is not None:
-        context.cache += (key, value)
     out = core(machine, layer, query, key, value, context)
     return contiguous(machine, merge_dims(machine, out, 2, 3))
 

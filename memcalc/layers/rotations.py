@@ -83,8 +83,8 @@ def sliced(machine: Machine, layer: FusedAttention, hidden: Value, context: Cont
     value = narrow(machine, fused, -1, layer.kv_heads * layer.head_dim)
     query, key, value = (_by_head(machine, layer, each) for each in (query, key, value))
     query, key = joined(machine, query, key, context)
-    if context.cache is not None:
-        context.cache += (key, value)
+    if machine.cache is not None:
+        key, value = machine.cache.update(machine, key, value, context.window)
     out = core(machine, layer, query, key, value, context)
     out = contiguous(machine, merge_dims(machine, out, 2, 3))
     made: Value = machine.call(names["o"], matrices["o"].play, machine, out)

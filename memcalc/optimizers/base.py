@@ -171,6 +171,8 @@ class Optimizer:
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
         frees_gradients: whether each gradient dies in backward, before the step.
+        on_arrival: whether a hook on each gradient's arrival updates the parameter whose gradient was stored before it.
+        scales_loss: whether its own backward multiplies the loss first.
         keeps_gradients: whether zero_grad can only zero them, so that they live from step to step.
         refuses: the combinations of options its constructor raises for.
         own: options that are memcalc's, not the constructor's: facts it cannot know from the constructor's arguments.
@@ -194,6 +196,8 @@ class Optimizer:
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
+    on_arrival: bool = False
+    scales_loss: bool = False
     keeps_gradients: bool = False
     refuses: Refusals = no_refusals
     own: frozenset[str] = frozenset()

@@ -31,10 +31,17 @@ ALIGNMENT = 2
 ARGS = {
     "reduce_bucket_size": 500_000_000,
     "overlap_comm": False,
+    "reduce_scatter": True,
+    "round_robin_gradients": False,
+    "allgather_bucket_size": 500_000_000,
     "stage3_param_persistence_threshold": 100_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
     "sub_group_size": 1_000_000_000,
 }
-"""deepspeed runtime/zero/config.py:113-245. overlap_comm is on by default in stage 3 alone, where it makes no second bucket."""
+"""deepspeed runtime/zero/config.py:113-245. overlap_comm is on by default in stage 3 alone, where it makes no second bucket.
+allgather_bucket_size changes nothing: the all-gather is in place (runtime/utils.py:all_gather_into_tensor_dp_groups)."""
 FLAT_STEP = ("deepspeed:", "apex:")
 """Libraries whose fused optimizers stage 0 wraps in FP16_Optimizer (deepspeed runtime/engine.py:_configure_fp16_optimizer)."""
 
@@ -63,6 +70,25 @@ def layouts(setting: Setting, ranks: int) -> list[Layout]:
 def elements(setting: Setting) -> Count:
     """Elements of all trainable parameters."""
     return sum((tensor.elements for tensor in setting.trainable), 0)
+
+
+def padded_elements(setting: Setting) -> Count:
+    """The same, padded so that it splits evenly."""
+    return round_up(elements(setting), ALIGNMENT * setting.shards)
+
+
+def flat_order(count: int, setting: Setting, args: dict[str, int]) -> list[int]:
+    """Positions of ``count`` parameters, in order of registration, as they lie in ZeRO-1's and -2's flat buffer.
+
+    source: deepspeed runtime/zero/stage_1_and_2.py:_round_robin_reorder
+
+    Raises:
+        ScalarOnlyError: parameters are dealt out to a number of ranks that is an array.
+    """
+    if not args["round_robin_gradients"]:
+        return list(range(count))
+    ranks = scalar(setting.shards)
+    return [place for rank in range(ranks) for place in range(rank, count, ranks)]
 
 
 def _flat(name: str, numel: Count, dtype: str, role: str) -> Holding:
@@ -135,15 +161,15 @@ def _stages_1_and_2(setting: Setting, args: dict[str, int]) -> list[Layout]:
 
     source: deepspeed runtime/zero/stage_1_and_2.py:387,441,924,3266
     """
-    padded = round_up(elements(setting), ALIGNMENT * setting.shards)
+    padded = padded_elements(setting)
     partition = padded // setting.shards
     return [
         _partitioned(setting, args, padded, kept, rank, times * setting.replicas)
-        for kept, rank, times in _kept_gradients(setting, partition)
+        for kept, rank, times in _kept_gradients(setting, args, partition)
     ]
 
 
-def _kept_gradients(setting: Setting, partition: Count) -> list[tuple[Count, int, Count]]:
+def _kept_gradients(setting: Setting, args: dict[str, int], partition: Count) -> list[tuple[Count, int, Count]]:
     """(elements of gradients kept, first rank, how many such ranks): every tensor the partition touches, whole.
 
     Of many jobs at once only the fullest rank's are told.
@@ -156,6 +182,7 @@ def _kept_gradients(setting: Setting, partition: Count) -> list[tuple[Count, int
     if not setting.model.shapes_known:
         return [(partition, 0, setting.shards)]
     sizes = [scalar(numel) for _, numel in plain.in_order(setting.trainable)]
+    sizes = [sizes[place] for place in flat_order(len(sizes), setting, args)]
     if isinstance(partition, int) and isinstance(setting.shards, int):
         return [*touched(sizes, partition, setting.shards)]
     assert not isinstance(partition, int), "a partition is an array where the ranks are"
@@ -166,7 +193,9 @@ def _partitioned(setting: Setting, args: dict[str, int], padded: Count, kept: Co
     dtype = setting.uniform()
     partition = padded // setting.shards
     buckets = 2 if args["overlap_comm"] else 1
-    whole = each(setting.trainable, setting.grad_dtype, "gradient", ".grad") if setting.stage == 1 else []
+    # under overlap_comm each goes into a bucket as it comes, with the last micro-batch
+    whole = setting.stage == 1 and not args["overlap_comm"]
+    grads = each(setting.trainable, setting.grad_dtype, "gradient", ".grad") if whole else []
     return Layout(
         resident=(
             *_unsharded(setting),
@@ -174,15 +203,15 @@ def _partitioned(setting: Setting, args: dict[str, int], padded: Count, kept: Co
             _flat("single_partition_of_fp32_groups", partition, "float32", "master_parameter"),
         ),
         forward=tuple(autocast_copies(setting)),
-        backward=(*whole, Holding(_bucket(args, dtype), buckets)),
+        backward=(*grads, Holding(_bucket(args, dtype), buckets)),
         gradients=(_flat("grads_in_partition", kept, dtype, "gradient"),),
-        cast=(_flat("flattened gradients", partition, dtype, "temporary"),),
+        # FP32 gradients are flattened and need no cast
+        cast=() if dtype == "float32" else (_flat("flattened gradients", partition, dtype, "temporary"),),
         step=(_flat("fp32 gradients", partition, "float32", "temporary"),),
         early=True,
         params=(_flat_param(partition),),
         index=rank,
         multiplicity=times,
-        notes=("ZeRO-2 gradients on their way into the reduce bucket are not counted",) if setting.stage == 2 else (),
     )
 
 
@@ -251,7 +280,7 @@ def _bf16_optimizer(setting: Setting) -> Layout:
     source: deepspeed runtime/bf16_optimizer.py:140-235
     """
     dtype = setting.uniform()
-    padded = round_up(elements(setting), ALIGNMENT * setting.shards)
+    padded = padded_elements(setting)
     partition = padded // setting.shards
     return Layout(
         resident=(

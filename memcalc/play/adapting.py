@@ -70,16 +70,8 @@ class Peft(NamedTuple):
         return to(machine, result, dtype)
 
     def embedded(self, machine: Machine, indices: Value, out: Value) -> Value:
-        """Under checkpointing the input's embeddings are a leaf that asks for a gradient.
-
-        source: transformers 5.23.0 modeling_utils.py:enable_input_require_grads, which adapted models call for with
-        checkpointing
-        """
-        if machine.policy.checkpointing != "none" and out.node is None and indices.storage.life.name == "input_ids":
-            leaf = Leaf("", out.shape, out.dtype)
-            leaf.meta = out.detached()  # AccumulateGrad holds its variable
-            out.node = leaf
-        return out
+        """As without adapters, whose base is frozen."""
+        return wanted(machine, indices, out)
 
     def _base(self, machine: Machine, layer: Any, value: Value, *, packed: bool) -> Value:
         if not packed:
@@ -130,6 +122,19 @@ class Peft(NamedTuple):
         """source: dora.py:DoraLinearLayer.get_weight_norm, outside the graph"""
         summed = add(machine, weight.detached(), scaled(machine, lora_weight.detached()))
         return machine.new((summed.shape[0],), summed.dtype, "linalg_vector_norm")
+
+
+def wanted(machine: Machine, indices: Value, out: Value) -> Value:
+    """Under transformers' checkpointing the input's embeddings, where they are frozen, are a leaf that asks for a gradient.
+
+    source: transformers 5.23.0 modeling_utils.py: gradient_checkpointing_enable, enable_input_require_grads
+    """
+    hooked = machine.policy.checkpointing != "none" and machine.policy.asks_inputs
+    if hooked and out.node is None and machine.recording and indices.storage.life.name == "input_ids":
+        leaf = Leaf("", out.shape, out.dtype)
+        leaf.meta = out.detached()  # AccumulateGrad holds its variable
+        out.node = leaf
+    return out
 
 
 PLACE = re.compile(r"\d+|(\*|last|end)\d*")

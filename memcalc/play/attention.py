@@ -119,7 +119,8 @@ def _cudnn(machine: Machine, query: Value, key: Value, value: Value, mask: Any, 
     bias = additive(machine, mask, query.dtype)
     batch, heads, length = query.shape[:3]
     out = machine.kept_like(query, operator, (*query.shape[:3], value.shape[3]))
-    lse = machine.kept((batch, heads, length, 1), "float32", operator, beside=True)
+    trains = machine.wants(query, key, value)  # attention.cu:_cudnn_attention_forward, compute_logsumexp
+    lse = machine.kept((batch, heads, length, 1), "float32", operator, beside=True) if trains else None
     seed = machine.kept((), "int64", operator, beside=True)
     offset = machine.kept((), "int64", operator, beside=True)
     machine.scratch(0 if machine.found() else 4 * batch * heads * length, "cuDNN workspace")

@@ -160,7 +160,11 @@ def checkpointed(machine: Machine, function: Callable[..., Any], *args: Any) -> 
     """A stretch of forward whose activations are dropped, if the job asks for it; ``args`` are kept."""
     if (hooks := machine.policy.hooks) is not None:  # they stand on the module, which the checkpoint is around
         function = partial(_hooked, machine, hooks, function)  # (transformers modeling_layers.py)
-    return checkpointed_in(WAYS.get(machine.policy.checkpointing), machine, function, *args)
+    way = WAYS.get(machine.policy.checkpointing)
+    if machine.policy.every:  # pytorch/torchtitan torchtitan/distributed/activation_checkpoint.py:_apply_layer_sac
+        machine.layers += 1
+        way = None if machine.layers % machine.policy.every else WAYS["full"]
+    return checkpointed_in(way, machine, function, *args)
 
 
 def checkpointed_in(way: Way | None, machine: Machine, function: Callable[..., Any], *args: Any) -> Any:

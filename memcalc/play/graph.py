@@ -219,6 +219,8 @@ def accumulate_leaf(machine: Machine, leaf: Leaf, grads: list[Value | None]) -> 
     value, grads[0] = grads[0], None
     if value is None:
         return
+    if machine.policy.updates is not None and leaf.name:
+        machine.policy.updates.arrives(machine)
     if leaf.gradient is not None or machine.policy.gradients_kept:
         if machine.policy.hooks is not None and leaf.name:
             del value  # variable_grad += new_grad

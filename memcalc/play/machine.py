@@ -18,7 +18,7 @@ from memcalc.tape.events import Phase, Role
 from memcalc.tensors import ITEMSIZE, Kind
 
 if TYPE_CHECKING:
-    pass
+    from memcalc.play.caching import KeyValueCache
 
 AUTOCAST_WEIGHTS = "parameter_copy"
 
@@ -44,16 +44,23 @@ class Machine:
         behaviour: the software and GPU that are assumed.
         leaves: every parameter met so far, by name.
         assumed: what was assumed on the way.
+        heeded: whether a mask or positions that the batch comes with were looked at.
+        in_stead: whether another loss stood in for the head's own.
+        layers: those of this forward so far, counted where not all are recomputed.
         held: what the script around the model holds until backward is through.
+        cache: of keys and values, where they are kept from forward to forward; None where they are not.
+        encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
+        earlier: what there was before the first operator, as a tape.
         alive: how many values' memory there is.
         thread: the thread that plays.
+        uneven: whether what turns of a stretch hand on is of another size than what the first was given.
         disturbed: whether memory was let go of by another thread, later than this one did.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.tape: list[Any] = []
-        self.alive, self.thread, self.disturbed = 0, get_ident(), False
+        self.alive, self.thread, self.disturbed, self.uneven = 0, get_ident(), False, False
         self.path = ""
         self.recording, self.training, self.in_backward = True, True, False
         self.autocast: str | None = None
@@ -64,16 +71,20 @@ class Machine:
         self.frame: Any = None
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.again = False
+        self.unrolled = self.again = self.in_stead = self.heeded = False
         self.held: Any = None
+        self.cache: KeyValueCache | None = None
+        self.earlier: list[Any] = []
+        self.encoded: Value | None = None
+        self._turns: Count | None = None
         self.casts: dict[str, Value] = {}
-        self._sequence = 0
+        self._sequence = self.layers = 0
         self._section: Section | None = None
         self._outer: list[Any] | None = None
         self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     def undisturbed(self) -> bool:
-        """Whether everything died when its last name did, once a step is played: nothing is left but gradients.
+        """Whether everything died when its last name did, once a step is played: nothing is left but gradients and caches.
 
         A thread that holds other threads' frames keeps alive what they name, as a sampling profiler does for a moment
         (``sys._current_frames``; distributed/worker.py:trigger_profile).
@@ -81,7 +92,8 @@ class Machine:
         left = {id(leaf.gradient) for leaf in self.leaves.values() if leaf.gradient is not None}
         if self.policy.hooks is not None:
             left |= {id(storage) for storage in self.policy.hooks.kept()}
-        return not self.disturbed and self.alive == len(left)
+        kept = (0 if self.cache is None else self.cache.storages()) + (self.encoded is not None)
+        return not self.disturbed and self.alive == len(left) + kept
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
@@ -92,6 +104,14 @@ class Machine:
         size = self.bytes_of(shape, dtype)
         life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
         self.tape.append((1, life))
+        self.alive += 1
+        return Value(Storage(life, self), shape, dtype, order)
+
+    def before(self, shape: Shape, dtype: str, role: Role, name: str, order: Order | None = None) -> Value:
+        """A value that was there before the first operator: of every turn one, within what is repeated."""
+        life = Life(self.bytes_of(shape, dtype), name, self.path, role, name, shape, dtype)
+        born = (1, life)
+        self.earlier.append(born if self._turns is None else (Stretch(self._turns, [born], ()), None))
         self.alive += 1
         return Value(Storage(life, self), shape, dtype, order)
 
@@ -314,6 +334,8 @@ class Machine:
         """A parameter has its gradient."""
         if self.policy.on_gradient is not None:
             self.policy.on_gradient(self, leaf)
+        if self.policy.updates is not None:
+            self.policy.updates.stored(self, leaf)
         if self.policy.hooks is not None:
             self.policy.hooks.on_gradient(self, leaf)
 
@@ -356,8 +378,10 @@ class Machine:
 
         Its nodes are run backward once, and stand for as many.
         """
+        self._turns = times
         section = Section(self._sequence + 1, times)
         self.turns(times, body, box)
+        self._turns = None
         section.last = self._sequence
         self.sections.append(section)
 
@@ -385,7 +409,12 @@ class Machine:
             self._section = section = self.sections.pop()
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
-            section.given, section.held = life_of(grads), self._carried()
+            section.given, section.waiting = life_of(grads), self._waiting()
+            section.held = self._carried()
+
+    def _waiting(self) -> Life | None:
+        """A gradient that waits for its update."""
+        return None if self.policy.updates is None else self.policy.updates.last
 
     def _carried(self) -> dict[str, Life]:
         """What an engine of parallelism holds from one module to the next."""
@@ -396,6 +425,10 @@ class Machine:
         carried: tuple[tuple[Life, Life], ...] = (
             ((section.given, gives),) if section.given is not None and gives is not None else ()
         )
+        first, later = section.waiting, self._waiting()
+        if first is not None and later is not None:
+            carried += ((first, later),)
+            self.uneven |= not self.same(first.size, later.size)
         carried += carried_pairs(section.held, self._carried())
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

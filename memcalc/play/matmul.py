@@ -22,12 +22,29 @@ def linear(machine: Machine, value: Value, weight: Value, bias: Value | None = N
     value, weight, bias = _cast(machine, value, weight, bias)
     out = weight.shape[1] if transposed else weight.shape[0]
     shape = value.shape
+    if bias is None and not transposed:
+        weight = _turned(machine, weight)
     flat = value if len(shape) == 2 else merge_dims(machine, value, 0, len(shape) - 2)
+    if bias is not None and not transposed and machine.policy.updates is not None:
+        weight = _turned(machine, weight)
     made = _product(machine, flat, weight, bias, out, transposed)
     del flat
     if len(shape) == 2:
         return made
     return _unflattened(machine, made, (*shape[:-1], out))
+
+
+def _turned(machine: Machine, weight: Value) -> Value:
+    """``weight.t()``, made before the input is flattened: its gradient is stored after the input's has been added to others.
+
+    With a bias it is made after, and turned back first, which matters where something happens as it comes (ATen
+    native/Linear.cpp:linear, _flatten_nd_linear).
+    """
+    return machine.record(weight.detached(), (weight,), (), _turned_backward) if machine.wants(weight) else weight
+
+
+def _turned_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    return (grad,)
 
 
 def flattened_shape(value: Value) -> tuple[Count, ...]:
@@ -50,22 +67,32 @@ def _product(machine: Machine, value: Value, weight: Value, bias: Value | None, 
     saved = (weight if machine.wants(value) else None, value if machine.wants(weight) else None)
     machine.foresee(*saved)
     made = machine.kept((value.shape[0], out), value.dtype, operator)
-    return machine.record(made, (value, weight, bias), saved, _product_backward, (weight.shape, value.shape, straight))
+    meta = (weight.shape, value.shape, straight)
+    if bias is None:
+        return machine.record(made, (value, weight), saved, _product_backward, meta)
+    return machine.record(made, (bias, value, weight), saved, _biased_backward, meta)
 
 
 def _product_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
-    # mm sorts mat2 before self, addmm mat1 before mat2: the weight's gradient is first without a bias, the input's with one
-    with_bias = len(node.edges) > 2 and node.inputs[2][1] != ""
-    of_value = of_weight = None
+    # mm sorts mat2 before self: the weight's gradient is made first
     machine.blas("mm")
-    if with_bias and node.needs(0):
-        of_value = machine.new(node.meta[1], grad.dtype, "mm")
-    if node.needs(1):
-        of_weight = machine.new(node.meta[0], grad.dtype, "mm")
-        of_weight.view = not node.meta[2]  # the gradient of weight.t() turned back (TBackward0)
-    if not with_bias and node.needs(0):
-        of_value = machine.new(node.meta[1], grad.dtype, "mm")
-    return of_value, of_weight, grad if node.needs(2) else None
+    of_weight = _of_weight(machine, node, grad) if node.needs(1) else None
+    of_value = machine.new(node.meta[1], grad.dtype, "mm") if node.needs(0) else None
+    return of_value, of_weight
+
+
+def _biased_backward(machine: Machine, node: Node, saved: Any, grad: Value) -> Gradients:
+    # addmm sorts mat1 before mat2: the input's gradient is made first
+    machine.blas("mm")
+    of_value = machine.new(node.meta[1], grad.dtype, "mm") if node.needs(1) else None
+    of_weight = _of_weight(machine, node, grad) if node.needs(2) else None
+    return grad if node.needs(0) else None, of_value, of_weight
+
+
+def _of_weight(machine: Machine, node: Node, grad: Value) -> Value:
+    made = machine.new(node.meta[0], grad.dtype, "mm")
+    made.view = not node.meta[2]  # the gradient of weight.t() turned back (TBackward0)
+    return made
 
 
 def _unflattened(machine: Machine, value: Value, shape: Any) -> Value:

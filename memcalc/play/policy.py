@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.kernels.workspaces import Workspaces
 from memcalc.play.choose import Call, kernel_of
 from memcalc.play.graph import Leaf
-from memcalc.play.values import Value
+from memcalc.play.values import Life, Value
 from memcalc.tensors import Kind
 
 if TYPE_CHECKING:
     from memcalc.play.adapting import Adapter
     from memcalc.play.around import Hooks
     from memcalc.play.machine import Machine
+
+
+class Updates(Protocol):
+    """What updates parameters inside backward."""
+
+    @property
+    def last(self) -> Life | None:
+        """The memory of the gradient that waits for the next one's arrival; None where none does."""
+        ...
+
+    def arrives(self, machine: Machine) -> None:
+        """A gradient has come to a parameter, and is not stored yet."""
+        ...
+
+    def stored(self, machine: Machine, leaf: Leaf) -> None:
+        """It is stored."""
+        ...
+
+    def ends(self, machine: Machine) -> None:
+        """Backward is through."""
+        ...
 
 
 class Policy:
@@ -28,8 +49,11 @@ class Policy:
         on_gradient: told of every gradient as it is stored.
         hooks: the engine of parallelism that does something around modules; None for none.
         attention: the kernel asked for, or ``auto``.
+        cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
-        cache: whether decoders keep keys and values, as ``use_cache`` has it.
+        every: of how many layers the last is recomputed, where that is not said for all; 0 where it is.
+        asks_inputs: whether checkpointing has a frozen embedding's result ask for a gradient, as transformers' does.
+        updates: what updates parameters inside backward; None where nothing does.
         gradients_kept: whether every gradient is there from the start, zeroed and never dropped.
         adapter: what stands on linear layers; None for nothing.
         behaviour: the software and GPU.
@@ -44,14 +68,19 @@ class Policy:
         on_gradient: Callable[[Machine, Leaf], None] | None = None,
         attention: str = "auto",
         checkpointing: str = "none",
-        cache: bool = False,
+        asks_inputs: bool = True,
+        cross_entropy: str = "plain",
         gradients_kept: bool = False,
+        updates: Updates | None = None,
         hooks: Hooks | None = None,
         adapter: Adapter | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
-        self.checkpointing, self.cache = checkpointing, cache
-        self.gradients_kept, self.adapter, self.hooks = gradients_kept, adapter, hooks
+        how, _, often = checkpointing.partition("-")
+        # modules wrapped from outside: no model is told that anything is recomputed
+        self.checkpointing, self.every = ("none", int(often)) if how == "every" else (checkpointing, 0)
+        self.cross_entropy, self.asks_inputs = cross_entropy, asks_inputs
+        self.gradients_kept, self.adapter, self.hooks, self.updates = gradients_kept, adapter, hooks, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
         self.attention, self.behaviour = attention, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)

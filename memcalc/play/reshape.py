@@ -219,7 +219,10 @@ def cat(machine: Machine, values: Sequence[Value], dim: int) -> Value:
     shape = (*values[0].shape[:dim], size, *values[0].shape[dim + 1 :])
     # native/cuda/Shape.cu:cat_out_cuda: contiguous, unless all are channels-last
     order = values[0].order if all(v.order == (0, 2, 3, 1) for v in values) else None
-    out = machine.new(shape, values[0].dtype, "cat", order)
+    dtypes = {value.dtype for value in values}
+    # torch.promote_types of what a model has under autocast: one of its two dtypes, or FP32
+    dtype = values[0].dtype if len(dtypes) == 1 else "float32"
+    out = machine.new(shape, dtype, "cat", order)
     return machine.record(out, tuple(values), (), _cat_backward, (dim, tuple(v.shape for v in values)))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.play.values import Life, Value
+from memcalc.tape.events import Event
 
 
 def life_of(grads: Sequence[Value | None]) -> Life | None:
@@ -21,7 +22,22 @@ class Section:
         self.first, self.last, self.times = first, first, times
         self.outer: list[Any] = []
         self.given: Life | None = None
+        self.waiting: Life | None = None
         self.held: dict[str, Life] = {}
+
+
+class Told:
+    """Events of a tape that are known as they are, as those of an optimizer's step inside backward.
+
+    Attributes:
+        events: what happens.
+        first: whether it happens in the first iteration alone.
+    """
+
+    __slots__ = ("events", "first")
+
+    def __init__(self, events: Sequence[Event], *, first: bool = False) -> None:
+        self.events, self.first = tuple(events), first
 
 
 class Stretch:

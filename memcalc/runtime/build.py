@@ -16,12 +16,22 @@ import torch
 
 from memcalc.errors import InputError, MemcalcError, MissingPackageError, NotModelledError
 from memcalc.families.base import load_family
+from memcalc.freezing import names_of
 from memcalc.job import Job, Training
 from memcalc.models import Model
 from memcalc.precision import Scheme
 from memcalc.readers.config import chosen_architecture
 from memcalc.readers.source import find_config
-from memcalc.runtime.family_inputs import IMAGE, SEQUENCE, Sizes, extra_arguments, family_inputs, settle_config, sizes_of
+from memcalc.runtime.family_inputs import (
+    IMAGE,
+    SEQUENCE,
+    Sizes,
+    batch_inputs,
+    extra_arguments,
+    family_inputs,
+    settle_config,
+    sizes_of,
+)
 from memcalc.runtime.inputs import Input, inferred, parse_inputs
 from memcalc.runtime.models import SHORT
 from memcalc.runtime.module import kind_of_owner
@@ -85,6 +95,11 @@ def build(
         MissingPackageError: the package that has its class is not installed.
         NotModelledError: a bare size or a checkpoint, which no code comes with.
     """
+    if job.training.cross_entropy != "plain":
+        raise NotModelledError(
+            "training.cross_entropy", job.training.cross_entropy, "is not what the model itself computes",
+            "give a module that does, as py:package.module:factory, or use engine analytic",
+        )  # fmt: skip
     torch.manual_seed(seed)
     given = parse_inputs(inputs)
     source = SHORT.get(job.model, job.model) if isinstance(job.model, str) else job.model
@@ -98,7 +113,25 @@ def build(
                 raise NotModelledError("model", found.name, "has no code that could be run", way_out)
             built = _from_config(found.config, found.name, job.training, given, usual)
     built.module.train()
+    if job.training.freeze:
+        _freeze(built.module, job.training.freeze)
     return built
+
+
+def _freeze(module: Any, texts: Sequence[str]) -> None:
+    """No parameter inside these modules asks for a gradient.
+
+    Raises:
+        InputError: a name that no parameter is inside.
+    """
+    for name in names_of(texts):
+        found = [param for one, param in module.named_parameters(remove_duplicate=False) if name.holds(one)]
+        if not found:
+            raise InputError(
+                "training.freeze", name.text, f"is no module of {type(module).__name__}", "name one with parameters"
+            )
+        for param in found:
+            param.requires_grad_(False)
 
 
 def _from_code(source: str, training: Training, given: list[Input], app_dir: Path | None, usual: int) -> Built:
@@ -137,7 +170,9 @@ def _by_transformers(model_type: str, keys: Mapping[str, Any], architecture: str
         raise InputError("model", architecture, f"is refused by transformers ({said})", "mend the config") from None
     filled = _named(sizes)
     return Built(
-        module, "", model_type, architecture, family_inputs(architecture, config, sizes), extra_arguments(architecture), filled,
+        module, "", model_type, architecture,
+        [*family_inputs(architecture, config, sizes), *batch_inputs(training.batch, sizes)],
+        extra_arguments(architecture), filled,
         f"transformers {transformers.__version__} {architecture}",
     )  # fmt: skip
 

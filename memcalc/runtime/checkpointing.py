@@ -2,6 +2,7 @@
 
 ``full`` keeps each layer's input and recomputes the rest; ``selective`` keeps besides that what matrix multiplications and
 attention gave, and recomputes what is cheap (pytorch 2.13 torch/utils/checkpoint.py:create_selective_checkpoint_contexts).
+``every-2`` wraps every second layer, as torchtitan does (torchtitan/distributed/activation_checkpoint.py:_apply_layer_sac).
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def switch_on(module: Any, mode: str) -> None:
     if mode == "none":
         return
     told: dict[str, Any] = {"use_reentrant": False}
+    how, _, often = mode.partition("-")
+    if how == "every":
+        _wrap(module, mode, told, int(often))
+        return
     if mode == "selective":
         told["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     enable = getattr(module, "gradient_checkpointing_enable", None)
@@ -66,11 +71,16 @@ def switch_on(module: Any, mode: str) -> None:
         except ValueError as error:
             said = next(iter(str(error).splitlines()))
             raise InputError("training.activation_checkpointing", mode, f"is refused ({said})", "use none") from None
+    _wrap(module, mode, told)
+
+
+def _wrap(module: Any, mode: str, told: dict[str, Any], often: int = 1) -> None:
+    """The last of ``often`` layers, again and again, is recomputed."""
     layers = layers_of(module)
     if not layers:
         rule = "finds no list of layers in the module"
         raise InputError("training.activation_checkpointing", mode, rule, "keep them in an nn.ModuleList, or use none")
-    for layer in layers:
+    for layer in layers[often - 1 :: often]:
         layer.forward = partial(checkpoint, layer.forward, **told)
 
 

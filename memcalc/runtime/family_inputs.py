@@ -52,6 +52,13 @@ def family_inputs(architecture: str, config: Any, sizes: Sizes) -> list[Input]:
     return [*read, *_labels(architecture, config, sizes, vocabulary)]
 
 
+def batch_inputs(kind: str, sizes: Sizes) -> list[Input]:
+    """What a batch of text comes with that is padded, or packed: positions that start anew wherever they do not follow."""
+    shape = (sizes.batch, sizes.sequence)
+    given = {"padded": Input("attention_mask", "int64", shape, 2), "packed": Input("position_ids", "int64", shape, shape[1])}
+    return [given[kind]] if kind in given else []
+
+
 def _read(architecture: str, config: Any, sizes: Sizes, vocabulary: int) -> list[Input]:
     """What the body reads."""
     tokens = Input("input_ids", "int64", (sizes.batch, sizes.sequence), vocabulary)

@@ -52,6 +52,12 @@ class LibraryStep(Step):
 class FusedBackwardStep(LibraryStep):
     """An optimizer that updates each parameter in a backward hook and drops its gradient there and then."""
 
+    def __init__(self, recipe: Recipe, trained: Sequence[Trained], module: Any) -> None:
+        if recipe.entry.cls == "lomo_optim.AdaLomo" and recipe.device != "cuda":
+            rule = "moves its states to a GPU in its constructor"
+            raise NotModelledError("training.optimizer", recipe.entry.name, rule, "measure on a GPU, or estimate alone")
+        super().__init__(recipe, trained, module)
+
     def backward(self, loss: torch.Tensor) -> None:
         """Backward and update in one."""
         self.optimizer.fused_backward(loss, LEARNING_RATE)
@@ -60,6 +66,33 @@ class FusedBackwardStep(LibraryStep):
         """Cannot be done."""
         rule = "needs all gradients at once, which this optimizer never has"
         raise NotModelledError("training.max_grad_norm", max_norm, rule, "leave it out")
+
+    def update(self) -> bool:
+        """Nothing is left to do."""
+        return False
+
+
+class HookedStep(LibraryStep):
+    """An instance of the optimizer for every parameter, stepped and cleared by a hook as soon as its gradient is stored.
+
+    source: torchtune bd2a0fc7 torchtune/training/memory.py:register_optim_in_bwd_hooks
+
+    Attributes:
+        optimizer: the instances, in the order of ``trained``.
+    """
+
+    def __init__(self, recipe: Recipe, trained: Sequence[Trained], module: Any) -> None:
+        self.trained = self.keyed = list(trained)
+        self.masters = [None] * len(self.trained)
+        self.notes = []
+        self.optimizer = [_plain(recipe, [each], module) for each in self.trained]
+        for each, own in zip(self.trained, self.optimizer, strict=True):
+
+            def hook(_: torch.Tensor, own: Any = own) -> None:
+                own.step()
+                own.zero_grad()
+
+            each.tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def update(self) -> bool:
         """Nothing is left to do."""

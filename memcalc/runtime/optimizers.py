@@ -61,7 +61,6 @@ NEEDS_RATE = frozenset({"came_pytorch.CAME"})
 UNRUNNABLE = {
     "torch.optim.SparseAdam": "takes sparse gradients, which no model here makes",
     "torch.optim.LBFGS": "evaluates the model again inside its step, which this loop does not do",
-    "lomo_optim.AdaLomo": "runs inside backward with CUDA and a distributed launcher of its own",
 }
 """Classes whose step is no plain call, and why."""
 
@@ -108,7 +107,7 @@ def _handed(entry: Optimizer, options: Options, trained: Sequence[Trained], modu
     tensors = [each.tensor for each in trained]
     if entry.cls == "adam_mini.Adam_mini":
         return [(each.name, each.tensor) for each in trained]
-    if entry.cls == "lomo_optim.Lomo":
+    if entry.cls in ("lomo_optim.Lomo", "lomo_optim.AdaLomo"):
         return module
     split = SPLITS.get(entry.cls.partition(".")[0])
     if split is None or not (entry.own or entry.cls.endswith("WithAuxAdam")):

@@ -47,6 +47,7 @@ class Recipe:
         implementation: the form of its step.
         device: ``cpu`` or ``cuda``.
         backend: the data-parallel engine.
+        in_backward: whether every parameter has an instance of its own, stepped as its gradient comes.
         zero: whether torch's ZeroRedundancyOptimizer deals the states to the ranks.
         stage: ZeRO stage, for an engine of its own.
         engine_args: that engine's options.
@@ -63,6 +64,7 @@ class Recipe:
     device: str
     backend: str = "torch"
     zero: bool = False
+    in_backward: bool = False
     stage: int = 0
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from memcalc.errors import MemcalcError, NotModelledError
 from memcalc.optimizers.base import Optimizer
-from memcalc.runtime.library_step import FusedBackwardStep, LibraryStep
+from memcalc.runtime.library_step import FusedBackwardStep, HookedStep, LibraryStep
 from memcalc.runtime.optimizers import Trained, optimizer_class
 from memcalc.runtime.step_base import Recipe, Step
 from memcalc.runtime.textbook_step import TextbookStep
@@ -36,7 +36,7 @@ def make_step(recipe: Recipe, trained: Sequence[Trained], module: Any) -> Step:
         return TextbookStep(recipe, trained, module)
     if recipe.entry.frees_gradients:
         return FusedBackwardStep(recipe, trained, module)
-    return LibraryStep(recipe, trained, module)
+    return (HookedStep if recipe.in_backward else LibraryStep)(recipe, trained, module)
 
 
 def import_early(entry: Optimizer, *, lora: bool) -> None:
@@ -53,6 +53,14 @@ def import_early(entry: Optimizer, *, lora: bool) -> None:
 
 def make_schedule(kind: str, optimizer: Any, steps: int) -> Callable[[], None]:
     """A learning-rate schedule around the optimizer: linear warm-up, warm-up and cosine, or nothing at all."""
+    if isinstance(optimizer, list):  # one for every parameter
+        each = [make_schedule(kind, one, steps) for one in optimizer]
+
+        def together() -> None:
+            for one in each:
+                one()
+
+        return together
     from torch.optim import lr_scheduler
 
     optimizer = getattr(optimizer, "optim", optimizer)  # ZeroRedundancyOptimizer copies rates from the one it wraps

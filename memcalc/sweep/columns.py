@@ -45,6 +45,7 @@ COLUMNS: tuple[Column, ...] = (
     _figure("parameter_copies", "of autocast's and gathered copies"),
     _figure("master_parameters", "of the copies the optimizer updates"),
     _figure("buffers", "of the model's buffers"),
+    _figure("cache", "of keys and values that are kept; 0 in training"),
     _figure("gradients", "of gradients"),
     _figure("optimizer_states", "of optimizer states, masters apart"),
     _figure("inputs", "of the batch; null where the step is not modelled, as the next four"),

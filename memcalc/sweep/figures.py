@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from memcalc.arrays import Count, rounded
-from memcalc.engines.analytic.peak import around_of, played_of
+from memcalc.arrays import Count, is_array, rounded
+from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
 from memcalc.engines.analytic.step import steady_tape
 from memcalc.errors import NotModelledError
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan, check_parameters
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
@@ -74,12 +75,12 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
 def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account) -> Figures:
     """What the whole step comes to; nothing where it cannot be played."""
     try:
-        played, assumed = played_of(job, plan, model, ranks)
+        steps, _ = steps_of(job, plan, model, account, ranks)
     except NotModelledError:
         return {}
-    around = around_of(plan, model, account, assumed.behaviour.chip)
-    tape = steady_tape(around, played)
-    forms = forms_of(tape)
+    if len(steps) > 1 and any(is_array(size) for size in (job.training.micro_batch_size, job.training.sequence_length)):
+        raise ScalarOnlyError  # which rank is the highest differs from job to job
+    forms = max((forms_of(steady_tape(*step)) for step in steps), key=lambda forms: forms.top(rounded) if len(steps) > 1 else 0)
     tops = forms.role_tops(requested)
     return {
         **{COMPONENTS[role]: tops.get(role, 0) for role in STEP_ROLES},

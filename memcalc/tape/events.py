@@ -13,7 +13,7 @@ from memcalc.arrays import Count
 from memcalc.records import dataclass
 
 Role = Literal[
-    "parameter", "parameter_copy", "master_parameter", "buffer", "gradient", "optimizer_state",
+    "parameter", "parameter_copy", "master_parameter", "buffer", "cache", "gradient", "optimizer_state",
     "input", "activation", "temporary", "communication", "workspace", "context",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = Role.__args__  # type: ignore[attr-defined]
@@ -21,7 +21,7 @@ ROLES: tuple[Role, ...] = Role.__args__  # type: ignore[attr-defined]
 
 COMPONENTS: dict[Role, str] = {
     "parameter": "parameters", "parameter_copy": "parameter_copies", "master_parameter": "master_parameters",
-    "buffer": "buffers", "gradient": "gradients", "optimizer_state": "optimizer_states", "input": "inputs",
+    "buffer": "buffers", "cache": "cache", "gradient": "gradients", "optimizer_state": "optimizer_states", "input": "inputs",
     "activation": "activations", "temporary": "temporaries", "communication": "communication",
     "workspace": "workspace", "context": "context",
 }  # fmt: skip

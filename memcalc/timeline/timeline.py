@@ -18,7 +18,7 @@ Measure = Literal["requested", "rounded"]
 STEADY = 2
 """The first iteration that is like all later ones: optimizer states are born in iteration 1."""
 STACK: tuple[Role, ...] = (
-    "parameter", "parameter_copy", "master_parameter", "buffer", "optimizer_state", "gradient", "input", "activation",
+    "parameter", "parameter_copy", "master_parameter", "buffer", "optimizer_state", "gradient", "cache", "input", "activation",
     "temporary", "communication", "workspace", "context",
 )  # fmt: skip
 """Roles from the bottom of a stacked picture up: what stays longest lies lowest."""

@@ -50,6 +50,13 @@ def test_expandable_segments_round_and_no_more():
     assert max(peaks["allocated"] for peaks in summits(found.tape, parse_settings(TEXTS[0])).values()) == iterations.stretch.top
 
 
+def test_a_forward_alone_has_them_too():
+    """A model that does not train is played under the same settings."""
+    peak = whole(TEXTS[0], mode="evaluate").footprint.peak
+    assert peak.allocated == peak.rounded
+    assert peak.reserved % 2**21 == 0
+
+
 def test_divisions_round_up():
     """A request over 1 MiB takes the next quarter of a power of two, so that more is allocated than was rounded."""
     assert whole("roundup_power2_divisions:4").footprint.peak.allocated > whole(TEXTS[0]).footprint.peak.allocated

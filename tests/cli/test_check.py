@@ -8,7 +8,7 @@ import pytest
 
 FITS = "model: gpt2\nscope: states\nhardware:\n  memory: 80GiB\n"
 TOO_BIG = "model: gpt2\nscope: states\nmemory: 1GiB\n"
-UNKNOWN = "model: gpt2\nmemory: 80GiB\nparallelism: {dp: 8, zero_stage: 3}\n"  # a step of ZeRO-3 is not played
+UNKNOWN = "model: gpt2\nmemory: 80GiB\nparallelism: {dp: 8, zero_backend: deepspeed}\n"  # the step of its stage 0 is not played
 BROKEN = "model: gpt2\ntraining:\n  optimizer: admaw\nmemory: 80GiB\n"
 
 

@@ -39,7 +39,7 @@ def test_json_is_one_object_and_keeps_the_contract(memcalc):
     assert keys <= set(shown)
     assert shown["schema_version"] == 1
     components = (
-        "parameters parameter_copies master_parameters buffers gradients optimizer_states inputs activations temporaries "
+        "parameters parameter_copies master_parameters buffers cache gradients optimizer_states inputs activations temporaries "
         "communication workspace context"
     )
     assert list(shown["components"]) == components.split()
@@ -118,7 +118,7 @@ def test_verdicts_decide_the_exit(memcalc):
     assert (yes.code, yes.json["fits"]["verdict"]) == (0, "fits")
     step = memcalc("estimate", "gpt2", "--memory", "80GiB", "--format", "json")
     assert (step.code, step.json["fits"]["verdict"]) == (0, "fits")
-    unknown = memcalc("estimate", "gpt2", "--memory", "80GiB", "--dp", 8, "--zero-stage", 3, "--format", "json")
+    unknown = memcalc("estimate", "gpt2", "--memory", "80GiB", "--dp", 8, "--zero-backend", "deepspeed", "--format", "json")
     assert (unknown.code, unknown.json["fits"]["verdict"]) == (0, "unknown")
 
 

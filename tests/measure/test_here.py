@@ -76,6 +76,14 @@ def test_lomo_has_no_gradient_left_and_none_is_expected():
     assert judge(record, "live", EXACT, Models(allow_code=True)).reason == "every byte agrees"
 
 
+def test_an_optimizer_for_every_parameter_updates_inside_backward():
+    """With a hook on every parameter no gradient is left, and the states are those of one optimizer for all, to the byte."""
+    record = measure(optimizer="adamw", precision="fp32", optimizer_in_backward=True)
+    assert_every_byte(record)
+    assert_counted(record)
+    assert record.ranks[0].components["gradients"].walked == 0
+
+
 @pytest.mark.parametrize("options", [{"r": 3}, {"r": 2, "target_modules": ["c_proj"]}, {"r": 2, "use_dora": True}])
 def test_adapters_of_peft_are_measured_and_predicted(options):
     """With LoRA everything but the adapters is frozen: gradients and states are theirs alone, to the byte, and judged so."""

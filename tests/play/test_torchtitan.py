@@ -175,9 +175,8 @@ def test_resharding_always():
     """``always`` lets go of the last units after forward too; what is no policy of a job's is said."""
     keys = {**JOB, "precision": "fsdp2-mixed", "dp": 4, "zero_stage": 3, "zero_backend": "fsdp2"}
     told = [{"version": "2025-02-06"}, {"version": "2025-02-06", "reshard_after_forward": "always"}]
-    stays, goes = (
-        prepared(read_model(job.model), job) for job in (read_job({**keys, "implementation_args": one}) for one in told)
-    )
+    jobs = [read_job({**keys, "implementation_args": one}) for one in told]
+    stays, goes = (prepared(read_model(job.model), job) for job in jobs)
     units = load_implementation("torchtitan").units
     assert (units(stays).stays, units(goes).stays) == ((("layers.-1",),), ())
     assert units(stays).groups == units(goes).groups

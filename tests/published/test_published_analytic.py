@@ -27,7 +27,7 @@ AGAIN = "predict them again: python -m benchmarks.published.predict --engine ana
     ("repo", "said"),
     [
         ("Lightning-AI/litgpt", "the commit of the run's code is not told, and that code changed"),
-        ("NVIDIA/Megatron-LM", "implementation megatron is not modelled yet"),
+        ("NVIDIA/Megatron-LM", None),
         ("pytorch/torchtitan", "the run's code is of a commit that is not told, or not known"),
         ("huggingface/transformers", None),
     ],

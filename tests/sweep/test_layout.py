@@ -122,7 +122,7 @@ def test_keys_of_a_config_are_laid_over_a_name_a_file_and_a_mapping(tmp_path):
             {"grid": {"hardware.gpu.name": ["a"]}},
             "grid.hardware.gpu.name: goes deeper than a job does; set hardware.gpu as a whole",
         ),
-        ({"base": {"modle": "gpt2"}}, "base.modle: is not a known key; did you mean model"),
+        ({"base": {"modle": "gpt2"}}, "base.modle: is not a known key; did you mean mode or model"),
         ({"base": {"dp": 1, "parallelism": {"dp": 2}}}, "base.parallelism: 2 is given twice (parallelism.dp); give it once"),
         ({"list": [{"dpp": 1}]}, "list.0.dpp: is not a known key"),
         ({"list": []}, "list: [] has no values; give it one, or leave it out"),

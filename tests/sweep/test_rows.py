@@ -193,7 +193,8 @@ def test_every_optimizer_goes_as_arrays(strict, keys):
 def test_models_that_differ_in_numbers_alone_are_one_evaluation(strict, monkeypatch, stage, evaluations):
     """Twenty widths by eight rank counts by two optimizers take two evaluations over arrays, not 320.
 
-    Under ZeRO-1 cuts fall elsewhere in each model, so that the two are tried and each model then takes one of its own.
+    Under ZeRO-1 cuts fall elsewhere in each model, so that the two are tried and each model then takes one of its own; that
+    is of the states, for its step is another on each number of ranks.
     """
     taken = Counter()
     together, exact = Solver.together, Solver._exact
@@ -201,7 +202,7 @@ def test_models_that_differ_in_numbers_alone_are_one_evaluation(strict, monkeypa
     monkeypatch.setattr(Solver, "_exact", lambda self, points: (taken.update(["scalars"]), exact(self, points))[1])
     sweep = run(
         {
-            "base": {"model": {"model_type": "llama", "num_hidden_layers": 2}, "zero_stage": stage},
+            "base": {"model": {"model_type": "llama", "num_hidden_layers": 2}, "zero_stage": stage, "scope": "states"},
             "grid": {
                 "optimizer": ["adam", "adamw8bit"],
                 "model.intermediate_size": {"from": 100, "to": 2000, "step": 100},

@@ -130,7 +130,7 @@ def test_a_figure_outside_the_range_is_a_contradiction():
 
 def test_a_figure_below_the_states_is_a_contradiction():
     """Only a figure below what the states alone take is judged where the step is not played; the rest is not modelled yet."""
-    footprint = estimate({"model_type": "gpt2"}, parallelism={"dp": 8, "zero_stage": 3})
+    footprint = estimate({"model_type": "gpt2"}, parallelism={"dp": 8, "zero_backend": "deepspeed"})
     low = footprint.states.rounded
     below = judge_observed(parse_observed(str(low - 1), "allocated"), footprint, EXACT)
     assert (below.outcome, below.exit_code) == ("failed", 1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from memcalc.arrays import Count, product
+from memcalc.play.stretch import Told
 from memcalc.play.values import Life
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, frees
 
@@ -21,7 +22,7 @@ class Converter:
         """How often each of the stretches is repeated that it is born in, from the outermost to the innermost."""
         self.born: dict[Life, int] = {}
         self.left: set[Life] = set()
-        self.workspaces: list[Buffer] = []
+        self.workspaces: dict[Life, Buffer] = {}
         self.same: dict[Life, Life] = {}
         self.freed: set[Life] = set()
         """What some turn of a stretch lets go of."""
@@ -43,6 +44,8 @@ class Converter:
                     continue
                 self.place += 1
                 self.phases[self.place] = kind  # type: ignore[assignment]
+            elif isinstance(kind, Told):
+                continue
             elif life is None:
                 self.same |= dict(kind.carried)
                 self._scan(kind.body, (*within, kind.times))
@@ -56,18 +59,21 @@ class Converter:
                 if within:
                     self.freed.add(life)
 
-    def events(self, tape: Sequence[Any], depth: int = 0) -> Iterable[Event]:
-        """The events of a tape, or of the body of a stretch."""
+    def events(self, tape: Sequence[Any], depth: int = 0, *, first: bool = False) -> Iterable[Event]:
+        """The events of a tape, or of the body of a stretch; ``first`` are those of the first iteration."""
         late = self._late(tape) if depth else ()
         for kind, life in tape:
             if life is None and isinstance(kind, str):
                 yield Mark(kind)  # type: ignore[arg-type]
+            elif isinstance(kind, Told):
+                if first or not kind.first:
+                    yield from kind.events
             elif life is None:
-                yield Repeat(kind.times, tuple(self.events(kind.body, depth + 1)))
+                yield Repeat(kind.times, tuple(self.events(kind.body, depth + 1, first=first)))
             elif kind > 0:
                 buffer = self.buffer(life)
                 if buffer.role == "workspace":
-                    self.workspaces.append(buffer)
+                    self.workspaces[life] = buffer
                 else:
                     yield Alloc(buffer)
             else:

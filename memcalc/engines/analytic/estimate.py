@@ -10,6 +10,7 @@ from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradien
 from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
+from memcalc.inference import trains
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.optimizers.step import measured
@@ -43,6 +44,10 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         NotModelledError: a parallelism memcalc does not model yet.
     """
     model = prepared(model, job)
+    if not trains(job):
+        from memcalc.engines.analytic.evaluated import estimate_forward
+
+        return estimate_forward(job, model, replayed=replayed, explained=explained)
     plan = make_plan(job)
     check_parameters(plan, model)
     ignored = check_settings(job, model)
@@ -72,7 +77,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         textbook=card(
             plan.optimizer.name, parameters, number(model.num_trainable_parameters), plan.stage, number(plan.shards)
         ),
-        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes),
+        assumptions=(*model.assumptions, *plan.assumptions, *fullest.layout.notes, *paged(fullest)),
         warnings=(*ignored, *warnings_of(job, plan, model)),
         buffers=tuple(buffers_of(plan, fullest, model)),
         bytes_per_parameter={
@@ -141,7 +146,7 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
-        ONE_AT_A_TIME if plan.optimizer.frees_gradients else kept: () if always else gradients,
+        ONE_AT_A_TIME if plan.frees_gradients else kept: () if always else gradients,
         "start of the step": layout.cast,
         "the step": () if own_masters(plan) else layout.step,
         "the step, at its highest": tuple(Holding(buffer, times) for buffer, times in step_needs(plan, layout, model)),
@@ -151,6 +156,18 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
             buffer, times = held.buffer, number(held.times)
             if times and number(buffer.requested):
                 yield Held(COMPONENTS[buffer.role], buffer.site, number(buffer.requested), times, buffer.place, life)
+
+
+def paged(account: Account) -> tuple[str, ...]:
+    """What is assumed of states in managed memory, where there are any."""
+    return (PAGED,) if number(account.managed) else ()
+
+
+PAGED = (
+    "optimizer states in managed memory page: what is used lies on the device while there is room, and gives way when there is "
+    "none; they are in no figure of the device's, and what the process shows may be larger by them"
+)
+"""CUDA's unified memory under bitsandbytes' paged classes (0.50.2 optim/optimizer.py:get_state_buffer, prefetch_state)."""
 
 
 def warnings_of(job: Job, plan: Plan, model: Model) -> list[str]:

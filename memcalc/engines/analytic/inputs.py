@@ -68,10 +68,16 @@ def read_inputs(training: Any, family: Family, model: Model, floating: str) -> R
         # what is assumed of tokens is nothing to a model that reads none
         said = [each for each in sizes.assumed if "input_ids" in shapes or family.inputs >= TEXT or "sequence" not in each]
         return reading_of(sizes.rows, sizes.tokens, shapes, (*said, *more))
-    shapes = text_shapes(architecture, family, sizes)
+    shapes = {**text_shapes(architecture, family, sizes), **given_shapes(training.batch, sizes)}
     if "token_type_ids" in shapes and training.image_size is not None:  # Gemma 3, which sees where it is asked to
         shapes["pixel_values"] = ((sizes.rows, model.config.vision_config.num_channels, *(training.image_size,) * 2), floating)
     return reading_of(sizes.rows, sizes.tokens, shapes, sizes.assumed)
+
+
+def given_shapes(kind: str, sizes: Sizes) -> Shapes:
+    """What a batch comes with that is padded or packed (runtime/family_inputs.py)."""
+    name = {"padded": "attention_mask", "packed": "position_ids"}.get(kind)
+    return {} if name is None else {name: ((sizes.rows, sizes.tokens), "int64")}
 
 
 def text_sizes(training: Any, config: Any) -> Sizes:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import rounded
-from memcalc.engines.analytic.peak import around_of, played_of
+from memcalc.arrays import Count, maximum, rounded
+from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import accounts
 from memcalc.engines.analytic.step import steady_tape
+from memcalc.inference import check_inference, trains
 from memcalc.job import Job
 from memcalc.models import Model
-from memcalc.plan import check_parameters, make_plan
+from memcalc.plan import Plan, check_parameters, make_plan
 from memcalc.play.machine import SplitError
 from memcalc.prepared import prepared
 from memcalc.tape.fold import fold
@@ -28,7 +29,7 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
     Args:
         job: everything else.
         model: its model.
-        key: ``micro_batch_size`` or ``sequence_length``.
+        key: ``micro_batch_size`` or ``sequence_length``, or in decoding ``context_length``.
         values: of it, above zero.
 
     Raises:
@@ -39,17 +40,46 @@ def peaks(job: Job, model: Model, key: str, values: Sequence[int]) -> Array:
 
     model = prepared(model, job)
     plan = make_plan(job)
+    if not trains(job):
+        return _forwards(job, plan, model, key, numpy.asarray(values, dtype=numpy.int64))
     check_parameters(plan, model)
     account = accounts(plan, model, int(plan.shards * plan.replicas))[0]
 
     def run(some: Array) -> Any:
         sizes = int(some[0]) if len(some) == 1 else some
         asked = job.model_copy(update={"training": job.training.model_copy(update={key: sizes})})
-        played, assumed = played_of(asked, plan, model)
-        around = around_of(plan, model, account, assumed.behaviour.chip)
-        return fold(steady_tape(around, played), rounded).stretch.top
+        steps, _ = steps_of(asked, plan, model, account)
+        return highest(fold(steady_tape(*step), rounded).stretch.top for step in steps)
 
     return apart(run, numpy.asarray(values, dtype=numpy.int64))
+
+
+def _forwards(job: Job, plan: Plan, model: Model, key: str, values: Array) -> Array:
+    """The same of a model that does not train."""
+    from memcalc.engines.analytic.evaluated import kept, top_of
+
+    check_inference(job)
+    account = kept(plan, model)
+    section = "inference" if key == "context_length" else "training"
+
+    def run(some: Array) -> Any:
+        sizes = int(some[0]) if len(some) == 1 else some
+        asked = job.model_copy(update={section: getattr(job, section).model_copy(update={key: sizes})})
+        return top_of(asked, plan, model, account)
+
+    return apart(run, values)
+
+
+def highest(tops: Iterable[Count]) -> Count:
+    """The highest of several ranks, job by job.
+
+    >>> highest([3, 7, 5])
+    7
+    """
+    most: Count = 0
+    for top in tops:
+        most = maximum(most, top)
+    return most
 
 
 def apart(run: Callable[[Array], Any], values: Array) -> Array:

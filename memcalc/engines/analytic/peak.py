@@ -8,9 +8,10 @@ from dataclasses import replace
 from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import PLAYED, held_by_role
+from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, engine_hooks, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.under import gives_up, hooks_under, is_played, ranks_under
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
@@ -23,9 +24,6 @@ from memcalc.plan import Plan
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
 from memcalc.tape.fold import Fold, fold, requested
 
-ENGINES = ("torch", "fsdp2")
-"""Data-parallel engines whose step is played."""
-
 
 def whole_step(
     job: Job, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool, explained: bool
@@ -35,13 +33,27 @@ def whole_step(
     ``replayed`` asks for what the allocator makes of it, ``explained`` for the buffers behind each component.
     """
     try:
-        played, assumed = played_of(job, plan, model)
+        steps, assumed = steps_of(job, plan, model, account)
     except NotModelledError as error:
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
-    around = around_of(plan, model, account, assumed.behaviour.chip)
-    settings = asked_settings(job)
-    return _read(footprint, around, played, assumed, settings, replayed=replayed, explained=explained)
+    around, played = steps[0] if len(steps) == 1 else max(steps, key=lambda step: fold(steady_tape(*step)).stretch.top)
+    return _read(footprint, around, played, assumed, asked_settings(job), replayed=replayed, explained=explained)
+
+
+def steps_of(
+    job: Job, plan: Plan, model: Model, account: Account, ranks: int | None = None
+) -> tuple[list[tuple[Around, Played]], Assumed]:
+    """The step of each rank that may be the highest, and what it was assumed to run on; ``ranks`` where the plan's are arrays.
+
+    Raises:
+        NotModelledError: it cannot be played.
+        ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
+    """
+    played, assumed = played_of(job, plan, model, ranks)
+    chip = assumed.behaviour.chip
+    around = around_of(plan, model, account, chip)
+    return ranks_under(plan, model, account.layout, around, played, chip), assumed
 
 
 def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> tuple[Played, Assumed]:
@@ -50,16 +62,33 @@ def played_of(job: Job, plan: Plan, model: Model, ranks: int | None = None) -> t
     Raises:
         NotModelledError: they cannot be played.
     """
-    family = _playable(plan, model)
     several = (int(plan.shards * plan.replicas) if ranks is None else ranks) > 1
+    _refuse_together(job, plan)
+    family = _playable(plan, model, several=several)
     assumed = behaviour_of(job, read=False)
     # DDP's buckets hold the gradients where they are views of them (torch/csrc/distributed/c10d/reducer.cpp)
-    in_buckets = several and bool(plan.zero_args.get("gradient_as_bucket_view"))
-    hooks = engine_hooks(plan, model)
+    in_buckets = gives_up(plan) or (several and bool(plan.zero_args.get("gradient_as_bucket_view")))
+    hooks = hooks_under(plan, model)
     return play_step(job, plan, model, family, assumed.behaviour, in_buckets=in_buckets, hooks=hooks), assumed
 
 
-def _playable(plan: Plan, model: Model) -> Family:
+def _refuse_together(job: Job, plan: Plan) -> None:
+    """Ways to train that nobody has held against a sharded engine's gathers.
+
+    Raises:
+        NotModelledError: one of them.
+    """
+    if plan.backend == "torch":
+        return
+    usual = {"freeze": [], "cross_entropy": "plain", "batch": "full"}
+    for key, value in usual.items():
+        if (asked := getattr(job.training, key)) != value:
+            raise NotModelledError(
+                f"training.{key}", asked, f"has a step that is not played under {plan.backend}", "leave one out"
+            )
+
+
+def _playable(plan: Plan, model: Model, *, several: bool) -> Family:
     """The family whose step is played.
 
     Raises:
@@ -69,12 +98,18 @@ def _playable(plan: Plan, model: Model) -> Family:
         raise NotModelledError(
             "model", model.name, "is known by its tensors alone", "name an architecture, or use engine trace"
         )
-    if plan.backend not in ENGINES:  # DDP and ZeroRedundancyOptimizer leave forward and backward as they are on one rank
+    if not is_played(plan):
         raise NotModelledError(
-            "parallelism", plan.backend, "has a step that is not played yet", "use zero_backend torch or fsdp2"
+            "parallelism.zero_stage", plan.stage, "has a step under DeepSpeed that is not played yet",
+            "use zero_stage 1, 2 or 3, or zero_backend torch",
+        )  # fmt: skip
+    if plan.optimizer.frees_gradients and not plan.optimizer.on_arrival:
+        raise NotModelledError(
+            "training.optimizer", plan.optimizer.name, "copies gradients to the host inside backward, which is not played yet"
         )
-    if plan.optimizer.frees_gradients:
-        raise NotModelledError("training.optimizer", plan.optimizer.name, "updates inside backward, which is not played yet")
+    if plan.optimizer.on_arrival and several:
+        raise NotModelledError("parallelism.dp", plan.optimizer.name, "reduces gradients inside backward by itself, which is "
+                               "not played yet", "use one rank")  # fmt: skip
     return family_of(model)
 
 
@@ -86,6 +121,7 @@ def around_of(plan: Plan, model: Model, account: Account, chip: Chip) -> Around:
         states=[holding for _, holding in account.states],
         clip=clip_events(plan, layout, model, chip=chip),
         update=step_events(plan, layout, model, chip=chip),
+        born_inside=plan.frees_gradients and plan.optimizer.born != "init",
     )
 
 
@@ -98,7 +134,7 @@ def _read(
     tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     steps = two_steps(around, played)
-    through = _through(steps, settings) if replayed else None
+    found = through(steps, settings) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return Whole(
@@ -106,17 +142,17 @@ def _read(
             replace(
                 footprint,
                 job=told,
-                components=_components(footprint.components, by_requested),
+                components=components_of(footprint.components, by_requested),
                 peak=Peak(
                     requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if through is None else max(peaks["allocated"] for peaks in through.values()),
-                    reserved=None if through is None else max(peaks["reserved"] for peaks in through.values()),
+                    allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
+                    reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
                     low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
                 ),
                 at_peak={
                     COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))
                 },
-                phases=footprint.phases if through is None else _phases(footprint, through),
+                phases=footprint.phases if found is None else phases_through(footprint, found),
                 assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
                 buffers=_explained(footprint, tape) if explained else footprint.buffers,
             )
@@ -127,20 +163,22 @@ def _read(
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
-    always = any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
-    played = {COMPONENTS[role] for role in PLAYED if not (always and role == "communication")}
+    reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
+    always = not reduces and any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
+    roles = (*PLAYED, *REDUCED) if reduces else PLAYED
+    played = {COMPONENTS[role] for role in roles if not (always and role == "communication")}
     kept = [held for held in footprint.buffers if held.component not in played]
-    return (*kept, *(held for held in held_by_role(tape) if held.component in played))
+    return (*kept, *(held for held in held_by_role(tape, roles) if held.component in played))
 
 
-def _through(steps: Sequence[Event], settings: AllocatorSettings | None) -> dict[Phase, dict[str, int]]:
+def through(steps: Sequence[Event], settings: AllocatorSettings | None = None) -> dict[Phase, dict[str, int]]:
     """What the allocator makes of the second of two iterations, phase by phase."""
     from memcalc.allocator.summits import summits
 
     return {phase: peaks for (iteration, phase), peaks in summits(steps, settings).items() if iteration == 2}
 
 
-def _components(known: Components, by_requested: Fold) -> Components:
+def components_of(known: Components, by_requested: Fold) -> Components:
     """Each role's own highest point over the whole step."""
     tops = by_requested.stretch.role_top
     assert not any(is_array(top) for top in tops.values()), "one job's"
@@ -148,7 +186,7 @@ def _components(known: Components, by_requested: Fold) -> Components:
     return replace(known, **found)
 
 
-def _phases(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
+def phases_through(footprint: Footprint, through: dict[Phase, dict[str, int]]) -> dict[str, dict[str, int | None]]:
     """Each phase's highest points, beside what the states alone come to."""
     found: dict[str, dict[str, int | None]] = {}
     for phase, peaks in through.items():

@@ -7,6 +7,7 @@ arrays for many; this is the only implementation of either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
@@ -23,7 +24,7 @@ from memcalc.tape.fold import Fold, fold, requested
 from memcalc.units import MIB
 
 MODELLED: tuple[Role, ...] = (
-    "parameter", "parameter_copy", "master_parameter", "buffer", "gradient", "optimizer_state", "communication",
+    "parameter", "parameter_copy", "master_parameter", "buffer", "cache", "gradient", "optimizer_state", "communication",
 )  # fmt: skip
 """Roles this engine knows whole; the others are null until the step is modelled."""
 
@@ -144,7 +145,14 @@ def state_holdings(plan: Plan, params: Iterable[Param]) -> Iterable[tuple[str, H
     for param in handed:
         for state in plan.optimizer.states(param, plan.options):
             yield state.part, _held(state, f"{param.name} {state.name}", param.count)
-    if plan.optimizer.shared is not None:
+    if plan.optimizer.shared is None:
+        return
+    if plan.in_backward:  # every instance has its own
+        for param in handed:
+            for state in plan.optimizer.shared([replace(param, count=1)], plan.options):
+                held = _held(state, f"{param.name} {state.name}", param.count)
+                yield state.part, held
+    else:
         for state in plan.optimizer.shared(handed, plan.options):
             yield state.part, _held(state, state.name, 1)
 
@@ -185,12 +193,12 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Itera
 
 def keeps_gradients(plan: Plan) -> bool:
     """Whether gradients are there from the start of a steady step, as ``zero_grad`` has but filled them with zeros."""
-    return plan.keeps_gradients and not plan.optimizer.frees_gradients
+    return plan.keeps_gradients and not plan.frees_gradients
 
 
 def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:
     """The gradients that are alive at once: the largest alone where each is used and freed as it comes."""
-    if not plan.optimizer.frees_gradients:
+    if not plan.frees_gradients:
         return layout.gradients
     largest: Count = 0
     for held in layout.gradients:

@@ -11,11 +11,13 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
+from memcalc.engines.analytic.in_backward import InBackward
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import MemcalcError, NotModelledError
 from memcalc.families._forward import Batch
-from memcalc.families.base import Family, load_family
+from memcalc.families.base import IMAGE, Family, load_family
+from memcalc.freezing import is_frozen, names_of
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
@@ -28,6 +30,7 @@ from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
 from memcalc.play.policy import Policy
+from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
 
@@ -45,6 +48,7 @@ class Played:
         gradients: what is left for the update, and how many of each.
         workspaces: what libraries took at first use, and keep.
         assumed: what was assumed on the way.
+        first: the events of the first iteration, where others than ``events``: states born inside backward.
     """
 
     before: tuple[Event, ...]
@@ -52,6 +56,7 @@ class Played:
     gradients: tuple[tuple[Buffer, Count], ...]
     workspaces: tuple[Buffer, ...]
     assumed: tuple[str, ...]
+    first: tuple[Event, ...] | None = None
 
 
 def held(plan: Plan, model: Model) -> str:
@@ -70,13 +75,19 @@ def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
 
 def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
     """How the machine holds parameters, and what it assumes."""
+    names = names_of(job.training.freeze)
     frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
+    frozen -= {counted(tensor.name) for tensor in model.parameters if tensor.trainable}
+
+    def trains(name: str) -> bool:
+        return counted(name) not in frozen and not is_frozen(name, names, model.tied)
+
     return Policy(
-        computed(plan, model)[0], keeps=plan.scheme.keeps,
-        trains=(lambda name: counted(name) not in frozen) if frozen else (lambda name: True),
+        computed(plan, model)[0], keeps=plan.scheme.keeps, trains=trains,
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
-        gradients_kept=keeps_gradients(plan),
+        cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
+        gradients_kept=keeps_gradients(plan), updates=InBackward(plan, model, behaviour.chip) if plan.frees_gradients else None,
     )  # fmt: skip
 
 
@@ -103,9 +114,13 @@ def play_step(
             "model.model_type", model.family, "has activations that are not modelled yet", "use engine trace"
         )
 
+    each = unrolled
+
     def once() -> Played | None:
+        nonlocal each
         machine = Machine(policy_of(plan, model, job, behaviour))
-        machine.tied, machine.unrolled = dict(model.tied), unrolled
+        machine.tied, machine.unrolled = dict(model.tied), each or bool(machine.policy.every)
+        machine.unrolled |= any(name.numbered for name in names_of(job.training.freeze))
         if in_buckets:
             machine.policy.on_gradient = _into_its_bucket
         if hooks is not None:
@@ -118,8 +133,12 @@ def play_step(
         _iterate(machine, plan, family, model, reading, first=True, last=not several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
+        _require_heeded(machine, job.training, model, family)
         if not machine.undisturbed():
             return None
+        if machine.uneven and not each:
+            each = True
+            return once()
         played = _converted(machine, reading)
         return replace(played, before=(*more, *played.before))
 
@@ -130,6 +149,26 @@ def play_step(
         "play", model.name, f"was disturbed {TRIES} times by a thread that holds other threads' frames",
         "switch the profiler off, or play in a process of its own",
     )  # fmt: skip
+
+
+def _require_heeded(machine: Machine, training: Any, model: Model, family: Family) -> None:
+    """That the family's forward has taken notice of what was asked.
+
+    Raises:
+        NotModelledError: it knows nothing of a setting.
+    """
+    if training.freeze and family.inputs & IMAGE and machine.policy.checkpointing != "none":  # patches' hooks ask for gradients
+        raise NotModelledError("training.freeze", training.freeze[0], "is not modelled of a model that sees, under its own "
+                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
+    for key, heeded, way_out in (
+        ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
+        ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
+        ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
+    ):
+        if not heeded:
+            raise NotModelledError(
+                f"training.{key}", getattr(training, key), f"is not modelled of {model.architecture}", way_out
+            )
 
 
 def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:
@@ -185,6 +224,7 @@ def _again(machine: Machine, plan: Plan, family: Family, model: Model, reading: 
 def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading: Reading, *, first: bool, last: bool) -> None:
     """One micro-batch (runtime: the loop that is measured and traced), the first of its step, the last, or both."""
     machine.mark("forward")
+    machine.layers = 0
     machine.autocast = computed(plan, model)[1]
     if machine.policy.hooks is not None:
         machine.policy.hooks.begin(machine, first=first, last=last)
@@ -201,14 +241,26 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     del kept
     machine.leave_autocast()
     machine.mark("backward")
-    if plan.scheme.scaler or plan.scheme.step == "textbook":
-        big = scaled(machine, loss) if plan.scheme.scaler else scaled(machine, to(machine, loss, "float32"))
+    if (big := _scaled(machine, plan, loss)) is not None:
         Engine(machine).run(big)
         del big
     else:
         Engine(machine).run(loss)
     del loss
+    if machine.policy.updates is not None:
+        machine.policy.updates.ends(machine)
     machine.held = None
+
+
+def _scaled(machine: Machine, plan: Plan, loss: Value) -> Value | None:
+    """The loss as it is scaled for backward; None where it is not."""
+    if plan.scheme.scaler or plan.optimizer.scales_loss:
+        return scaled(machine, loss)
+    if plan.backend == "megatron":  # core/pipeline_parallel/schedules.py:backward_step
+        return scaled(machine, loss) if plan.scheme.parameter == "float16" else None
+    if plan.backend == "deepspeed":  # by 1 too, but not by BF16_Optimizer (deepspeed runtime/base_optimizer.py:scale_if_loss)
+        return None if plan.scheme.main_gradient else scaled(machine, loss)
+    return scaled(machine, to(machine, loss, "float32")) if plan.scheme.step == "textbook" else None
 
 
 def _given(machine: Machine, batch: Batch) -> Batch:
@@ -222,6 +274,7 @@ def _converted(machine: Machine, reading: Reading) -> Played:
     converter = Converter()
     converter.look(machine.tape)
     events = tuple(converter.events(machine.tape))
+    first = None if machine.policy.updates is None else tuple(converter.events(machine.tape, first=True))
     left = [leaf.gradient for leaf in machine.leaves.values() if leaf.gradient is not None]
     if machine.policy.hooks is not None:
         left += machine.policy.hooks.kept()
@@ -233,8 +286,9 @@ def _converted(machine: Machine, reading: Reading) -> Played:
         tuple(Alloc(buffer) for buffer in reading.buffers),
         events,
         gradients,
-        tuple(converter.workspaces),
+        tuple(converter.workspaces.values()),
         tuple(machine.assumed),
+        first,
     )
 
 
@@ -247,12 +301,16 @@ class Around:
         states: what the optimizer keeps from its first step on.
         clip: what clipping takes for a moment; empty where nothing is clipped.
         update: what the optimizer's step takes for a moment.
+        early: what an engine does in its step before the optimizer's own, where states are born.
+        born_inside: whether states are born inside the first backward.
     """
 
     resident: Sequence[Holding]
     states: Sequence[Holding]
     clip: Sequence[Event]
     update: Sequence[Event]
+    early: Sequence[Event] = ()
+    born_inside: bool = False
 
 
 def steady_tape(around: Around, played: Played) -> list[Event]:
@@ -270,7 +328,12 @@ def two_steps(around: Around, played: Played) -> list[Event]:
     tape += [allocs(held.buffer, held.times) for held in around.resident]
     tape += played.before
     tape += [Alloc(buffer) for buffer in played.workspaces]
-    tape += _iteration(around, played, 1, [allocs(held.buffer, held.times) for held in around.states])
+    born = [allocs(held.buffer, held.times) for held in around.states]
+    if played.first is None:
+        tape += _iteration(around, played, 1, born)
+    else:  # states were born inside backward, or with the optimizer
+        tape += () if around.born_inside else born
+        tape += _iteration(around, replace(played, events=played.first), 1)
     return tape + _iteration(around, played, 2)
 
 
@@ -279,5 +342,5 @@ def _iteration(around: Around, played: Played, number: int, born: Sequence[Event
     tape = [Mark(event.phase, number) if isinstance(event, Mark) else event for event in played.events]
     if around.clip:
         tape += [Mark("clip", number), *around.clip]
-    tape += [Mark("optimizer_step", number), *born, *around.update, Mark("zero_grad", number)]
+    tape += [Mark("optimizer_step", number), *around.early, *born, *around.update, Mark("zero_grad", number)]
     return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]

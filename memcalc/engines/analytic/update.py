@@ -13,13 +13,14 @@ from memcalc.arrays import Count
 from memcalc.engines.analytic.order import in_order
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
+from memcalc.optimizers.base import Param
 from memcalc.optimizers.player import Node, Player, chosen, leaves
 from memcalc.optimizers.script import in_turn, together
 from memcalc.optimizers.step import step_events as library_events
 from memcalc.optimizers.textbook import one_by_one, textbook_events
 from memcalc.parallelism.base import Layout, handed
 from memcalc.plan import Plan
-from memcalc.tape.events import Alloc, Buffer, Event, Free, allocs, frees, within
+from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat, allocs, frees, within
 from memcalc.tensors import itemsize
 
 FOUND_INF = Buffer("GradScaler found_inf", 4, "temporary")
@@ -68,7 +69,7 @@ def step_events(
         chip: the GPU, which decides what reductions need for a moment; an H100 unless told.
         flattened: what happens once an engine has cast and flattened the gradients (``layout.early``: they go).
     """
-    if plan.optimizer.frees_gradients:
+    if plan.frees_gradients:
         return []  # what its hooks need, update_events says of each parameter in turn
     update = update_events(plan, layout, model, chip)
     if own_masters(plan):
@@ -103,11 +104,26 @@ def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = 
     """
     nodes, known = in_order(model, layout.params), model.shapes_known
     optimizer, options, form = plan.optimizer, plan.options, plan.implementation
+    if plan.in_backward:
+        return _one_each(plan, nodes, chip, known=known)
     if own_masters(plan):
         return textbook_events(optimizer, nodes, options, form, _lowered(plan, model), known=known, chip=chip)
     if layout.in_turn:
         return one_by_one(optimizer, nodes, options, form, known=known, chip=chip)
     return library_events(optimizer, nodes, options, form, known=known, chip=chip)
+
+
+def _one_each(plan: Plan, nodes: Sequence[Node], chip: Chip | None, *, known: bool) -> list[Event]:
+    """An instance of the optimizer for every parameter: each takes its step alone."""
+    found: list[Event] = []
+    for times, what in nodes:
+        if isinstance(what, Param):
+            own = library_events(plan.optimizer, ((1, what),), plan.options, plan.implementation, known=known, chip=chip)
+        else:
+            own = _one_each(plan, what, chip, known=known)
+        if own:
+            found.append(Repeat(times, tuple(own)))
+    return found
 
 
 def own_masters(plan: Plan) -> bool:

@@ -93,7 +93,9 @@ def _counted(loop: Loop, walked: dict[str, int]) -> dict[str, Pair]:
             found["optimizer_states"] = _less(change([made, stepped]), masters + host)
         else:
             found["master_parameters"] = change([made])
-            found["optimizer_states"] = _less(change([stepped]), host)
+            # born inside the first backward, beside gradients that are gone by its end
+            where = span(loop.iterations[0].phases) if loop.question.plan.in_backward else change([stepped])
+            found["optimizer_states"] = _less(where, host)
     steady = _steady(loop)
     if steady is not None:
         found["gradients"] = span([p for p in steady.phases if p.phase in ("forward", "loss", "backward")])

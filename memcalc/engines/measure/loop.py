@@ -179,7 +179,7 @@ class Loop:
             scheme=plan.scheme, entry=plan.optimizer, arguments=training.optimizer_args, options=plan.options,
             implementation=plan.implementation, device=question.device, backend=plan.backend, zero=zero, stage=plan.stage,
             engine_args=plan.zero_args, batch=self.built.sizes["micro_batch_size"], max_norm=training.max_grad_norm,
-            accumulation=training.gradient_accumulation_steps,
+            accumulation=training.gradient_accumulation_steps, in_backward=plan.in_backward,
         )  # fmt: skip
 
     def _require_accepted(self) -> None:
@@ -194,7 +194,7 @@ class Loop:
         in_buckets = bool(self.question.plan.zero_args.get("gradient_as_bucket_view")) and self.question.here.size > 1
         gradients = gradient_rows(self.step, in_buckets=in_buckets)
         own = any(each.tensor.grad is not None for each in self.trained)
-        if own or not (gradients.found or self.question.plan.optimizer.frees_gradients):
+        if own or not (gradients.found or self.question.plan.frees_gradients):
             self.without_gradient = [each.name for each in self.trained if each.tensor.grad is None]
         self.grad_dtypes = {
             id(each.tensor): str(each.tensor.grad.dtype).removeprefix("torch.")

@@ -26,8 +26,9 @@ from memcalc.engines.trace.failures import (
     take,
 )
 from memcalc.engines.trace.faking import faked
+from memcalc.engines.trace.inferring import loop_of
 from memcalc.engines.trace.kernels import Kernels
-from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep, Loop
+from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.presence import as_real_tensors
 from memcalc.engines.trace.refusals import require_one_rank, require_own_step
@@ -39,6 +40,7 @@ from memcalc.engines.trace.values import Values
 from memcalc.errors import InputError, NotModelledError
 from memcalc.footprint import Footprint, ModelSummary
 from memcalc.implementations import USUAL
+from memcalc.inference import check_inference, told_of, trains
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
@@ -130,6 +132,8 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     """By the optimizer's own class; by the registry's word where that class cannot run without data."""
     plan = make_plan(job)
     require_one_rank(plan)
+    if not trains(job):
+        _check_forwards(job, feed)
     if feed.step is not None:
         require_own_step(job)
     _refuse_unbuilt(job)
@@ -143,6 +147,19 @@ def _traced(job: Job, feed: Feed, make: Callable[[], Built]) -> Traced:
     word = f"states and temporaries of {plan.optimizer.name} are the registry's: its class does not run on a trace ({reason})"
     footprint = replace(traced.footprint, assumptions=(*traced.footprint.assumptions, word))
     return Traced(footprint, traced.tape, traced.replay, traced.operators)
+
+
+def _check_forwards(job: Job, feed: Feed) -> None:
+    """Refuse what a job that does not train has no use for.
+
+    Raises:
+        InputError: a step, a loss or adapters of a person's own.
+    """
+    check_inference(job)
+    for flag, value in (("--step", feed.step), ("--loss", feed.loss)):
+        if value is not None:
+            way_out = "leave it out; a loop of one's own is traced by memcalc.tracing"
+            raise InputError(flag, str(value), f"is of no use in mode {job.mode}", way_out)
 
 
 def _routed(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: Machine, *, real: bool) -> Traced:
@@ -181,6 +198,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         mode = stack.enter_context(cuda_is_here(machine))
+        mode.whole = training.batch == "full"
         feed.progress("building the model", 0)
         with no_values():
             built = make()
@@ -191,17 +209,18 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         stack.enter_context(as_real_tensors())
         if valued:
             mode.values = Values(experts_of(built.module), imbalance, sites, mode.without_values)
-        loop = Loop(asked, tracker, mode)
+        loop = loop_of(job, asked, tracker, mode)
         with sites.watching(), only_kernel(training.attention), tracker:
             take(loop, built)
         summary = _summary(built, loop.module)
-        parts, notes = loop.parts, tuple(loop.step.notes)
+        parts, notes = loop.parts, (*loop.step.notes, *getattr(loop, "assumptions", ()))
+        forwards = None if trains(job) else loop.running.asked.told
         routed = assumed(mode.values.read, imbalance) if mode.values is not None else ()
         del loop
     tape = tape_of(tracker)
     played = replay(tape, feed.allocator or asked_settings(job))
     settled = job.model_copy(update={"training": training.model_copy(update=_sizes(built, job))})
-    told = understood(settled, plan)
+    told = understood(settled, plan) if forwards is None else told_of(settled, forwards, plan)
     told["behaviour"] |= machine.told()
     told["inputs"] = [each.text() for each in built.inputs]
     footprint = footprint_of(
@@ -209,7 +228,8 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         played,
         Told(
             summary, told, parts, plan.stage, (
-                *built.assumptions, *plan.assumptions, *machine.assumptions, *notes, *mode.assumed, *routed,
+                *built.assumptions, *(plan.assumptions if forwards is None else ()), *machine.assumptions, *notes,
+                *mode.assumed, *routed,
                 *_of_the_model(built, tracker.operators),
             ),
             kernel_warnings(kernels),

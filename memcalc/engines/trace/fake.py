@@ -46,6 +46,8 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     GradScaler has found no overflow, and any other number is 1: a norm that is there, an average of one step.
     """
+    whole = True
+    """Whether rows of a batch are whole sequences, neither packed nor padded."""
     avoid_device_init = True
     """``torch.tensor(…, device="cuda")`` is made on the CPU and moved, and no constant is moved for real: there is no GPU."""
 
@@ -80,9 +82,10 @@ class CudaFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             func is ITEM
             and args[0].constant is None
             and args[0].dtype == torch.bool
-            and (whole := _of_whole_sequences()) is not None
+            and (whole := _of_whole_sequences(self.whole)) is not None
         ):
-            self.assumed[WHOLE_SEQUENCES] = None
+            if whole:
+                self.assumed[WHOLE_SEQUENCES] = None
             return whole
         if func is ITEM and args[0].constant is None and args[0].dtype in (torch.bool, torch.int64) and _of_an_image():
             self.assumed[PLACEHOLDERS] = None
@@ -129,12 +132,12 @@ def _of_an_image(depth: int = 32) -> bool:
     return False
 
 
-def _of_whole_sequences(depth: int = 24) -> bool | None:
-    """What transformers is answered where it asks for packing or padding; None where it asks for something else."""
+def _of_whole_sequences(whole: bool, depth: int = 24) -> bool | None:
+    """What transformers is answered where it asks for packing or padding (``whole``: neither); None for something else."""
     frame = sys._getframe(1)
     for _ in range(depth):
         if frame.f_code.co_filename.endswith(MASKS):
-            return True
+            return whole
         if frame.f_code.co_name == WARNING:
             return False
         if frame.f_back is None:

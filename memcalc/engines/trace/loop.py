@@ -91,10 +91,10 @@ class Loop:
             self._is(tensor, "input", name)
         with self._decided():
             recipe, trained = self._recipe(built), trained_parameters(module)
+            if asked.plan.frees_gradients:  # before the hooks that let go of them
+                claim_as_they_come(self.tracker, trained)
             self.step = make_step(recipe, trained, module) if asked.real else RegistryStep(recipe, trained)
         claim_states(self.tracker, self.step, asked.plan)
-        if asked.plan.optimizer.frees_gradients:
-            claim_as_they_come(self.tracker, self.step)
 
     def run(self) -> None:
         """The iterations; what only a cycle of references keeps dies at the end of its own, not when Python looks for it."""
@@ -134,7 +134,8 @@ class Loop:
             loss = asked.loss(output) / asked.accumulation if asked.accumulation > 1 else asked.loss(output)
             del output
         mark("backward", index)
-        self.step.backward(loss)
+        with self._decided() if asked.plan.frees_gradients else contextlib.nullcontext():
+            self.step.backward(loss)
         del loss
         if not last:
             self.step.next_micro_batch()
@@ -195,5 +196,5 @@ class Loop:
         return Recipe(
             scheme=plan.scheme, entry=plan.optimizer, arguments=self.asked.arguments, options=plan.options,
             implementation=plan.implementation, device="cuda", batch=built.sizes["micro_batch_size"],
-            max_norm=self.asked.max_norm, accumulation=self.asked.accumulation,
+            max_norm=self.asked.max_norm, accumulation=self.asked.accumulation, in_backward=plan.in_backward,
         )  # fmt: skip

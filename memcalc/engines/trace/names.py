@@ -10,6 +10,7 @@ import torch
 from memcalc.engines.trace.tracker import Life, Tracker
 from memcalc.optimizers.base import Param
 from memcalc.plan import Plan
+from memcalc.runtime.optimizers import Trained
 from memcalc.runtime.step_base import Step
 from memcalc.runtime.walk import plain_parts, storages_of
 from memcalc.tape.events import Role
@@ -32,9 +33,9 @@ def claim_gradients(tracker: Tracker, step: Step) -> None:
         _claim(tracker, held.tensor, "gradient", held.name)
 
 
-def claim_as_they_come(tracker: Tracker, step: Step) -> None:
+def claim_as_they_come(tracker: Tracker, trained: Sequence[Trained]) -> None:
     """Gradients that an optimizer uses and drops inside backward, each as it is left at its parameter."""
-    for each in step.trained:
+    for each in trained:
 
         def claim(param: torch.Tensor, name: str = each.name) -> None:
             if param.grad is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -68,6 +68,11 @@ class Session:
             self._params[id(param)] = (name, param)
         for name, buffer in module.named_buffers():
             self._claim(buffer, "buffer", name)
+
+    def keep(self, named: Iterable[tuple[str, torch.Tensor]], role: Role) -> None:
+        """Say what tensors are for, as those of a cache of keys and values; names are for readers."""
+        for name, tensor in named:
+            self._claim(tensor, role, name)
 
     def mark(self, phase: Phase, iteration: int | None = None) -> None:
         """A phase begins, where the loop does something that is not seen by itself."""
@@ -146,11 +151,12 @@ class Session:
                 handle.remove()
 
     def _end(self, allocator: str) -> None:
-        if not self._steps:
+        if not self._steps and not self._numbered:
             return
         self.tracker.close()
-        # a loop that says its iterations itself has said them
-        steps = self._iteration - 1 if self._numbered else renumbered(self.tracker.events, self._steps)
+        # a loop that says its iterations itself has said them; one without an optimizer ends within its last
+        ended = self._iteration - 1 if self._steps else self._iteration
+        steps = ended if self._numbered else renumbered(self.tracker.events, self._steps)
         params = [param for _, param in self._params.values()]
         counted = sum(param.numel() for param in params)
         trainable = sum(param.numel() for param in params if param.requires_grad)

@@ -1,0 +1,54 @@
+"""Which engine of data parallelism runs the step: what it does around modules, and to the step that was played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from memcalc.engines.analytic.moments import Gradients
+from memcalc.engines.analytic.step import Around, Played, engine_hooks
+from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
+from memcalc.engines.analytic.under_megatron import under_megatron
+from memcalc.engines.analytic.under_zero3 import Modules, under_zero3
+from memcalc.kernels.reduction import Chip
+from memcalc.models import Model
+from memcalc.parallelism.base import Layout
+from memcalc.plan import Plan
+from memcalc.play.around import Hooks
+
+
+def is_played(plan: Plan) -> bool:
+    """Whether the engine's step is played: all but DeepSpeed's stage 0, a wrapper of its own around the optimizer."""
+    return plan.backend != "deepspeed" or plan.stage > 0
+
+
+def gives_up(plan: Plan) -> bool:
+    """Whether gradients are copied into buffers that were there before, and let go of as they come."""
+    return plan.backend == "megatron"
+
+
+def hooks_under(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
+    """What makes the engine's hooks, anew each time a step is played; None where it leaves forward and backward alone."""
+    if plan.backend == "deepspeed":
+        return Modules if plan.stage == 3 else partial(Gradients, plan.stage == 2)
+    return engine_hooks(plan, model)
+
+
+def ranks_under(
+    plan: Plan, model: Model, layout: Layout, around: Around, played: Played, chip: Chip
+) -> list[tuple[Around, Played]]:
+    """The step of each rank that may be the highest, as the engine has it.
+
+    Raises:
+        NotModelledError: what the engine does with this model is not modelled.
+        ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
+    """
+    if plan.backend == "megatron":
+        return [under_megatron(plan, model, layout, around, played)]
+    if plan.backend != "deepspeed":
+        return [(around, played)]
+    if plan.scheme.main_gradient:
+        return [under_bf16(plan, model, layout, around, played, chip)]
+    if plan.stage == 3:
+        return [under_zero3(plan, model, layout, around, played, chip)]
+    return under_zero(plan, model, layout, around, played, chip)

@@ -1,0 +1,88 @@
+"""Forwards without gradients under torch: real caches on a CPU, and a loop of one's own beside the engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.played.cases import MODELS
+from benchmarks.played.forwards import height
+from benchmarks.played.loops import looped
+from memcalc.api import estimate_mapping
+from memcalc.engines.analytic.evaluating import play_job, tape_of
+from memcalc.job import read_job
+from memcalc.runtime.build import build
+from memcalc.runtime.caching import cached_bytes
+from memcalc.runtime.inference import Forwards, Running
+from memcalc.runtime.inputs import make_batch
+
+CACHED = {
+    "llama": {}, "mistral": {"sliding_window": 24}, "gemma3_text": {"sliding_window": 24}, "deepseek_v3": {}, "gpt2": {},
+    "gpt_bigcode": {}, "t5": {},
+}  # fmt: skip
+"""Grouped queries, windows, kinds that alternate, latents, as many keys as heads, one key, and two sides."""
+
+
+def at_work(job: dict[str, Any]) -> int:
+    """Bytes of a real cache on the CPU, in FP32, after the forward that is asked for."""
+    asked = read_job(job)
+    built = build(asked)
+    running = Running(
+        built.module, make_batch(built.inputs, "cpu", "float32", 0), Forwards.of(asked, built.module.config, None)
+    )
+    running.prepare()
+    for _ in range(1 if job["mode"] == "prefill" else 2):
+        running.step()
+    return cached_bytes(running.cache, "cpu")
+
+
+@pytest.mark.parametrize("family", CACHED)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_cache_is_that_of_a_real_forward(family, cache):
+    """What transformers' cache holds on a CPU after a prompt and after steps of decoding is what is played, to the byte."""
+    if (family, cache) == ("t5", "static"):
+        pytest.skip("not modelled: a fixed cache beside an encoder's")
+    model = {"model_type": family, **MODELS[family], **CACHED[family]}
+    usual = {"model": model, "precision": "fp32", "micro_batch_size": 2, "cache": cache}
+    for sizes in ({"mode": "prefill", "sequence_length": 30}, {"mode": "decode", "context_length": 33}):
+        job = {**usual, **sizes}
+        assert at_work(job) == height(tape_of((), play_job(job)))[1], sizes
+
+
+def test_quantised_to_eight_bits_it_is_a_real_forwards_too():
+    """An FP8 cache is half as large as one in BF16, and its scales."""
+    job = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "fp32", "micro_batch_size": 2, "mode": "decode",
+           "context_length": 20, "cache": "quantized-fp8"}  # fmt: skip
+    assert at_work(job) == height(tape_of((), play_job(job)))[1] == 2 * 2 * (2 * 2 * 21 * 16 + 4)
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_a_loop_of_ones_own_is_traced_without_an_optimizer(mode):
+    """A person's decoding loop under tracing, its cache named, comes to what the analytic engine says."""
+    sizes = {"sequence_length": 40} if mode == "prefill" else {"context_length": 40}
+    job = {
+        "model": {"model_type": "llama", **MODELS["llama"]},
+        "precision": "bf16",
+        "micro_batch_size": 2,
+        "mode": mode,
+        **sizes,
+    }
+    found, seen = looped(job), estimate_mapping(job)
+    top, cache = height(tape_of((), play_job(job)))
+    assert (height(found.tape)[0], found.cache) == (top, cache)
+    assert found.peak("allocated") == pytest.approx(seen.peak.allocated, abs=0.01 * top)
+
+
+def test_a_trace_takes_a_mode_through_the_library():
+    """Engine trace answers a decoding job as the analytic engine does, component by component."""
+    from memcalc.api import trace
+
+    job = {"precision": "bf16", "micro_batch_size": 2, "mode": "decode", "context_length": 40}
+    model = {"model_type": "qwen2", **MODELS["qwen2"]}
+    seen, told = trace(model, **job), estimate_mapping({"model": model, **job})
+    for name in ("parameters", "buffers", "cache", "inputs", "gradients", "optimizer_states", "workspace"):
+        assert getattr(seen.components, name) == getattr(told.components, name), name
+    assert seen.job["training"]["optimizer"] is None
+    assert torch.is_grad_enabled()
