@@ -52,7 +52,8 @@ def test_expandable_segments_round_and_no_more():
 
 def test_a_forward_alone_has_them_too():
     """A model that does not train is played under the same settings."""
-    peak = whole(TEXTS[0], mode="evaluate").footprint.peak
+    keys = {key: value for key, value in JOB.items() if key != "optimizer"}
+    peak = api.estimate(**keys, mode="evaluate", behaviour={"allocator": TEXTS[0]}).peak
     assert peak.allocated == peak.rounded
     assert peak.reserved % 2**21 == 0
 

@@ -66,7 +66,7 @@ def test_torchtitan_s_jobs_say_which_code():
         "sharding": "FSDP2 8, reshard_after_forward=never",
         "precision": "fp32 sharded params; reduce_dtype=fp32",
     }
-    run = record(source=told, activation_checkpointing="selective, per-op", **sharded)
+    run = record(source=told, activation_checkpointing="selective, per-op", software="2025-02 nightly", **sharded)
     assert not why_not(run, "analytic")
     job = question(run, "analytic").job
     assert job["implementation_args"] == {"version": "2025-02-06"}
