@@ -108,3 +108,12 @@ def test_a_trace_takes_the_jobs_settings():
     keys = {**JOB, "engine": "trace", "model": {**MODEL, "num_hidden_layers": 1}}
     peaks = [api.estimate(**keys, behaviour={"allocator": text}).peak for text in (TEXTS[0], "")]
     assert peaks[0].allocated == peaks[0].rounded <= peaks[1].allocated
+
+
+def test_a_measurement_refuses_them():
+    """A measured process has the settings it was started with, so that a job's would say what is not so."""
+    pytest.importorskip("torch")
+    from memcalc.engines.measure.here import Ask, measure_here
+
+    with pytest.raises(InputError, match="set PYTORCH_CUDA_ALLOC_CONF around it"):
+        measure_here(Ask({**JOB, "behaviour": {"allocator": TEXTS[0]}}))
