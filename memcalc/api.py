@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcalc.allocator.settings import asked_settings
 from memcalc.engines.analytic.estimate import estimate_whole
 from memcalc.errors import InputError, MissingPackageError
 from memcalc.footprint import Footprint
@@ -66,7 +67,7 @@ def estimate_mapping(mapping: Mapping[str, Any], *, app_dir: str | None = None, 
 def estimate_read(job: Job, model: Model, *, replayed: bool = True, explained: bool = False) -> Footprint:
     """The footprint of a job whose model has been read, judged against its hardware."""
     answered = estimate_whole(job, model, replayed=replayed, explained=explained)
-    return judged(answered.footprint, job, answered.tape)
+    return judged(answered.footprint, job, answered.tape, asked_settings(job))
 
 
 def model_of(job: Job, *, app_dir: str | None = None, base_dir: Path | None = None, allow_code: bool = True) -> Model:

@@ -150,6 +150,8 @@ class Behaviour(Section):
     cuda: str | None = None
     cudnn: str | None = None
     gpu: str | None = None
+    allocator: str | None = None
+    """Settings of PyTorch's allocator, as PYTORCH_CUDA_ALLOC_CONF has them; its defaults without it."""
 
 
 class Job(Section):

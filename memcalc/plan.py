@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from memcalc.allocator.settings import asked_settings
 from memcalc.arrays import Condition, Count, is_array, maximum, where
 from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
 from memcalc.families.base import load_family
@@ -82,6 +83,7 @@ def make_plan(job: Job) -> Plan:
     """
     training, parallelism = job.training, job.parallelism
     refuse_unmodelled(parallelism)
+    asked_settings(job)  # refused here, whichever engine answers
     scheme = SCHEMES.get(training.precision, "training.precision")
     optimizer = find_optimizer(training.optimizer, "training.optimizer")
     options = optimizer.resolve(training.optimizer_args)
@@ -334,4 +336,6 @@ def understood(job: Job, plan: Plan) -> dict[str, Any]:
         "zero_backend": plan.backend,
     }  # fmt: skip
     told["behaviour"]["gpu"] = job.behaviour.gpu or job.hardware.gpu
+    if job.behaviour.allocator is None:
+        del told["behaviour"]["allocator"]
     return told

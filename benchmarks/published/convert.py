@@ -9,7 +9,18 @@ from typing import Any
 
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import ANALYTIC, PER_OPERATOR, engine_of, policy, quantization, sharding, titan_date
+from benchmarks.published.scope import (
+    ANALYTIC,
+    EXPANDABLE,
+    FUSED,
+    NIGHTLIES,
+    PER_OPERATOR,
+    engine_of,
+    policy,
+    quantization,
+    sharding,
+    titan_date,
+)  # fmt: skip
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 
@@ -96,14 +107,15 @@ def question(record: Record, engine: str = "trace") -> Question:
         raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
     scheme, _, rest = record.precision.partition(", adapters ")
     training: dict[str, Any] = {"precision": scheme}
+    options, machine = _launched(record) if analytic else ({}, {})
     if record.optimizer is not None:
-        training |= {"optimizer": record.optimizer.name, "optimizer_args": record.optimizer.arguments}
+        training |= {"optimizer": record.optimizer.name, "optimizer_args": {**record.optimizer.arguments, **options}}
     if record.kind == "train_step":
         training |= _step(record, config, record.accumulation if analytic else min(record.accumulation, ACCUMULATED))
     job: dict[str, Any] = {
         "model": config, "name": record.id, "engine": engine_of(record, engine), "training": training,
         "parallelism": dict(sharding(record) or {}) if analytic else {},
-        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
+        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value} | machine,
     }  # fmt: skip
     # of torchtune a model by itself too: its rotary caches are no tensors of the family's
     asks = analytic and (record.kind == "train_step" or record.implementation == "torchtune")
@@ -128,8 +140,7 @@ def _arguments(record: Record) -> dict[str, Any]:
     if record.implementation == "torchtune":
         return _of_torchtune(record)
     if record.implementation == "torchtitan":
-        dated = {"version": date} if (date := titan_date(record)) else {}
-        return {**dated, **({"loss": "chunked"} if "with chunked CE" in record.text("notes") else {})}
+        return _of_torchtitan(record)
     if record.implementation != "litgpt":
         return {}
     told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
@@ -154,6 +165,30 @@ def _of_torchtune(record: Record) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _of_torchtitan(record: Record) -> dict[str, Any]:
+    """The date of its commit, whether the loss is chunked, as the notes say, and whether the last units are let go of too."""
+    told: dict[str, Any] = {"version": date} if (date := titan_date(record)) else {}
+    if "with chunked CE" in record.text("notes"):
+        told["loss"] = "chunked"
+    if record.text("sharding").endswith("reshard_after_forward=always"):
+        told["reshard_after_forward"] = "always"
+    return told
+
+
+def _launched(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What torchtitan's script and config of a run's date say: options of the optimizer; the allocator and torch."""
+    date = titan_date(record) if record.implementation == "torchtitan" and record.kind == "train_step" else None
+    if date is None:
+        return {}, {}
+    return (
+        {"fused": True} if date >= FUSED else {"foreach": True},
+        {
+            "torch": record.torch or next(version for first, version in NIGHTLIES if date >= first),
+            **({"allocator": "expandable_segments:True"} if date >= EXPANDABLE else {}),
+        },
+    )
+
+
 def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> dict[str, Any]:
     told: dict[str, Any] = {
         "micro_batch_size": record.raw["micro_batch_size"],
@@ -168,6 +203,8 @@ def _step(record: Record, config: str | dict[str, Any], accumulation: int) -> di
         told["attention"] = "eager"
     if record.before_2:
         told["set_to_none"] = False
+    if record.implementation == "torchtitan":
+        told["max_grad_norm"] = 1.0  # train_configs/*.toml:training.max_norm, which is also config_manager.py's default
     return told
 
 

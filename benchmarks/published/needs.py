@@ -90,8 +90,6 @@ def parallelism(record: Record) -> str:
     if record.raw["world_size"] == 1:
         return "one rank"
     words = record.text("sharding")
-    if words.endswith("reshard_after_forward=always"):
-        return "FSDP2, every unit resharded"
     if words.startswith("TP "):
         ways = [name for name, many in re.findall(r"(TP|PP|CP|EP) (\d+)", words) if int(many) > 1]
         kind = "distributed optimizer" if "distributed optimizer" in words else "DDP"

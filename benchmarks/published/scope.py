@@ -228,17 +228,32 @@ RULES: tuple[Rule, ...] = (
 
 
 TITAN = {
-    "83c879f1": "2024-03-28", "40f8fd00": "2024-06-06", "5940ddeb": "2025-02-06", "069bae28": "2025-02-27",
-    "3b39d7ab": "2025-03-19", "e23bb707": "2025-03-24", "f738a03b": "2025-08-22", "d66b72a6": "2025-09-17",
-    "d9bdfbb2": "2025-11-15", "36a4b694": "2025-12-17", "fca8ab7b": "2026-03-13", "27aa4907": "2026-06-02",
+    "83c879f1": "2024-03-28", "40f8fd00": "2024-06-06", "9dec370a": "2024-12-26", "5940ddeb": "2025-02-06",
+    "069bae28": "2025-02-27", "3b39d7ab": "2025-03-19", "e23bb707": "2025-03-24", "f738a03b": "2025-08-22",
+    "d66b72a6": "2025-09-17", "d9bdfbb2": "2025-11-15", "36a4b694": "2025-12-17", "fca8ab7b": "2026-03-13",
+    "27aa4907": "2026-06-02",
 }  # fmt: skip
-"""When torchtitan's commits were made whose messages tell of runs (git log --format='%h %cs')."""
+"""When torchtitan's commits were made whose messages tell of runs, or that a run says it is of (git log --format='%h %cs')."""
+EXPANDABLE = "2024-10-22"
+"""From when torchtitan's script starts its runs with expandable segments (a5e57e4a run_llama_train.sh, later run_train.sh)."""
+FUSED = "2025-02-24"
+"""From when its AdamW is fused unless told otherwise; foreach before (6e498855 config_manager.py:optimizer.implementation)."""
+
+NIGHTLIES = (
+    ("2025-09-10", "2.10"), ("2025-06-27", "2.9"), ("2025-03-17", "2.8"), ("2025-01-01", "2.7"), ("2024-09-10", "2.6"),
+    ("2024-06-13", "2.5"), ("2024-03-13", "2.4"),
+)  # fmt: skip
+"""By a date from which on nightlies are known to have had that number (2.10.0.dev20250910, 2.8.0.dev20250317, …), the newest
+first: torchtitan's runs are of the nightly of their time, as its README asks."""
 
 
 def titan_date(record: Record) -> str | None:
-    """The date of the code of a run that a commit's own message tells of; None for one told elsewhere."""
+    """The date of the code of a run that a commit's own message tells of, or that names its commit; None for another."""
     source = record.raw["source"]
-    return TITAN.get(str(source.get("commit"))[:8]) if source.get("path") == "commit message" else None
+    if source.get("path") == "commit message":
+        return TITAN.get(str(source.get("commit"))[:8])
+    named = re.search(r"run with torchtitan ([0-9a-f]{8})", str(source.get("locator")))
+    return TITAN.get(named[1]) if named else None
 
 
 def policy(record: Record) -> str:
@@ -265,8 +280,9 @@ def sharding(record: Record) -> dict[str, object] | None:
         return None
     if ranks == 1:
         return {}
-    match = re.fullmatch(r"FSDP2 (?:\d+|\(dp_shard \d+\))(?:, reshard_after_forward=(default|never))?", words)
-    if match:  # under ``never`` every unit stays gathered; ``always`` is another wrapping, of the head too
+    policies = "default|never|always" if record.implementation == "torchtitan" else "default|never"
+    match = re.fullmatch(rf"FSDP2 (?:\d+|\(dp_shard \d+\))(?:, reshard_after_forward=({policies}))?", words)
+    if match:  # under ``never`` every unit stays gathered; under ``always`` its implementation lets go of the last ones too
         wide = {"zero_args": {"reduce_in_float32": True}} if FP32_REDUCED.search(record.text("precision")) else {}
         return {"dp": ranks, "zero_stage": 2 if match[1] == "never" else 3, "zero_backend": "fsdp2", **wide}
     match = re.fullmatch(r"TP 1 x PP 1 x CP 1 x EP 1( \+ distributed optimizer)?", words)

@@ -10,10 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.errors import InputError, NotModelledError
 from memcalc.records import dataclass
+
+if TYPE_CHECKING:
+    from memcalc.job import Job
 
 MIB = 2**20
 BLOCK = 512  # pytorch c10/core/AllocatorConfig.h:kMinBlockSize
@@ -106,6 +109,23 @@ def parse_settings(text: str, where: str = VARIABLES[0]) -> AllocatorSettings:
         elif key != "large_segment_size_mb":
             _refuse(key, value, path, where)
     return AllocatorSettings(**given, ignored=tuple(ignored))
+
+
+def asked_settings(job: Job) -> AllocatorSettings | None:
+    """What a job says of the allocator; None where it says nothing.
+
+    Raises:
+        InputError: settings that PyTorch refuses, or of a job that asks for states alone, which are bounded by the defaults.
+        NotModelledError: a setting that changes the bytes in a way this model does not know.
+    """
+    text = job.behaviour.allocator
+    if text is None:
+        return None
+    settings = parse_settings(text, "behaviour.allocator")
+    if job.scope == "states":
+        raise InputError("behaviour.allocator", text, "is for a step that is played: states alone are bounded by the defaults",
+                         "leave it out, or use scope step")  # fmt: skip
+    return settings
 
 
 def settings_text(settings: AllocatorSettings) -> str:

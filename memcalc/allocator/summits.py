@@ -1,8 +1,8 @@
-"""The highest points of each phase of a tape, played through the allocator as it is without settings, and nothing else.
+"""The highest points of each phase of a tape, played through the allocator, and nothing else.
 
 ``replay`` notes after every event what it changed, so that any instant can be asked for. Where only the phases' highest points
 are wanted, that is most of the work. Here the same program runs over the same lists of free blocks, bare: one loop, the
-counters in local variables, no record of the way.
+counters in local variables, no record of the way. It knows the allocator as it is without settings; with any, ``replay`` plays.
 
 A body that is repeated, and gives back in each turn all that it takes, is played until a turn has asked the device for no
 segment. From there on each turn finds what the one before found: which bytes are free follows from the segments and from the
@@ -18,7 +18,7 @@ from typing import Any
 
 from memcalc.allocator.blocks import BASE, SHIFT, TOP
 from memcalc.allocator.segments import segment_size
-from memcalc.allocator.settings import LARGE_SEGMENT, SMALL
+from memcalc.allocator.settings import LARGE_SEGMENT, SMALL, AllocatorSettings
 from memcalc.arrays import BLOCK
 from memcalc.tape.events import PHASES, Alloc, Event, Mark, Phase, Repeat
 from memcalc.tape.unroll import unroll
@@ -49,8 +49,9 @@ Pool = tuple[list[int], list[Piece], int]
 """Free pieces' keys in order, the pieces, and the remainder up to which one is handed out whole."""
 
 
-def summits(tape: Iterable[Event]) -> Summits:
-    """What ``replay(tape).phases()`` says of requested, allocated and reserved bytes, in a fraction of the time.
+def summits(tape: Iterable[Event], settings: AllocatorSettings | None = None) -> Summits:
+    """What ``replay(tape, settings).phases()`` says of requested, allocated and reserved bytes; without settings, in a fraction
+    of the time.
 
     >>> from memcalc.tape.events import Buffer, Free
     >>> weight, scratch = Buffer("w", 3 * 2**20, "parameter"), Buffer("s", 1000, "temporary")
@@ -58,15 +59,21 @@ def summits(tape: Iterable[Event]) -> Summits:
     {(2, 'forward'): {'requested': 3146728, 'allocated': 3146752, 'reserved': 23068672}}
     """
     events = list(tape)
+    if settings is not None and settings != AllocatorSettings():
+        return _replayed(events, settings)
     try:
         return _Run().play(events)
     except (_NotPlainError, IndexError):  # equal buffers that are not one, other streams: what the full replay knows
-        from memcalc.allocator.replay import replay
+        return _replayed(events, None)
 
-        return {
-            place: {name: peaks[name] for name in ("requested", "allocated", "reserved")}
-            for place, peaks in replay(events).phases().items()
-        }
+
+def _replayed(events: Sequence[Event], settings: AllocatorSettings | None) -> Summits:
+    from memcalc.allocator.replay import replay
+
+    return {
+        place: {name: peaks[name] for name in ("requested", "allocated", "reserved")}
+        for place, peaks in replay(events, settings).phases().items()
+    }
 
 
 def lives_in(tape: Iterable[Event], capacity: int, *, descending: bool = False) -> bool:

@@ -97,8 +97,10 @@ def estimate(
         gpu=gpu, memory=memory, headroom=headroom, scope=scope, lora=o.lora_options(lora), quantization=quantization,
         implementation=implementation,
     )  # fmt: skip
+    if allocator is not None:
+        mapping["behaviour"] = {"allocator": allocator}
     asked = {
-        "--input": inputs, "--loss": loss, "--step": step, "--allocator": allocator, "--timeline": timeline,
+        "--input": inputs, "--loss": loss, "--step": step, "--timeline": timeline,
         "--snapshot": snapshot, "--top": top, "--by": by,
     }  # fmt: skip
     footprint: Footprint
@@ -107,7 +109,7 @@ def estimate(
 
         footprint = traced(
             mapping, Wanted(timeline, snapshot, top, by), form.value, exact=exact, explain=explain, app_dir=app_dir,
-            inputs=tuple(inputs or ()), loss=loss, step=step, allocator=allocator or "",
+            inputs=tuple(inputs or ()), loss=loss, step=step,
         )  # fmt: skip
     else:
         for flag, value in asked.items():

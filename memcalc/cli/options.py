@@ -113,7 +113,7 @@ Routing = Annotated[
     _option("--routing-imbalance", group=TRACE, text="The fullest expert's share (even: 1).", metavar="X"),
 ]
 Allocator = Annotated[
-    str | None, _option("--allocator", group=TRACE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")
+    str | None, _option("--allocator", group=HARDWARE, text="As PYTORCH_CUDA_ALLOC_CONF has it.", metavar="SETTINGS")
 ]
 AppDir = Annotated[str | None, _option("--app-dir", group=OUTPUT, text="Where py: modules are looked for.", metavar="DIR")]
 ExactBytes = Annotated[bool, _option("--bytes", group=OUTPUT, text="Figures in bytes, not GiB.")]

@@ -35,6 +35,7 @@ class Version(NamedTuple):
         repeats: whether keys and values are repeated for every query head.
         keeps: operators whose results per-operator checkpointing keeps, of products every other one.
         early_stop: whether recomputing ends with the last tensor that is missing.
+        holds: whether the trainer holds what the model gave through backward.
         counts: whether the loss is a sum that is divided by a count of tokens on the GPU.
         chunks: how many chunks of the sequence the loss takes through the head and backward, one by one; 0 for none.
         every: whether every so many-th block may be checkpointed.
@@ -50,6 +51,7 @@ class Version(NamedTuple):
     repeats: bool = True
     keeps: tuple[str, ...] = FLASH_AND_EFFICIENT
     early_stop: bool = True
+    holds: bool = False
     counts: bool = False
     chunks: int = 0
     every: bool = True
@@ -70,7 +72,8 @@ _LM_HEAD = Units((("tok_embeddings",), ("norm", "lm_head"), ("layers.*",)), (("n
 _CHUNKED = _NO_LAYERS._replace(chunks=8, head="lm_head", mixing="qkv_linear.", units=_LM_HEAD)
 
 VERSIONS: Mapping[str, Version] = {
-    "2024-06-06": Version(float_scores=True, tables=2),  # 40f8fd00
+    "2024-06-06": Version(float_scores=True, tables=2, holds=True),  # 40f8fd00
+    "2024-06-12": Version(float_scores=True, tables=2),  # e29b6b4d
     "2024-10-22": Version(),  # e10cb949, b19456a9; 9dec370 of 2024-12-26 was read whole
     "2025-03-19": Version("torch"),  # 3b39d7ab
     "2025-05-14": _FLASH,  # 3b85aa31; v0.1.0 of 2025-06-17 was read whole

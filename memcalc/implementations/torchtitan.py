@@ -22,6 +22,7 @@ from memcalc.implementations.base import Asked, Implementation
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear, TiedLinear
 from memcalc.models import Model
+from memcalc.parallelism.fsdp2_units import Units
 from memcalc.play.checkpoint import Way, checkpointed_in
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import div, to
@@ -42,6 +43,7 @@ class Shape:
         qwen: whether it is Qwen3's, with norms on queries and keys, and rotary numbers that are not complex.
         every: each how many-th block is checkpointed under ``selective``; 0 for operator by operator.
         chunked: whether the loss is summed over chunks of the sequence.
+        reshards: whether FSDP2 lets go of its last units after forward too (``fsdp_reshard_after_forward``: ``always``).
     """
 
     vocabulary: Count
@@ -54,6 +56,7 @@ class Shape:
     version: Version
     every: int
     chunked: bool
+    reshards: bool
     tied: bool
     qwen: bool
 
@@ -91,7 +94,7 @@ def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
                                f"give a date from {QWEN} on")  # fmt: skip
     return Shape(
         config.vocab_size, config.hidden_size, config.num_hidden_layers, heads, groups, size, config.intermediate_size, version,
-        _every(arguments, version), _chunked(arguments), tied=qwen and config.tie_word_embeddings, qwen=qwen,
+        _every(arguments, version), _chunked(arguments), _reshards(arguments), qwen and config.tie_word_embeddings, qwen,
     )  # fmt: skip
 
 
@@ -131,8 +134,22 @@ def _chunked(arguments: Mapping[str, Any]) -> bool:
     return bool(loss == "chunked")
 
 
+def _reshards(arguments: Mapping[str, Any]) -> bool:
+    policy = arguments.get("reshard_after_forward", "default")
+    if policy not in ("default", "always"):
+        raise InputError("implementation_args.reshard_after_forward", policy, "is none that is told here",
+                         "use default or always; never is zero_stage 2")  # fmt: skip
+    return bool(policy == "always")
+
+
+def _units(model: Model) -> Units:
+    """How FSDP2 wraps it; ``always`` lets go of the last units too (5940ddeb parallelize_llama.py:apply_fsdp)."""
+    shape: Shape = model.config
+    return shape.version.units._replace(stays=()) if shape.reshards else shape.version.units
+
+
 def play(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> tuple[Value, Any]:
-    """The trainer's forward and loss; what the model gave is let go of before backward (train.py: ``del pred``)."""
+    """The trainer's forward and loss; what the model gave is let go of before backward (train.py: ``del pred``, e29b6b4d)."""
     pred = machine.call("", _forward, machine, config, root, batch)
     if config.version.chunks:
         head = root.part(config.version.head).play
@@ -140,6 +157,8 @@ def play(machine: Machine, architecture: str, config: Shape, root: Module, batch
     loss = (chunked_cross_entropy_loss if config.chunked else cross_entropy_loss)(machine, pred, batch["labels"])
     if config.version.counts:
         loss = div(machine, loss, machine.constant((), "float32"))
+    if config.version.holds:
+        machine.held = pred
     return loss, None
 
 
@@ -206,5 +225,5 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
 IMPLEMENTATION = Implementation(
     name="torchtitan", source=f"pytorch/torchtitan, commits of {min(VERSIONS)} to {LAST}", build=build, play=play, held=held,
     summary="Llama 3 and Qwen3 under its trainer; selective checkpointing is operator by operator (from source and traces)",
-    arguments=("version", "selective_ac_option", "loss"), units=lambda model: model.config.version.units, enters=True,
+    arguments=("version", "selective_ac_option", "loss", "reshard_after_forward"), units=_units, enters=True,
 )  # fmt: skip

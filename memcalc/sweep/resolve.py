@@ -149,15 +149,16 @@ def setting(patch: Patch) -> Setting:
 
 
 def refuse_unswept(job: Job) -> None:
-    """What changes a model's tensors is not swept yet, and is refused rather than passed over.
+    """What changes a model's tensors, or the allocator, is not swept yet, and is refused rather than passed over.
 
     Raises:
-        NotModelledError: adapters, another implementation's layers, or a model that does not train.
+        NotModelledError: adapters, another implementation's layers, a model that does not train, or the allocator's settings.
     """
     for path, value, usual in (
         ("training.lora", job.training.lora, None), ("training.quantization", job.training.quantization, None),
         ("training.freeze", job.training.freeze, []), ("implementation", job.implementation, "transformers"),
         ("implementation_args", job.implementation_args, {}), ("mode", job.mode, "train"),
+        ("behaviour.allocator", job.behaviour.allocator, None),
     ):  # fmt: skip
         if value != usual:
             raise NotModelledError(path, value, "is not swept yet", "use estimate, check or fit")

@@ -13,6 +13,7 @@ from memcalc import api
 from memcalc.engines.analytic.many import peaks
 from memcalc.engines.analytic.step import play_job
 from memcalc.errors import InputError, NotModelledError
+from memcalc.implementations import load_implementation
 from memcalc.implementations._torchtitan_versions import LAST, VERSIONS, version_of
 from memcalc.job import read_job
 from memcalc.prepared import prepared
@@ -160,3 +161,24 @@ def test_many_sizes_are_each_one():
     together = peaks(read, read_model(read.model), "micro_batch_size", sizes)
     for size, peak in zip(sizes, together, strict=True):
         assert api.estimate_mapping({**job, "micro_batch_size": int(size)}).peak.rounded == peak
+
+
+def test_logits_were_held_through_backward():
+    """Until 2024-06-12 the trainer did not let go of them: what is saved, and the top, are more by the FP32 logits."""
+    wide = {**JOB, "model": {**MODEL, "vocab_size": 8192}, "activation_checkpointing": "full"}
+    held, gone = (heights(played({**wide, "implementation_args": {"version": date}})) for date in ("2024-06-06", "2024-06-12"))
+    logits = ROWS * TOKENS * 8192 * 4
+    assert (held.saved - gone.saved, held.top - gone.top, held.net) == (logits, logits, gone.net)
+
+
+def test_resharding_always():
+    """``always`` lets go of the last units after forward too; what is no policy of a job's is said."""
+    keys = {**JOB, "precision": "fsdp2-mixed", "dp": 4, "zero_stage": 3, "zero_backend": "fsdp2"}
+    told = [{"version": "2025-02-06"}, {"version": "2025-02-06", "reshard_after_forward": "always"}]
+    jobs = [read_job({**keys, "implementation_args": one}) for one in told]
+    stays, goes = (prepared(read_model(job.model), job) for job in jobs)
+    units = load_implementation("torchtitan").units
+    assert (units(stays).stays, units(goes).stays) == ((("layers.-1",),), ())
+    assert units(stays).groups == units(goes).groups
+    with pytest.raises(InputError, match="zero_stage 2"):
+        api.estimate(**{**keys, "implementation_args": {"reshard_after_forward": "never"}})

@@ -66,12 +66,27 @@ def test_torchtitan_s_jobs_say_which_code():
         "sharding": "FSDP2 8, reshard_after_forward=never",
         "precision": "fp32 sharded params; reduce_dtype=fp32",
     }
-    run = record(source=told, activation_checkpointing="selective, per-op", **sharded)
+    run = record(source=told, activation_checkpointing="selective, per-op", software="2025-02 nightly", **sharded)
     assert not why_not(run, "analytic")
     job = question(run, "analytic").job
     assert job["implementation_args"] == {"version": "2025-02-06"}
     assert job["training"]["activation_checkpointing"] == "selective"
     assert job["parallelism"] == {"dp": 8, "zero_stage": 2, "zero_backend": "fsdp2", "zero_args": {"reduce_in_float32": True}}
+    assert job["behaviour"]["allocator"] == "expandable_segments:True"
+    assert (job["behaviour"]["torch"], job["training"]["max_grad_norm"]) == ("2.7", 1.0)
+    assert job["training"]["optimizer_args"] == {"foreach": True}
+    later = {**told, "commit": "e23bb707d6ce308c3c316d92c40c12d841ddd886"}
+    assert question(record(source=later, **sharded), "analytic").job["training"]["optimizer_args"] == {"fused": True}
+    first = question(record(source={**told, "commit": "40f8fd007957914bc2dced0bc5c018ec9f3ff30f"}, **sharded), "analytic").job
+    assert "allocator" not in first["behaviour"]
+    always = question(record(source=told, **{**sharded, "sharding": "FSDP2 8, reshard_after_forward=always"}), "analytic").job
+    assert always["implementation_args"] == {"version": "2025-02-06", "reshard_after_forward": "always"}
+    assert always["parallelism"]["zero_stage"] == 3
+    named = {
+        "repo": "pytorch/torchtitan",
+        "locator": "run with torchtitan 9dec370ad26b5f8e9a7333a0e36165018262644b; read there",
+    }
+    assert question(record(source=named), "analytic").job["implementation_args"] == {"version": "2024-12-26"}
     early = record(source={**told, "commit": "83c879f18763611bda68586c45f0082fd568d646"}, **sharded)
     assert [reason.feature for reason in why_not(early, "analytic")] == ["commit"]
 

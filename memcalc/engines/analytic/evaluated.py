@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+from memcalc.allocator.settings import asked_settings
 from memcalc.arrays import Count, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.evaluating import Forwards, play_forwards, tape_of
@@ -109,7 +110,7 @@ def _whole(
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     tape = tape_of(account.layout.resident, forwards)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
-    played = through(steps) if replayed else None
+    played = through(steps, asked_settings(job)) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     peak = Peak(

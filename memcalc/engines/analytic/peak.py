@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
@@ -37,7 +38,7 @@ def whole_step(
         said = f"the peak of the step is not modelled: {error}; peak.low is what the states alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     around, played = steps[0] if len(steps) == 1 else max(steps, key=lambda step: fold(steady_tape(*step)).stretch.top)
-    return _read(footprint, around, played, assumed, replayed=replayed, explained=explained)
+    return _read(footprint, around, played, assumed, asked_settings(job), replayed=replayed, explained=explained)
 
 
 def steps_of(
@@ -124,13 +125,16 @@ def around_of(plan: Plan, model: Model, account: Account, chip: Chip) -> Around:
     )
 
 
-def _read(footprint: Footprint, around: Around, played: Played, assumed: Assumed, *, replayed: bool, explained: bool) -> Whole:
+def _read(
+    footprint: Footprint, around: Around, played: Played, assumed: Assumed, settings: AllocatorSettings | None, *,
+    replayed: bool, explained: bool,
+) -> Whole:  # fmt: skip
     from memcalc.bounds import bounded
 
     tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     steps = two_steps(around, played)
-    found = through(steps) if replayed else None
+    found = through(steps, settings) if replayed else None
     phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return Whole(
@@ -167,11 +171,11 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *(held for held in held_by_role(tape, roles) if held.component in played))
 
 
-def through(steps: Sequence[Event]) -> dict[Phase, dict[str, int]]:
+def through(steps: Sequence[Event], settings: AllocatorSettings | None = None) -> dict[Phase, dict[str, int]]:
     """What the allocator makes of the second of two iterations, phase by phase."""
     from memcalc.allocator.summits import summits
 
-    return {phase: peaks for (iteration, phase), peaks in summits(steps).items() if iteration == 2}
+    return {phase: peaks for (iteration, phase), peaks in summits(steps, settings).items() if iteration == 2}
 
 
 def components_of(known: Components, by_requested: Fold) -> Components:

@@ -66,6 +66,9 @@ def measure_here(ask: Ask) -> Measurement | None:
         raise MissingPackageError.extra("measure", "torch", "torch") from None
     here = world()
     job = _for_ranks(read_job(_named(ask.request)), here)
+    if job.behaviour.allocator is not None:
+        raise InputError("behaviour.allocator", job.behaviour.allocator, "is not what a measured process is started with",
+                         "set PYTORCH_CUDA_ALLOC_CONF around it, and leave it out")  # fmt: skip
     plan = make_plan(job)
     if plan.keeps_gradients:
         ask = replace(ask, settings=ask.settings.model_copy(update={"set_to_none": False}))

@@ -13,6 +13,7 @@ import torch
 
 from memcalc.allocator.played import Replay
 from memcalc.allocator.replay import replay
+from memcalc.allocator.settings import asked_settings
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.failures import (
@@ -80,7 +81,7 @@ class Feed:
         inputs: in place of the family's own, as ``--input`` takes them.
         loss: as ``--loss`` takes it, or a function of the output.
         step: a person's own step, ``step(model, batch, optimizer)``, or ``py:package.module:function``.
-        allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them.
+        allocator: the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF has them, in place of the job's.
         lora: options of peft's LoRA.
         app_dir: the folder put on the import path for ``py:``.
         base_dir: the folder relative paths start from.
@@ -217,7 +218,7 @@ def _run(job: Job, plan: Plan, feed: Feed, make: Callable[[], Built], machine: M
         routed = assumed(mode.values.read, imbalance) if mode.values is not None else ()
         del loop
     tape = tape_of(tracker)
-    played = replay(tape, feed.allocator or None)
+    played = replay(tape, feed.allocator or asked_settings(job))
     settled = job.model_copy(update={"training": training.model_copy(update=_sizes(built, job))})
     told = understood(settled, plan) if forwards is None else told_of(settled, forwards, plan)
     told["behaviour"] |= machine.told()

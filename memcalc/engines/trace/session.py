@@ -15,6 +15,7 @@ import torch
 from torch.optim import optimizer as hooks
 
 from memcalc.allocator.replay import replay
+from memcalc.allocator.settings import asked_settings
 from memcalc.engines.trace.assemble import Told, footprint_of, tape_of
 from memcalc.engines.trace.bridge import cuda_is_here
 from memcalc.engines.trace.estimate import Traced
@@ -165,7 +166,7 @@ class Session:
         told["training"] |= {"optimizer": ", ".join(self._optimizers) or "none", "optimizer_args": {}}
         routed = assumed(self.values.read, self.values.imbalance)
         tape = tape_of(self.tracker)
-        played = replay(tape, allocator or None)
+        played = replay(tape, allocator or asked_settings(self.job))
         steady = min(steps, 2)
         warnings = () if steps > 1 else ("one step alone was taken: it is the first, in which states are born",)
         name = str(self.job.model)
