@@ -45,7 +45,8 @@ BOUNDS = """## How far a peak may be off
 by, and the bound is the smallest and the largest ratio of the same engine and family. Of n ratios drawn alike, the
 largest is above a share b of all with confidence 1 - b^n, whatever they are distributed like; the table gives b for
 95 %. A family of fewer than {few} records says too little, and all of its engine's stand in for it; an engine of
-fewer has no bound, and nothing is said to fit.
+fewer has no bound, and nothing is said to fit. `peak.low` is never below what is kept for good, which is known to the
+byte.
 
 {table}
 
