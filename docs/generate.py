@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands' own help, so that the two cannot drift.
+"""Write docs/commands.md from the commands' own help, and the JSON copies of shipped models, so that nothing can drift.
 
 python docs/generate.py           # write it
 python docs/generate.py --check   # exit 1 if it is stale
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from memcalc.cli.app import COMMANDS
+from memcalc.readers.parsed import COPIES, copies
 
 TARGET = Path(__file__).parent / "commands.md"
 
@@ -32,8 +33,16 @@ def _block(words: list[str]) -> list[str]:
     return ["```text", *(line.rstrip() for line in run.stdout.strip().splitlines()), "```"]
 
 
+def main(arguments: list[str]) -> str | None:
+    """Write what is stale, or say what is."""
+    texts = {TARGET: reference(), COPIES: copies()}
+    stale = [file for file, text in texts.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+    if "--check" in arguments:
+        return " ".join(map(str, stale)) + " stale: run python docs/generate.py" if stale else None
+    for file in stale:
+        file.write_text(texts[file], encoding="utf-8")
+    return None
+
+
 if __name__ == "__main__":
-    text = reference()
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if TARGET.exists() and TARGET.read_text() == text else f"{TARGET} is stale: run python docs/generate.py")
-    TARGET.write_text(text)
+    sys.exit(main(sys.argv[1:]))

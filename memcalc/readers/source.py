@@ -28,6 +28,7 @@ from memcalc.models import Model
 from memcalc.readers.config import family_of, model_from_config
 from memcalc.readers.files import load_json, printable
 from memcalc.readers.overlay import overlaid
+from memcalc.readers.parsed import parsed
 from memcalc.readers.paths import CONFIGS, UNREAD, WEIGHTS, Asker, Found, exists, file_in, from_file, placed
 from memcalc.tensors import Tensor
 from memcalc.units import parse_count
@@ -125,9 +126,11 @@ def _from_path(file: Path, asker: Asker) -> Found | Model:
 
 
 def _from_yaml(file: Path, asker: Asker, name: str) -> Found | Model:
-    from memcalc.readers.yaml import load_yaml
+    written: Any = parsed(file)
+    if written is None:
+        from memcalc.readers.yaml import load_yaml
 
-    written = load_yaml(file, str(file))
+        written = load_yaml(file, str(file))
     if not isinstance(written, dict):
         raise InputError(str(file), NO_VALUE, "holds no mapping of keys", "write model_type and the keys of its config.json")
     return _from_mapping(written, asker._replace(base_dir=file.parent), name)
