@@ -158,13 +158,16 @@ class _Reading:
         self.sizes: dict[int, int] = {}
         self.listed: list[Count] = []
         self.turns: list[Count] = []
-        self.known: dict[int, int] = {}
+        self.known: dict[tuple[str, int], int] = {}
         self.alike: dict[tuple[tuple[int, ...], int], list[int]] = {}
         self.peaks: set[frozenset[tuple[Term, int]]] = set()
         self.own: dict[Role, set[frozenset[tuple[Term, int]]]] = {}
 
     def walk(self, tape: Sequence[Event], live: dict[Role, Sum], under: tuple[int, ...]) -> None:
-        """Through a tape from what is live at its start, which is changed to what is live at its end."""
+        """Through a tape from what is live at its start, which is changed to what is live at its end.
+
+        What it adds counts as often as the repetitions say that it is ``under``.
+        """
         climbing = False
         for event in tape:
             leaf = _leaf(event)
@@ -181,7 +184,7 @@ class _Reading:
             if climbing and sign < 0:
                 self.note(live)
             climbing = sign > 0
-            self.add(live.setdefault(buffer.role, {}), buffer, times, sign)
+            self.add(live.setdefault(buffer.role, {}), buffer, times, sign, under)
         if climbing:
             self.note(live)
 
@@ -189,6 +192,8 @@ class _Reading:
         """A body of several turns: its highest point is in the first or in the last of them."""
         if isinstance(event.times, int) and not event.times:
             return
+        if is_array(event.times) and not (event.times > 0).all():  # some jobs have no turn at all, and nothing of the body
+            under = (*under, self.factor("any", event.times))
         before = {role: dict(terms) for role, terms in live.items()}
         self.walk(event.body, live, under)
         turn = self.turn(event.times)
@@ -203,25 +208,33 @@ class _Reading:
 
     def turn(self, times: Count) -> int | None:
         """The number of a repetition's further turns; None for a body of one."""
-        if isinstance(times, int) and times == 1:
-            return None
-        key = id(times) if is_array(times) else -int(times)
+        return None if isinstance(times, int) and times == 1 else self.factor("further", times)
+
+    def factor(self, what: str, times: Count) -> int:
+        """The number of what a repetition multiplies with, never below 0: all turns, those after the first, or whether any is."""
+        key = (what, id(times) if is_array(times) else -int(times))
         if key not in self.known:
             self.known[key] = len(self.turns)
-            self.turns.append(times - 1)
+            further = times - 1 if isinstance(times, int) else np.maximum(times - 1, 0)
+            self.turns.append({"all": times, "further": further, "any": np.minimum(times, 1)}[what])
         return self.known[key]
 
-    def add(self, live: Sum, buffer: Buffer, times: Count, sign: int) -> None:
+    def add(self, live: Sum, buffer: Buffer, times: Count, sign: int, under: tuple[int, ...] = ()) -> None:
         """A buffer, or several alike, comes or goes."""
+        if isinstance(times, int) and not times:
+            return
         size = buffer.requested
         key = id(size) if is_array(size) else -int(size) - 1
         place = self.sizes.get(key)
         if place is None:
             place = self.sizes[key] = self.place_of(size)
-        _count(live, (place, ()), sign)
+        if is_array(times) and not (times > 0).all():  # no sum may hold a first turn that is taken back by a further one
+            _count(live, (place, tuple(sorted((*under, self.factor("all", times))))), sign)
+            return
+        _count(live, (place, under), sign)
         turn = self.turn(times)
         if turn is not None:
-            _count(live, (place, (turn,)), sign)
+            _count(live, (place, tuple(sorted((*under, turn)))), sign)
 
     def place_of(self, size: Count) -> int:
         """Where a size is listed; arrays that hold the same numbers are one."""

@@ -26,6 +26,11 @@ def bodies(draw):
     return picked, draw(st.integers(0, len(picked))), draw(st.integers(0, 4))
 
 
+def turned(parts, turns):
+    """The same bodies in other numbers of turns."""
+    return [(picked, kept, turns[at % len(turns)]) for at, (picked, kept, _) in enumerate(parts)]
+
+
 def tape_of(parts, number):
     """The tape of one job, or of an array of them."""
     tape = [Mark("forward")]
@@ -33,8 +38,13 @@ def tape_of(parts, number):
         buffers = [Buffer(f"b{which}", WAYS[which](number), role) for which, role in picked]
         held = [Alloc(buffer) for buffer in buffers[:kept]]
         tape.append(Repeat(times, (*held, *within([(buffer, 1) for buffer in buffers[kept:]]))))
-        tape += [Free(buffer) for buffer in buffers[:kept][:times]] if times == 1 else []
+        tape += [Free(buffer) for buffer in buffers[:kept][:times]] if isinstance(times, int) and times == 1 else []
     return tape
+
+
+def kept_only(parts, number):
+    """The same tape, a body of one turn keeping what it kept."""
+    return [event for event in tape_of(parts, number) if not isinstance(event, Free)]
 
 
 @settings(max_examples=80, deadline=None)
@@ -49,6 +59,28 @@ def test_forms_are_every_jobs_fold(parts, numbers):
             alone = fold(tape_of(parts, number), measure).stretch
             assert int(tops[at]) == alone.top
             assert all(int(top[at]) == alone.role_top.get(role, 0) for role, top in roles.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(bodies(), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=4),
+)
+def test_turns_may_differ_and_some_jobs_have_none(parts, turns):
+    """A body that some jobs have many turns of and some none counts in each job as that job's fold has it."""
+    parts = [part for part in parts if part[2] != 1] or [([(0, "activation")], 1, 0)]  # one turn gives back what it kept
+    arrays = [np.array(column, dtype=np.int64) for column in zip(*turns, strict=True)]
+    forms = forms_of(tape_of(turned(parts, arrays), 1000))
+    for measure in (requested, rounded):
+        tops = np.broadcast_to(forms.top(measure), len(turns))
+        for at, own in enumerate(turns):
+            assert int(tops[at]) == fold(kept_only(turned(parts, own), 1000), measure).stretch.top
+
+
+def test_a_body_of_no_turns_hides_nothing():
+    """An allocation that never happens stands above no instant that does."""
+    one = [(0, "activation")]
+    assert forms_of(tape_of([(one, 0, 1), (one, 1, 0)], np.array([1]))).top(requested) == 1
 
 
 def test_sizes_that_go_together_are_one_array():
