@@ -192,7 +192,7 @@ class _Reading:
         """A body of several turns: its highest point is in the first or in the last of them."""
         if isinstance(event.times, int) and not event.times:
             return
-        if is_array(event.times) and not (event.times > 0).all():  # some jobs have no turn at all, and nothing of the body
+        if _may_be_none(event.times):  # some jobs have no turn at all, and nothing of the body
             under = (*under, self.factor("any", event.times))
         before = {role: dict(terms) for role, terms in live.items()}
         self.walk(event.body, live, under)
@@ -211,7 +211,7 @@ class _Reading:
         return None if isinstance(times, int) and times == 1 else self.factor("further", times)
 
     def factor(self, what: str, times: Count) -> int:
-        """The number of what a repetition multiplies with, never below 0: all turns, those after the first, or whether any is."""
+        """The number of what a repetition multiplies with, never below 0: its turns, the further ones, or whether any is."""
         key = (what, id(times) if is_array(times) else -int(times))
         if key not in self.known:
             self.known[key] = len(self.turns)
@@ -228,7 +228,7 @@ class _Reading:
         place = self.sizes.get(key)
         if place is None:
             place = self.sizes[key] = self.place_of(size)
-        if is_array(times) and not (times > 0).all():  # no sum may hold a first turn that is taken back by a further one
+        if _may_be_none(times):  # no sum may hold a first turn that is taken back by a further one
             _count(live, (place, tuple(sorted((*under, self.factor("all", times))))), sign)
             return
         _count(live, (place, under), sign)
@@ -295,6 +295,11 @@ def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:
     if isinstance(event, Free):
         return event.buffer, times, -1
     return None
+
+
+def _may_be_none(times: Count) -> bool:
+    """Whether some jobs have no turn where others have."""
+    return is_array(times) and not bool(np.all(times > 0))
 
 
 def _count(terms: Sum, term: Term, count: int) -> None:
