@@ -11,7 +11,6 @@ from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
-from memcalc.engines.analytic.in_backward import InBackward
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.static import keeps_gradients
 from memcalc.errors import MemcalcError, NotModelledError
@@ -29,7 +28,7 @@ from memcalc.play.around import Hooks
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
-from memcalc.play.policy import Policy
+from memcalc.play.policy import Policy, Updates
 from memcalc.play.values import Value
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
@@ -87,8 +86,17 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
-        gradients_kept=keeps_gradients(plan), updates=InBackward(plan, model, behaviour.chip) if plan.frees_gradients else None,
+        gradients_kept=keeps_gradients(plan), updates=_updates(plan, model, behaviour),
     )  # fmt: skip
+
+
+def _updates(plan: Plan, model: Model, behaviour: Behaviour) -> Updates | None:
+    """What updates parameters inside backward; None where the optimizer's step does."""
+    if not plan.frees_gradients:
+        return None
+    from memcalc.engines.analytic.in_backward import InBackward
+
+    return InBackward(plan, model, behaviour.chip)
 
 
 def play_step(

@@ -1,15 +1,14 @@
-"""Which engine of data parallelism runs the step: what it does around modules, and to the step that was played."""
+"""Which engine of data parallelism runs the step: what it does around modules, and to the step that was played.
+
+An engine's own module is loaded where it is asked for, which most jobs do not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from memcalc.engines.analytic.moments import Gradients
 from memcalc.engines.analytic.step import Around, Played, engine_hooks
-from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
-from memcalc.engines.analytic.under_megatron import under_megatron
-from memcalc.engines.analytic.under_zero3 import Modules, under_zero3
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
@@ -29,8 +28,14 @@ def gives_up(plan: Plan) -> bool:
 
 def hooks_under(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
     """What makes the engine's hooks, anew each time a step is played; None where it leaves forward and backward alone."""
+    if plan.backend == "deepspeed" and plan.stage == 3:
+        from memcalc.engines.analytic.under_zero3 import Modules
+
+        return Modules
     if plan.backend == "deepspeed":
-        return Modules if plan.stage == 3 else partial(Gradients, plan.stage == 2)
+        from memcalc.engines.analytic.moments import Gradients
+
+        return partial(Gradients, plan.stage == 2)
     return engine_hooks(plan, model)
 
 
@@ -44,11 +49,17 @@ def ranks_under(
         ScalarOnlyError: the engine's step goes tensor by tensor, and ranks or tensors are arrays.
     """
     if plan.backend == "megatron":
+        from memcalc.engines.analytic.under_megatron import under_megatron
+
         return [under_megatron(plan, model, layout, around, played)]
     if plan.backend != "deepspeed":
         return [(around, played)]
+    if plan.stage == 3 and not plan.scheme.main_gradient:
+        from memcalc.engines.analytic.under_zero3 import under_zero3
+
+        return [under_zero3(plan, model, layout, around, played, chip)]
+    from memcalc.engines.analytic.under_deepspeed import under_bf16, under_zero
+
     if plan.scheme.main_gradient:
         return [under_bf16(plan, model, layout, around, played, chip)]
-    if plan.stage == 3:
-        return [under_zero3(plan, model, layout, around, played, chip)]
     return under_zero(plan, model, layout, around, played, chip)
