@@ -10,7 +10,6 @@ import typer
 from memcalc.cli import options as o
 from memcalc.cli.app import single
 from memcalc.cli.estimate import Format, FormatOption
-from memcalc.errors import InputError
 
 if TYPE_CHECKING:
     from memcalc.footprint import Footprint
@@ -59,16 +58,14 @@ def infer(
         sequence_length=sequence_length, source_length=source_length, image_size=image_size, attention=attention, gpu=gpu,
         memory=memory, headroom=headroom, scope=scope, engine=engine,
     )  # fmt: skip
+    if allocator is not None:
+        mapping["behaviour"] = {"allocator": allocator}
     footprint: Footprint
     if engine == "trace":
         from memcalc.cli.traced import Wanted, traced
 
-        footprint = traced(
-            mapping, Wanted(), form.value, exact=exact, explain=explain, app_dir=app_dir, allocator=allocator or ""
-        )
+        footprint = traced(mapping, Wanted(), form.value, exact=exact, explain=explain, app_dir=app_dir)
     else:
-        if allocator:
-            raise InputError("--allocator", allocator, "needs the forward to be traced", "add --engine trace")
         from memcalc.api import estimate_mapping
         from memcalc.formats import show
 

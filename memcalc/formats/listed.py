@@ -30,14 +30,19 @@ def _table(header: Sequence[str], numbers: set[int], rows: Sequence[Mapping[str,
     from rich import box
     from rich.table import Table
 
-    from memcalc.formats.table import console
+    from memcalc.formats.table import NARROW, console
 
+    out = console()
+    narrow = out.width < NARROW and header[-1] == "source"
+    header = header[:-1] if narrow else header
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for at, name in enumerate(header):
         table.add_column(name, justify="right" if at in numbers else "left", no_wrap=at in numbers, overflow="fold")
     for row in rows:
         table.add_row(*(_text(name, row[name]) for name in header))
-    console().print(table)
+    out.print(table)
+    if narrow:
+        out.print(f"· sources are left out for want of width: {NARROW} columns show them, and --format csv")
 
 
 def _text(name: str, value: Any) -> str:

@@ -133,7 +133,7 @@ def _step(footprint: Footprint) -> list[Line]:
     lines += [Line(label, size, level=1) for label, size in others if size is not None]
     if peak.device_low is not None:
         end = "to no known end" if peak.device_high is None else f"to {format_gib(peak.device_high)}"
-        lines.append(Line("on the device, context and libraries too, from", peak.device_low, None, end, level=1))
+        lines.append(Line("on the device, with its context, from", peak.device_low, None, end, level=1))
     return lines
 
 

@@ -50,3 +50,14 @@ def test_the_textbook_is_audited(memcalc):
     assert by["Sophia", "the same accounting as Adam's 12P, with the master"]["bytes_per_parameter"] == 12
     assert any(row["verdict"].startswith("does not") for row in claims if row["claim"].startswith("8-bit"))
     assert memcalc("textbook", "gpt2").code == 0
+
+
+def test_a_narrow_terminal_has_no_sources(memcalc, monkeypatch):
+    """At 80 columns no name of an argument is broken: sources are left out, and a line says where they are."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = memcalc("list", "implementations").out
+    assert "make_vocab_size_divisible_by," in shown
+    assert "pytorch/torchtitan" not in shown
+    assert "sources are left out for want of width" in shown
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "pytorch/torchtitan" in memcalc("list", "implementations").out
