@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks.played.others import default
 from benchmarks.published.convert import ACCUMULATED, question
 from benchmarks.published.records import Record
 from memcalc.errors import InputError, MissingPackageError
@@ -80,7 +81,7 @@ def _trace(record: Record, folder: Path, package: str) -> Any:
     behaviour = asked.job["behaviour"]
     with _modules(package, folder) as load, memcalc.tracing(name=record.id, behaviour=behaviour) as session:
         base = torch.float32 if training["precision"].startswith("amp") else torch.bfloat16
-        with torch.device(session.device), _default(base):
+        with torch.device(session.device), default(base):
             model = _model(record, load, new=package == "litgpt")
         session.watch(model)
         params = [param for param in model.parameters() if param.requires_grad]
@@ -146,18 +147,6 @@ def _model(record: Record, load: Callable[[str], Any], *, new: bool) -> Any:
     code.mark_only_lora_as_trainable(model)
     model.max_seq_length = record.raw["seq_len"]
     return model
-
-
-@contextlib.contextmanager
-def _default(dtype: Any) -> Iterator[None]:
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class _Stand(ModuleType):

@@ -6,6 +6,7 @@ source: transformers 5.23.0 models/bart/modeling_bart.py, models/whisper/modelin
 from __future__ import annotations
 
 from memcalc.families._forward import run_layers
+from memcalc.families._kept_pairs import kept_pair
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.transformer import Attention, Block
@@ -68,14 +69,7 @@ def _kept(
         value = machine.call("v_proj", matrices["v"].play, machine, states)
         return _headed(machine, layer, key, sides), _headed(machine, layer, value, sides)
 
-    cache = machine.cache
-    if cache is None or not (layer.causal or crossed):
-        return project()
-    if crossed:
-        shape = (states.shape[0], layer.heads, states.shape[1], layer.head_dim)
-        return cache.cross(machine, shape, query.dtype, project)
-    key, value = project()
-    return cache.update(machine, key, value)
+    return kept_pair(machine, layer, query, states, project, crossed=crossed)
 
 
 def _headed(machine: Machine, layer: Attention, made: Value, sides: Sides) -> Value:

@@ -9,6 +9,7 @@ from typing import Any
 
 from memcalc.families import _paired_heads as heads
 from memcalc.families._forward import Batch, eager_mask, given_states, run_layers
+from memcalc.families._kept_pairs import kept_pair
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Linear
 from memcalc.layers.transformer import MLP, Attention, Block
@@ -85,14 +86,7 @@ def _kept(
         key = _projected(machine, layer, "k", matrices, states)
         return key, _projected(machine, layer, "v", matrices, states)
 
-    cache = machine.cache
-    if cache is None or not (layer.causal or crossed):
-        return project()
-    if crossed:
-        shape = (states.shape[0], layer.heads, states.shape[1], layer.head_dim)
-        return cache.cross(machine, shape, query.dtype, project)
-    key, value = project()
-    return cache.update(machine, key, value)
+    return kept_pair(machine, layer, query, states, project, crossed=crossed)
 
 
 def _projected(machine: Machine, layer: Attention, name: str, matrices: Any, hidden: Value) -> Value:
