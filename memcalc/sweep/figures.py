@@ -15,7 +15,7 @@ import numpy as np
 from memcalc.arrays import Count, is_array, rounded
 from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
-from memcalc.engines.analytic.step import steady_tape
+from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.errors import NotModelledError
 from memcalc.job import Job
 from memcalc.models import Model

@@ -14,7 +14,7 @@ from memcalc.engines.analytic.many import peaks
 from memcalc.engines.analytic.moments import END, GRADIENT
 from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import accounts
-from memcalc.engines.analytic.step import steady_tape
+from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.job import read_job
 from memcalc.parallelism.megatron import placements
 from memcalc.plan import make_plan

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from memcalc.engines.analytic import step
+from memcalc.engines.analytic import playing
 from memcalc.engines.analytic.step import play_job
 from memcalc.errors import MemcalcError
 from memcalc.play.machine import Machine
@@ -45,6 +45,6 @@ def test_what_another_thread_kept_alive_is_played_again(monkeypatch, births):
 def test_a_play_that_is_never_undisturbed_is_an_error(monkeypatch):
     """One sentence with the way out, not a number that might be wrong, nor a loop without end."""
     monkeypatch.setattr(Machine, "undisturbed", lambda machine: False)
-    monkeypatch.setattr(step, "TRIES", 2)
+    monkeypatch.setattr(playing, "TRIES", 2)
     with pytest.raises(MemcalcError, match=r"gpt2 was disturbed 2 times by a thread .* switch the profiler off"):
         play_job(JOB)

@@ -9,8 +9,8 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
-from memcalc.engines.analytic.step import TRIES, policy_of
-from memcalc.errors import InputError, MemcalcError, NotModelledError
+from memcalc.engines.analytic.playing import policy_of, until_undisturbed
+from memcalc.errors import InputError, NotModelledError
 from memcalc.families.base import Family
 from memcalc.inference import Asked
 from memcalc.job import Job
@@ -71,13 +71,7 @@ def play_forwards(
             _forward(machine, job, asked, plan, family, model, reading, back)
         return _converted(machine, reading) if machine.undisturbed() else None
 
-    for _ in range(TRIES):
-        if (found := once()) is not None:
-            return found
-    raise MemcalcError(
-        "play", model.name, f"was disturbed {TRIES} times by a thread that holds other threads' frames",
-        "switch the profiler off, or play in a process of its own",
-    )  # fmt: skip
+    return until_undisturbed(model, once)
 
 
 def _check_family(model: Model, family: Family) -> None:

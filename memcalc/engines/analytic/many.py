@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.arrays import Count, maximum, rounded
 from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import accounts
-from memcalc.engines.analytic.step import steady_tape
+from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.inference import check_inference, trains
 from memcalc.job import Job
 from memcalc.models import Model

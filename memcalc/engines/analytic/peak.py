@@ -10,7 +10,8 @@ from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
-from memcalc.engines.analytic.step import Around, Played, family_of, play_step, steady_tape, two_steps
+from memcalc.engines.analytic.step import family_of, play_step
+from memcalc.engines.analytic.tapes import Around, Played, steady_tape, two_steps
 from memcalc.engines.analytic.under import gives_up, hooks_under, is_played, ranks_under
 from memcalc.engines.analytic.update import clip_events, step_events
 from memcalc.engines.analytic.whole import Whole

@@ -1,102 +1,31 @@
-"""The whole step of one rank as a tape: what is there from the start, forward, loss, backward, clipping and update.
-
-Forward and backward are played on shapes (``memcalc.play``); what is kept is the layout's.
-"""
+"""The step of one rank, played: its micro-batches' forward, loss and backward on shapes (``memcalc.play``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
-from memcalc.engines.analytic.static import keeps_gradients
-from memcalc.errors import MemcalcError, NotModelledError
+from memcalc.engines.analytic.playing import computed, held, policy_of, until_undisturbed
+from memcalc.engines.analytic.tapes import Played
+from memcalc.errors import NotModelledError
 from memcalc.families._forward import Batch
 from memcalc.families.base import IMAGE, Family, load_family
-from memcalc.freezing import is_frozen, names_of
+from memcalc.freezing import names_of
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
-from memcalc.parallelism.base import Holding
 from memcalc.parallelism.engines import hooks_of
 from memcalc.plan import Plan
-from memcalc.play.adapting import counted
 from memcalc.play.around import Hooks
 from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
-from memcalc.play.policy import Policy, Updates
 from memcalc.play.values import Value
-from memcalc.records import dataclass
-from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
-
-TRIES = 100
-"""How often a step is played anew whose values another thread kept alive, before that is an error."""
-
-
-@dataclass
-class Played:
-    """Forward and backward of one iteration.
-
-    Attributes:
-        before: what the iteration finds: its inputs.
-        events: from the first mark to the end of backward.
-        gradients: what is left for the update, and how many of each.
-        workspaces: what libraries took at first use, and keep.
-        assumed: what was assumed on the way.
-        first: the events of the first iteration, where others than ``events``: states born inside backward.
-    """
-
-    before: tuple[Event, ...]
-    events: tuple[Event, ...]
-    gradients: tuple[tuple[Buffer, Count], ...]
-    workspaces: tuple[Buffer, ...]
-    assumed: tuple[str, ...]
-    first: tuple[Event, ...] | None = None
-
-
-def held(plan: Plan, model: Model) -> str:
-    """The dtype that parameters are held in, and inputs made in."""
-    return plan.scheme.parameter or model.dtype or "float32"
-
-
-def computed(plan: Plan, model: Model) -> tuple[str, str | None]:
-    """The dtype of parameters in forward, and what autocast casts to; FSDP2 casts what it gathers, and nothing is left for it.
-
-    source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_api.py:MixedPrecisionPolicy
-    """
-    dtype = held(plan, model)
-    return (plan.scheme.copy or dtype, None) if plan.backend == "fsdp2" else (dtype, plan.scheme.copy)
-
-
-def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Policy:
-    """How the machine holds parameters, and what it assumes."""
-    names = names_of(job.training.freeze)
-    frozen = {counted(tensor.name) for tensor in model.parameters if not tensor.trainable}
-    frozen -= {counted(tensor.name) for tensor in model.parameters if tensor.trainable}
-
-    def trains(name: str) -> bool:
-        return counted(name) not in frozen and not is_frozen(name, names, model.tied)
-
-    return Policy(
-        computed(plan, model)[0], keeps=plan.scheme.keeps, trains=trains,
-        adapter=model.adapter,
-        attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
-        cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
-        gradients_kept=keeps_gradients(plan), updates=_updates(plan, model, behaviour),
-    )  # fmt: skip
-
-
-def _updates(plan: Plan, model: Model, behaviour: Behaviour) -> Updates | None:
-    """What updates parameters inside backward; None where the optimizer's step does."""
-    if not plan.frees_gradients:
-        return None
-    from memcalc.engines.analytic.in_backward import InBackward
-
-    return InBackward(plan, model, behaviour.chip)
+from memcalc.tape.events import Alloc, Buffer, allocs
 
 
 def play_step(
@@ -150,13 +79,7 @@ def play_step(
         played = _converted(machine, reading)
         return replace(played, before=(*more, *played.before))
 
-    for _ in range(TRIES):
-        if (found := once()) is not None:
-            return found
-    raise MemcalcError(
-        "play", model.name, f"was disturbed {TRIES} times by a thread that holds other threads' frames",
-        "switch the profiler off, or play in a process of its own",
-    )  # fmt: skip
+    return until_undisturbed(model, once)
 
 
 def _require_heeded(machine: Machine, training: Any, model: Model, family: Family) -> None:
@@ -298,57 +221,3 @@ def _converted(machine: Machine, reading: Reading) -> Played:
         tuple(machine.assumed),
         first,
     )
-
-
-@dataclass
-class Around:
-    """What stands around forward and backward.
-
-    Attributes:
-        resident: what is kept from the start, for good.
-        states: what the optimizer keeps from its first step on.
-        clip: what clipping takes for a moment; empty where nothing is clipped.
-        update: what the optimizer's step takes for a moment.
-        early: what an engine does in its step before the optimizer's own, where states are born.
-        born_inside: whether states are born inside the first backward.
-    """
-
-    resident: Sequence[Holding]
-    states: Sequence[Holding]
-    clip: Sequence[Event]
-    update: Sequence[Event]
-    early: Sequence[Event] = ()
-    born_inside: bool = False
-
-
-def steady_tape(around: Around, played: Played) -> list[Event]:
-    """One steady step, everything in its place."""
-    tape: list[Event] = [Mark("init")]
-    tape += [allocs(held.buffer, held.times) for held in (*around.resident, *around.states)]
-    tape += played.before
-    tape += [Alloc(buffer) for buffer in played.workspaces]
-    return tape + _iteration(around, played, 2)
-
-
-def two_steps(around: Around, played: Played) -> list[Event]:
-    """The first step, in which states are born, and a steady one: what the allocator has to go through to be where it is."""
-    tape: list[Event] = [Mark("init", 1)]
-    tape += [allocs(held.buffer, held.times) for held in around.resident]
-    tape += played.before
-    tape += [Alloc(buffer) for buffer in played.workspaces]
-    born = [allocs(held.buffer, held.times) for held in around.states]
-    if played.first is None:
-        tape += _iteration(around, played, 1, born)
-    else:  # states were born inside backward, or with the optimizer
-        tape += () if around.born_inside else born
-        tape += _iteration(around, replace(played, events=played.first), 1)
-    return tape + _iteration(around, played, 2)
-
-
-def _iteration(around: Around, played: Played, number: int, born: Sequence[Event] = ()) -> list[Event]:
-    """One iteration's events; ``born`` are those of its update alone."""
-    tape = [Mark(event.phase, number) if isinstance(event, Mark) else event for event in played.events]
-    if around.clip:
-        tape += [Mark("clip", number), *around.clip]
-    tape += [Mark("optimizer_step", number), *around.early, *born, *around.update, Mark("zero_grad", number)]
-    return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from memcalc.engines.analytic.step import Around, Played, engine_hooks
+from memcalc.engines.analytic.step import engine_hooks
+from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout

@@ -14,7 +14,7 @@ from dataclasses import replace
 from memcalc.arrays import Count, maximum
 from memcalc.engines.analytic.buckets import Placed, Reducer, Reduction
 from memcalc.engines.analytic.moments import END, is_moment, starred, written
-from memcalc.engines.analytic.step import Around, Played
+from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.engines.analytic.update import update_events
 from memcalc.kernels.reduction import Chip, contiguous
 from memcalc.models import Model

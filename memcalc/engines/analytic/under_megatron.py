@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from memcalc.engines.analytic.step import Around, Played
+from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
 from memcalc.plan import Plan

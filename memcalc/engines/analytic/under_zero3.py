@@ -13,7 +13,7 @@ from dataclasses import replace
 from memcalc.arrays import ceil_div, product
 from memcalc.engines.analytic.gathers import Coordinator, Limits, own_parameters
 from memcalc.engines.analytic.moments import END, GRADIENT, Gradients, is_moment, mark, starred, written
-from memcalc.engines.analytic.step import Around, Played
+from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.engines.analytic.under_deepspeed import norm_events
 from memcalc.engines.analytic.update import update_events
 from memcalc.errors import NotModelledError
