@@ -6,20 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from memcalc.allocator.settings import asked_settings
-from memcalc.arrays import Condition, Count, is_array, maximum, where
-from memcalc.errors import NO_VALUE, InputError, NotModelledError, either
-from memcalc.families.base import load_family
+from memcalc.arrays import Count
+from memcalc.errors import InputError, NotModelledError
 from memcalc.job import Job, Parallelism, Training
+from memcalc.mesh import mesh, refuse_unmodelled
 from memcalc.models import Model
-from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
+from memcalc.optimizers.base import Implementation, Optimizer, Options
 from memcalc.optimizers.names import find_optimizer
 from memcalc.optimizers.step import measured
-from memcalc.parallelism.base import Setting, handed
+from memcalc.parallelism.base import Setting
 from memcalc.precision import SCHEMES, Scheme
 from memcalc.records import dataclass
-
-INPUTS = ("sequence_length", "source_length", "image_size")
-"""Settings that size what a model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,65 +166,6 @@ NOT_SINGLE = frozenset({"adam_mini.Adam_mini", "torch.optim.LBFGS", "torch.optim
 """Classes that are told the model's names, that evaluate it again, or that take sparse gradients."""
 
 
-def check_accumulation(plan: Plan) -> None:
-    """Gradients cannot be accumulated where each is used as it comes.
-
-    Raises:
-        InputError: more than one micro-batch to a step.
-    """
-    if not plan.in_backward and not plan.optimizer.on_arrival:
-        return
-    more = plan.accumulation > 1
-    if more.any() if is_array(more) else more:  # type: ignore[union-attr]
-        most = plan.accumulation.max() if is_array(plan.accumulation) else plan.accumulation  # type: ignore[union-attr]
-        raise InputError(
-            "training.gradient_accumulation_steps", int(most), "keeps gradients, and each is dropped inside backward", "use 1"
-        )
-
-
-def refuse_unmodelled(parallelism: Parallelism) -> None:
-    """Refuse kinds of parallelism that no engine here lays out.
-
-    Raises:
-        NotModelledError: more than one tensor, pipeline, context or expert rank.
-    """
-    names = {"tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert"}
-    for key, word in names.items():
-        if (ranks := getattr(parallelism, key)) > 1:
-            raise NotModelledError(
-                f"parallelism.{key}", ranks, f"asks for {word} parallelism, which is not modelled yet", "use 1"
-            )
-
-
-def mesh(parallelism: Parallelism) -> tuple[int, int]:
-    """(shards, replicas) from ``dp`` or from ``dp_shard`` and ``dp_replicate``.
-
-    Raises:
-        InputError: they contradict each other, or shard nothing.
-    """
-    dp, shard, replicate = parallelism.dp or 0, parallelism.dp_shard or 0, parallelism.dp_replicate or 0
-    shards, replicas, contradicted, idle = spread(dp, shard, replicate, parallelism.zero_stage)
-    if contradicted:
-        raise InputError("parallelism.dp", dp, f"is not dp_shard × dp_replicate = {shards * replicas}", "leave dp out")
-    if idle:
-        raise InputError("parallelism.dp_shard", shard, "shards nothing under zero_stage 0", "set zero_stage to 1, 2 or 3")
-    return int(shards), int(replicas)
-
-
-def spread(dp: Count, shard: Count, replicate: Count, stage: int) -> tuple[Count, Count, Condition, Condition]:
-    """(shards, replicas, whether ``dp`` contradicts them, whether they shard nothing); 0 stands for what is not given.
-
-    >>> spread(8, 0, 0, 1), spread(8, 0, 0, 0), spread(8, 2, 2, 1)
-    ((8, 1, False, False), (1, 8, False, False), (2, 2, True, False))
-    """
-    apart = (shard > 0) | (replicate > 0)
-    ranks, sharded = maximum(dp, 1), stage > 0
-    shards = where(apart, maximum(shard, 1), ranks if sharded else 1)
-    replicas = where(apart, maximum(replicate, 1), 1 if sharded else ranks)
-    contradicted = apart & (dp > 0) & (dp != shards * replicas)
-    return shards, replicas, contradicted, (shard > 1) & (not sharded)
-
-
 def _backend(parallelism: Parallelism, scheme: Scheme, ranks: int) -> tuple[str, str]:
     """(engine, what was assumed in choosing it)."""
     given = parallelism.zero_backend
@@ -262,67 +200,6 @@ def _implementation(
     if len(optimizer.implementations) > 1 and not asked:
         return chosen, (f"{optimizer.name} takes its {chosen} step, CUDA's default",)
     return chosen, ()
-
-
-def check_parameters(plan: Plan, model: Model) -> None:
-    """Every trainable parameter is one the optimizer takes.
-
-    Raises:
-        InputError: it refuses some, as torch:Muon does all but matrices.
-    """
-    if not model.parameters:
-        raise InputError("model", model.name, "has no parameters", "name another")
-    check_accumulation(plan)
-    if plan.cross_entropy != "plain":
-        from memcalc.families._head_losses import check_head
-
-        check_head(plan.cross_entropy, model)
-    setting = plan.setting(model)
-    refused = [tensor.name for tensor in setting.trainable if not plan.optimizer.accepts(handed(setting, tensor))]
-    if refused and plan.backend in ("torch", "fsdp2"):
-        raise InputError(
-            "training.optimizer", plan.optimizer.name, f"takes only {plan.optimizer.needs}, not {either(refused[:3])}",
-            "use one that takes every parameter",
-        )  # fmt: skip
-    if not model.shapes_known and reads_shapes(plan.optimizer, plan.options):
-        raise InputError(
-            "training.optimizer", plan.optimizer.name, "keeps states that depend on tensors' shapes, which a bare size lacks",
-            "name a model, or another optimizer",
-        )  # fmt: skip
-    if not setting.trainable:
-        raise InputError("model", NO_VALUE, "has no trainable parameter", "unfreeze one")
-
-
-def check_settings(job: Job, model: Model) -> list[str]:
-    """Warnings on settings that change nothing; an error on those the model has no use for.
-
-    Raises:
-        InputError: an image size for a language model, an attention kernel for a model without attention.
-    """
-    training = job.training
-    given = {key: value for key in INPUTS if (value := getattr(training, key)) is not None}
-    if model.root is None:
-        return [f"{key} changes nothing: of {model.name} only the tensors are known" for key in given]
-    family = load_family(model.family)
-    for key, value in given.items():
-        if key not in family.inputs:
-            raise InputError(
-                f"training.{key}", value, f"does not apply to {model.family}",
-                f"it takes {either([name for name in INPUTS if name in family.inputs])}; leave it out",
-            )  # fmt: skip
-    if training.attention != "auto" and not family.attends:
-        raise InputError(
-            "training.attention", training.attention, f"does not apply to {model.family}", "it has none; leave it out"
-        )
-    return []
-
-
-def reads_shapes(optimizer: Optimizer, options: Options) -> bool:
-    """Whether a matrix's states are other than those of a vector with as many elements, as when a moment is factored."""
-    flat, square = (
-        sum(s.nbytes * s.count for s in optimizer.states(Param(shape), options)) for shape in ((2**24,), (2**12, 2**12))
-    )
-    return bool(flat != square)
 
 
 def understood(job: Job, plan: Plan) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from memcalc.errors import NotModelledError
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
-from memcalc.plan import Plan, check_parameters
+from memcalc.plan import Plan
+from memcalc.plan_checks import check_parameters
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
 from memcalc.tape.forms import forms_of

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from memcalc.job import Job
-from memcalc.plan import Plan, spread
+from memcalc.mesh import spread
+from memcalc.plan import Plan
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, RANKS, Array
 from memcalc.sweep.solve import distinct

@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 from memcalc.errors import MemcalcError, NotModelledError
 from memcalc.families.base import load_family
 from memcalc.job import Hardware, Job, read_job
+from memcalc.mesh import mesh, refuse_unmodelled
 from memcalc.models import Model
-from memcalc.plan import Plan, make_plan, mesh, refuse_unmodelled
+from memcalc.plan import Plan, make_plan
 from memcalc.readers.config import structure_key
 from memcalc.sweep.axes import BARE, PARAMS
 from memcalc.sweep.keys import Patch, nested

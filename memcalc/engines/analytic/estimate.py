@@ -15,7 +15,8 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Holding
-from memcalc.plan import Plan, check_parameters, check_settings, make_plan, understood
+from memcalc.plan import Plan, make_plan, understood
+from memcalc.plan_checks import check_parameters, check_settings
 from memcalc.prepared import prepared
 from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card

@@ -20,7 +20,8 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
 from memcalc.parallelism.engines import layouts
-from memcalc.plan import Plan, check_settings, make_plan
+from memcalc.plan import Plan, make_plan
+from memcalc.plan_checks import check_settings
 from memcalc.tape.events import COMPONENTS, ROLES, Mark, Role, allocs
 from memcalc.tape.fold import fold, requested
 from memcalc.units import checked_bytes

@@ -12,7 +12,8 @@ from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.inference import check_inference, trains
 from memcalc.job import Job
 from memcalc.models import Model
-from memcalc.plan import Plan, check_parameters, make_plan
+from memcalc.plan import Plan, make_plan
+from memcalc.plan_checks import check_parameters
 from memcalc.play.machine import SplitError
 from memcalc.prepared import prepared
 from memcalc.tape.fold import fold
