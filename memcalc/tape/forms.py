@@ -22,6 +22,7 @@ import numpy as np
 from memcalc.arrays import Count, is_array
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Repeat, Role
+from memcalc.tape.sums import Values, undominated
 
 Term = tuple[int, tuple[int, ...]]
 """(which size, which repetitions' further turns it is multiplied with)."""
@@ -45,7 +46,7 @@ class Forms:
     terms: Sequence[Term]
     total: Any
     roles: dict[Role, Any]
-    read: dict[Callable[[Count], Count], _Values] = field(default_factory=dict)
+    read: dict[Callable[[Count], Count], Values] = field(default_factory=dict)
     """What the terms come to, in each measure that was asked for."""
 
     @property
@@ -62,7 +63,7 @@ class Forms:
         read = self._read(measure)
         return {role: read.highest(rows) for role, rows in self.roles.items()}
 
-    def _read(self, measure: Callable[[Count], Count]) -> _Values:
+    def _read(self, measure: Callable[[Count], Count]) -> Values:
         """Each term's value in a measure."""
         found = self.read.get(measure)
         if found is None:
@@ -73,74 +74,8 @@ class Forms:
                 for turn in turns:
                     value = value * self.turns[turn]
                 values.append(value)
-            found = self.read[measure] = _Values(values)
+            found = self.read[measure] = Values(values)
         return found
-
-
-class _Values:
-    """What the terms come to in one measure.
-
-    What is one number for all jobs is added up once for each instant, and so are sizes that rise and fall with each other,
-    as most do with the tokens of a batch: after that few instants can still win.
-    """
-
-    def __init__(self, values: list[Any]) -> None:
-        self.arrays = [place for place, value in enumerate(values) if is_array(value)]
-        self.single = [place for place, value in enumerate(values) if not is_array(value)]
-        self.numbers = np.array([values[place] for place in self.single], dtype=object)
-        self.bases, self.told = _together([values[place] for place in self.arrays])
-
-    def highest(self, rows: Any) -> Any:
-        """The largest of the sums."""
-        constant = rows[:, self.single].astype(object) @ self.numbers
-        if not self.arrays:
-            return max(constant.tolist(), default=0)
-        counts = rows[:, self.arrays].astype(object) @ self.told
-        counts[:, -1] += constant
-        best: Any = 0
-        for row in _undominated(counts):
-            total: Any = int(row[-1])
-            for base, count in zip(self.bases, row[:-1].tolist(), strict=True):
-                if count:
-                    total = total + (base if count == 1 else count * base)
-            best = np.maximum(best, total)
-        return best
-
-
-def _together(values: Sequence[Any]) -> tuple[list[Any], Any]:
-    """(arrays of 0 and more, a matrix): each value is a row of the matrix times those arrays, and its last column added.
-
-    Of two values that are whole multiples of one array beside a number, that array serves for both.
-    """
-    bases: list[Any] = []
-    highest: list[tuple[Any, int]] = []
-    ways: list[tuple[int, int, int]] = []
-    for value in values:
-        least = int(value.min())
-        risen = value - least
-        if not risen.any():
-            ways.append((0, 0, least))
-            continue
-        for place, base in enumerate(bases):
-            if base.shape != risen.shape:
-                continue
-            at, top = highest[place]
-            times, left = divmod(int(risen[at]), top)
-            if not left and np.array_equal(base if times == 1 else times * base, risen):
-                ways.append((place, times, least))
-                break
-        else:
-            divisor = int(np.gcd.reduce(risen, axis=None))
-            base = risen // divisor if divisor > 1 else risen
-            at = np.unravel_index(int(base.argmax()), base.shape)
-            highest.append((at, int(base[at])))
-            bases.append(base)
-            ways.append((len(bases) - 1, max(divisor, 1), least))
-    told = np.zeros((len(values), len(bases) + 1), dtype=object)
-    for number, (place, times, least) in enumerate(ways):
-        told[number, place] += times
-        told[number, -1] += least
-    return bases, told
 
 
 def forms_of(tape: Iterable[Event], place: str = "device") -> Forms:
@@ -267,22 +202,11 @@ class _Reading:
             for number, row in enumerate(listed):
                 for term, count in row:
                     table[number, columns[term]] = count
-            return _undominated(table)
+            return undominated(table)
 
         return Forms(
             self.listed, self.turns, terms, matrix(self.peaks), {role: matrix(rows) for role, rows in self.own.items()}
         )
-
-
-def _undominated(table: Any) -> Any:
-    """The rows of which no other is at least as large in every column."""
-    kept = np.empty_like(table)
-    number = 0
-    for row in table[np.argsort(-table.sum(axis=1).astype(np.float64), kind="stable")]:
-        if not number or not (kept[:number] >= row).all(axis=1).any():
-            kept[number] = row
-            number += 1
-    return kept[:number] if number else table
 
 
 def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:

@@ -10,7 +10,8 @@ from memcalc.arrays import rounded
 from memcalc.engines.analytic.static import allocated_bound
 from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat, within
 from memcalc.tape.fold import fold, requested
-from memcalc.tape.forms import _together, forms_of
+from memcalc.tape.forms import forms_of
+from memcalc.tape.sums import together
 
 WAYS = (
     lambda n: n, lambda n: 2 * n, lambda n: 6 * n + 512, lambda n: n // 3, lambda n: 4096 + 0 * n, lambda n: 700_000 - n,
@@ -87,7 +88,7 @@ def test_sizes_that_go_together_are_one_array():
     """Multiples of one array beside a number share it, exactly; others, and arrays of another shape, do not."""
     tokens = np.array([3, 9, 4, 1000])
     values = [8 * tokens, 24 * tokens + 5, tokens % 3, np.full(4, 7), (2 * tokens).reshape(4, 1)]
-    bases, told = _together(values)
+    bases, told = together(values)
     assert len(bases) == 3
     for value, row in zip(values, told, strict=True):
         parts = [int(count) * base for base, count in zip(bases, row[:-1], strict=True) if count]
