@@ -1,21 +1,21 @@
-"""The machine that plays a step on shapes: its tape, its parameters, autocast, checkpointing and what is repeated."""
+"""The machine that plays a step on shapes: its graph, its modules and parameters, autocast and what is repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import Condition, Count, is_array
+from memcalc.arrays import Count
 from memcalc.play.around import called, carried_pairs
 from memcalc.play.checkpoint import checkpointed
+from memcalc.play.decisions import Decisions
 from memcalc.play.graph import Backward, Leaf, Node
+from memcalc.play.memory import Memory
 from memcalc.play.policy import Policy
 from memcalc.play.stretch import Section, Stretch, life_of
-from memcalc.play.values import Life, Order, Shape, Storage, Value
-from memcalc.tape.events import Phase, Role
-from memcalc.tensors import ITEMSIZE, Kind
+from memcalc.play.values import Life, Shape, Storage, Value
+from memcalc.tensors import Kind
 
 if TYPE_CHECKING:
     from memcalc.play.caching import KeyValueCache
@@ -23,20 +23,12 @@ if TYPE_CHECKING:
 AUTOCAST_WEIGHTS = "parameter_copy"
 
 
-class SplitError(Exception):
-    """A decision that differs from job to job, of jobs evaluated together: ``condition`` tells them apart."""
-
-    def __init__(self, condition: Any) -> None:
-        super().__init__("jobs of different structure")
-        self.condition = condition
-
-
-class Machine:
+class Machine(Memory, Decisions):
     """Plays operators; each is a function of ``memcalc.play`` that takes the machine first.
 
+    Where its values lie is told in ``memcalc.play.memory``, how it decides on numbers in ``memcalc.play.decisions``.
+
     Attributes:
-        tape: what happened: (+1 or -1, life), or (a phase, None), or a list that is repeated.
-        path: dotted path of the module at work.
         recording: whether a graph is made (``torch.is_grad_enabled``).
         training: whether dropout drops.
         autocast: the dtype autocast casts to; None where it is off.
@@ -50,38 +42,26 @@ class Machine:
         held: what the script around the model holds until backward is through.
         cache: of keys and values, where they are kept from forward to forward; None where they are not.
         encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
-        earlier: what there was before the first operator, as a tape.
-        alive: how many values' memory there is.
-        thread: the thread that plays.
         uneven: whether what turns of a stretch hand on is of another size than what the first was given.
-        disturbed: whether memory was let go of by another thread, later than this one did.
     """
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.tape: list[Any] = []
-        self.alive, self.thread, self.disturbed, self.uneven = 0, get_ident(), False, False
-        self.path = ""
-        self.recording, self.training, self.in_backward = True, True, False
+        super().__init__(policy)
+        self.recording, self.training, self.uneven = True, True, False
         self.autocast: str | None = None
         self.leaves: dict[str, Leaf] = {}
         self.parameters: dict[str, Value] = {}
         self.tied: dict[str, str] = {}
         self.assumed: dict[str, None] = {}
-        self.frame: Any = None
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.again = self.in_stead = self.heeded = False
+        self.unrolled = self.in_stead = self.heeded = False
         self.held: Any = None
         self.cache: KeyValueCache | None = None
-        self.earlier: list[Any] = []
         self.encoded: Value | None = None
-        self._turns: Count | None = None
         self.casts: dict[str, Value] = {}
         self._sequence = self.layers = 0
         self._section: Section | None = None
-        self._outer: list[Any] | None = None
-        self._sizes: dict[Any, tuple[Shape, Count]] = {}
 
     def undisturbed(self) -> bool:
         """Whether everything died when its last name did, once a step is played: nothing is left but gradients and caches.
@@ -94,131 +74,6 @@ class Machine:
             left |= {id(storage) for storage in self.policy.hooks.kept()}
         kept = (0 if self.cache is None else self.cache.storages()) + (self.encoded is not None)
         return not self.disturbed and self.alive == len(left) + kept
-
-    # -- memory -----------------------------------------------------------------------------------------------------------
-
-    def new(
-        self, shape: Shape, dtype: str, operator: str, order: Order | None = None, *, role: Role | None = None, name: str = ""
-    ) -> Value:
-        """A fresh value, born on the tape."""
-        size = self.bytes_of(shape, dtype)
-        life = Life(size, operator, self.path, role or ("activation" if self.again else None), name, shape, dtype)
-        self.tape.append((1, life))
-        self.alive += 1
-        return Value(Storage(life, self), shape, dtype, order)
-
-    def before(self, shape: Shape, dtype: str, role: Role, name: str, order: Order | None = None) -> Value:
-        """A value that was there before the first operator: of every turn one, within what is repeated."""
-        life = Life(self.bytes_of(shape, dtype), name, self.path, role, name, shape, dtype)
-        born = (1, life)
-        self.earlier.append(born if self._turns is None else (Stretch(self._turns, [born], ()), None))
-        self.alive += 1
-        return Value(Storage(life, self), shape, dtype, order)
-
-    def held_by_engine(self, size: Count, role: Role, name: str, dtype: str = "", *, stream: int = 0) -> Storage:
-        """Memory that an engine of parallelism takes, and lets go of by letting go of this."""
-        life = Life(size, name, self.path, role, name, dtype=dtype, stream=stream)
-        self.tape.append((1, life))
-        self.alive += 1
-        return Storage(life, self)
-
-    def bytes_of(self, shape: Shape, dtype: str) -> Count:
-        """Bytes of a shape; equal arrays are one object, so that a reader of many jobs meets each size once."""
-        size: Count = ITEMSIZE[dtype]
-        if not any(extent.__class__ is not int for extent in shape):
-            for extent in shape:
-                size = size * extent
-            return size
-        key = (size, *sorted([extent if extent.__class__ is int else id(extent) for extent in shape]))
-        found = self._sizes.get(key)
-        if found is None:
-            for extent in shape:
-                size = size * extent
-            found = self._sizes[key] = shape, size
-        return found[1]
-
-    def like(self, value: Value, operator: str, dtype: str | None = None) -> Value:
-        """A fresh value of the same shape and order in memory, that of a slice too (ATen ExpandUtils.h:infer_dense_strides)."""
-        return self.new(value.shape, dtype or value.dtype, operator, value.order)
-
-    def scratch(self, nbytes: Count, name: str) -> None:
-        """Bytes that a kernel holds for a moment."""
-        self.scratches([(name, nbytes)])
-
-    def scratches(self, sizes: Sequence[tuple[str, Count]]) -> None:
-        """Buffers that a kernel holds together for a moment."""
-        lives = [Life(size, name, self.path, "temporary", name) for name, size in sizes if is_array(size) or size]
-        self.tape += [(1, life) for life in lives]
-        self.tape += [(-1, life) for life in reversed(lives)]
-
-    def workspace(self, name: str, nbytes: Count) -> None:
-        """Memory a library takes at its first use and keeps, before whatever is repeated."""
-        tape = self.tape if self._outer is None else self._outer
-        tape.append((1, Life(nbytes, name, self.path, "workspace", name)))
-
-    def kept(self, shape: Shape, dtype: str, operator: str, *, beside: bool = False) -> Value:
-        """A fresh value that a checkpoint's policy may keep, ``beside`` the one before: found again where it is recomputed."""
-        if self.frame is not None:
-            return self.frame.kept(self, shape, dtype, operator, beside=beside)  # type: ignore[no-any-return]
-        return self.new(shape, dtype, operator)
-
-    def found(self) -> bool:
-        """Whether what was asked of ``kept`` last was there: its operator does not run again."""
-        return self.frame is not None and bool(self.frame.found)
-
-    def kept_like(self, value: Value, operator: str, shape: Shape | None = None) -> Value:
-        """The same, of another value's order in memory."""
-        out = self.kept(shape or value.shape, value.dtype, operator)
-        out.order = value.order
-        return out
-
-    def blas(self, operator: str, *, lt: bool = False) -> None:
-        """CuBLAS works: at its first use in a thread it takes a workspace, and keeps it."""
-        thread = "autograd" if self.in_backward else "forward"
-        for name, size in self.policy.workspaces.first_use(operator, thread=thread, lt=lt):
-            self.workspace(f"{name} workspace of the {thread} thread", size)
-        for name, size in self.policy.workspaces.transient(operator, lt=lt):
-            self.scratch(size, f"{name} workspace")
-
-    def mark(self, phase: Phase) -> None:
-        """A phase begins."""
-        self.tape.append((phase, None))
-
-    # -- decisions --------------------------------------------------------------------------------------------------------
-
-    def decide(self, condition: Condition) -> bool:
-        """A condition on numbers that changes what is done, which must be one for all jobs played together.
-
-        Raises:
-            SplitError: it is not.
-        """
-        if not is_array(condition):
-            return bool(condition)
-        if condition.all():  # type: ignore[union-attr]
-            return True
-        if condition.any():  # type: ignore[union-attr]
-            raise SplitError(condition)
-        return False
-
-    def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
-        """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another answer."""
-        if not any(is_array(count) for count in counts):
-            return function(*counts) if only else otherwise
-        import numpy
-
-        *columns, asked = numpy.broadcast_arrays(*counts, only)
-        found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
-        known: dict[tuple[int, ...], int] = {}
-        for place in zip(*numpy.nonzero(asked), strict=True):
-            key = tuple(int(column[place]) for column in columns)
-            if key not in known:
-                known[key] = function(*key)
-            found[place] = known[key]
-        return found
-
-    def same(self, first: Count, second: Count) -> bool:
-        """Whether two extents are equal."""
-        return first is second or self.decide(first == second)
 
     # -- graph ------------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from memcalc.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from memcalc.play.graph import Node
-    from memcalc.play.machine import Machine
+    from memcalc.play.memory import Memory
 
 Shape = tuple[Count, ...]
 Order = tuple[int, ...]
@@ -56,7 +56,7 @@ class Storage:
 
     __slots__ = ("life", "owner")
 
-    def __init__(self, life: Life, owner: Machine | None) -> None:
+    def __init__(self, life: Life, owner: Memory | None) -> None:
         self.life, self.owner = life, owner
 
     def __del__(self) -> None:

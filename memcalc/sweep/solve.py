@@ -14,7 +14,7 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
-from memcalc.play.machine import SplitError
+from memcalc.play.decisions import SplitError
 from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs

@@ -14,7 +14,7 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.plan import Plan, make_plan
 from memcalc.plan_checks import check_parameters
-from memcalc.play.machine import SplitError
+from memcalc.play.decisions import SplitError
 from memcalc.prepared import prepared
 from memcalc.tape.fold import fold
 
