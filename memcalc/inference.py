@@ -15,6 +15,7 @@ CONTEXT = 128
 """Tokens in the cache where the job does not say: as many as a sequence has then."""
 TRAINING_ONLY = (
     "optimizer", "optimizer_args", "gradient_accumulation_steps", "activation_checkpointing", "max_grad_norm", "set_to_none",
+    "optimizer_in_backward", "freeze",
 )  # fmt: skip
 """Keys of training that have nothing to do where nothing trains."""
 LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions", "n_ctx")
@@ -67,6 +68,16 @@ def check_inference(job: Job) -> None:
         if key in job.training.model_fields_set:
             value = getattr(job.training, key)
             raise InputError(f"training.{key}", value, f"is of no use in mode {job.mode}, where nothing trains", "leave it out")
+    if job.mode != "evaluate" and "cross_entropy" in job.training.model_fields_set:
+        raise InputError(
+            "training.cross_entropy",
+            job.training.cross_entropy,
+            f"is of no use in mode {job.mode}, which has no loss",
+            "leave it out",
+        )
+    if job.parallelism.zero_args:
+        raise InputError("parallelism.zero_args", ", ".join(job.parallelism.zero_args), "are of no use where nothing trains",
+                         "leave them out")  # fmt: skip
     if job.implementation != USUAL:
         raise NotModelledError("implementation", job.implementation, f"has no mode {job.mode} yet", f"use {USUAL}")
     plan = make_plan(job)

@@ -158,7 +158,7 @@ def _refuse_in_backward(training: Training, scheme: Scheme, optimizer: Optimizer
     if training.max_grad_norm is not None:
         rule = "needs all gradients at once, and each is dropped inside backward"
         raise InputError("training.max_grad_norm", training.max_grad_norm, rule, "leave it out")
-    if asked and not training.set_to_none:
+    if not training.set_to_none:
         raise InputError("training.set_to_none", False, "keeps no gradient that is dropped inside backward", "leave it out")
 
 

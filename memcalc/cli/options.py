@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from memcalc.errors import NO_VALUE, InputError
+from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.units import parse_bytes, parse_count, parse_fraction
 
 TRAINING, RANKS, HARDWARE, OUTPUT, TRACE = "Training", "Ranks", "Hardware", "Output", "With --engine trace"
@@ -127,12 +128,33 @@ def job_mapping(model: str | None, *, params: str | None = None, sets: list[str]
     """
     mapping = {key: value for key, value in flags.items() if value is not None}
     of_job = [word for word in sets or () if word.startswith(TRAINED)]
-    mapping |= {key: listed(value) for key, value in pairs([w.removeprefix(TRAINED) for w in of_job], "--set").items()}
+    if of_job:
+        mapping |= _trained(of_job, mapping)
     mapping["model"] = _model(model, params, [word for word in sets or () if word not in of_job])
     for key in ("optimizer_args", "zero_args", "cache_args"):
         if key in mapping:
             mapping[key] = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
     return {**mapping, **hardware_mapping(memory=mapping.get("memory"), headroom=mapping.get("headroom"))}
+
+
+def _trained(words: list[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of the job's training that ``--set`` gives.
+
+    Raises:
+        InputError: a key that training does not have, one that holds pairs and has a flag for them, or one given by a flag too.
+    """
+    from memcalc.job import Training
+
+    told = {key: listed(value) for key, value in pairs([word.removeprefix(TRAINED) for word in words], "--set").items()}
+    for key, value in told.items():
+        path = f"--set {TRAINED}{key}"
+        if key not in Training.model_fields:
+            raise InputError(path, str(value), "is not a key of training", did_you_mean(key, Training.model_fields))
+        if key in ("optimizer_args", "lora"):
+            raise InputError(path, str(value), "holds pairs", f"write --{key.removesuffix('s').replace('_', '-')} KEY=VALUE")
+        if key in flags:
+            raise InputError(path, str(value), f"is given twice, here and as --{key.replace('_', '-')}", "give it once")
+    return told
 
 
 TRAINED = "training."
@@ -176,6 +198,10 @@ def _model(model: str | None, params: str | None, sets: list[str] | None) -> str
     if params is not None:
         if model is not None:
             raise InputError("--params", params, "is given beside a model", "give one of the two")
+        if sets:
+            raise InputError(
+                "--set", sets[0], "is a key of a config, and --params is a bare size", "leave it out, or name a model"
+            )
         return {"params": parse_count(params, "--params")}
     if model is None:
         raise InputError("MODEL", NO_VALUE, "is missing", "name one (memcalc list models), or give --params 7e9")

@@ -59,6 +59,8 @@ def in_stead(machine: Machine, name: str, root: Any, hidden: Value, labels: Valu
     if asked == PLAIN:
         return None
     machine.in_stead = True
+    if asked == "liger" and not machine.training:  # transformers/model/llama.py:lce_forward, skip_logits (liger-kernel 0.8.2)
+        return None
     head, more = root.part(name), root.part("") if root.has("") else None
     if asked == "chunked":
 
@@ -70,5 +72,9 @@ def in_stead(machine: Machine, name: str, root: Any, hidden: Value, labels: Valu
     with machine.at(name):
         weight = machine.parameter("weight", (head.out_features, head.in_features), "linear")
     if asked == "liger":
+        if hidden.node is None and weight.node is not None:  # ops/fused_linear_cross_entropy.py: input_requires_grad
+            raise NotModelledError(
+                PATH, asked, "gives a head over a frozen body no gradient", "use plain, or freeze the head too"
+            )
         return head_losses.liger(machine, hidden, weight, labels)
     return head_losses.cce(machine, hidden, weight, labels, capped=more is not None)

@@ -55,6 +55,9 @@ def build(model: Model, asked: Asked) -> Model:
 
 
 def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
+    if model.architecture not in ("GPT2LMHeadModel", "LlamaForCausalLM"):
+        raise NotModelledError("implementation", "megatron", f"is not modelled for {model.architecture or model.family}",
+                               "use a gpt2 or a llama config")  # fmt: skip
     config = model.config
     multiple = _whole(arguments, "make_vocab_size_divisible_by", 128)
     more = {
@@ -63,10 +66,7 @@ def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
     }  # fmt: skip
     if model.architecture == "GPT2LMHeadModel":
         return _gpt2(config, more)
-    if model.architecture == "LlamaForCausalLM":
-        return _llama(config, more)
-    raise NotModelledError("implementation", "megatron", f"is not modelled for {model.architecture or model.family}",
-                           "use a gpt2 or a llama config")  # fmt: skip
+    return _llama(config, more)
 
 
 def _gpt2(config: Any, more: dict[str, Any]) -> Shape:

@@ -137,15 +137,18 @@ def wanted(machine: Machine, indices: Value, out: Value) -> Value:
     return out
 
 
-PLACE = re.compile(r"\d+|(\*|last|end)\d*")
+PLACE = re.compile(r"(\d+|\*|first|last|end)(-?(\d+|\*|first|last))*")
+"""A place in a list of modules, as the machine names it."""
 
 
 def counted(name: str) -> str:
     """A parameter's or module's name without the places it has in lists of modules, of which the machine plays some for all.
 
-    Of layers that take turns, each kind has a place in the turn: ``*0``, ``*1``.
+    Of layers that take turns, each kind has a place in the turn: ``*0``, ``*1``; of several kinds, each stretch one besides.
 
     >>> counted("h.0.attn.weight"), counted("h.*1.attn.weight"), counted("h.last.attn.weight")
     ('h.*.attn.weight', 'h.*.attn.weight', 'h.*.attn.weight')
+    >>> counted("layers.0-last-0.mlp.weight"), counted("classifier.1.weight")
+    ('layers.*.mlp.weight', 'classifier.*.weight')
     """
     return ".".join("*" if PLACE.fullmatch(part) else part for part in name.split("."))

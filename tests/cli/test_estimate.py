@@ -204,3 +204,22 @@ def test_the_job_as_understood_is_a_job(memcalc):
     assert job["training"]["optimizer"] == "torch:Adam"
     assert (job["parallelism"]["zero_backend"], job["parallelism"]["dp_shard"]) == ("deepspeed", 4)
     assert job["training"]["gradient_accumulation_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("gpt2", "--set", "training.zero_args=5"), "--set training.zero_args: 5 is not a key of training"),
+        (("gpt2", "--set", "training.optimizer_args=fused"), "holds pairs; write --optimizer-arg KEY=VALUE"),
+        (("gpt2", "--optimizer", "adamw", "--set", "training.optimizer=sgd"), "is given twice, here and as --optimizer"),
+        (("gpt2", "--set", "training.gpu=h100-80gb"), "--set training.gpu: h100-80gb is not a key of training"),
+        (("--params", "1e6", "--set", "hidden_size=5"), "is a key of a config, and --params is a bare size"),
+        (("resnet-50", "--set", "training.optimizer=lomo", "--precision", "fp32", "--keep-gradients"), "training.set_to_none"),
+        (("resnet-50", "--implementation", "megatron", "--micro-batch-size", "1"), "is not modelled for"),
+    ],
+)
+def test_a_key_that_cannot_be_set_is_one_clear_error(memcalc, words, says):
+    """What --set may not say, says twice or would be dropped is refused by its path, and never a fault of memcalc's own."""
+    answer = memcalc("estimate", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err

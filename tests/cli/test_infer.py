@@ -45,6 +45,12 @@ def test_the_allocator_s_settings_are_heeded(memcalc, engine):
         (("--cache", "paged"), "inference.cache: paged is not one of the choices"),
         (("--allocator", "expandable_segment:True"), "did you mean expandable_segments"),
         (("--set", "training.optimizer=sgd"), "training.optimizer"),
+        (("--set", "training.optimizer_in_backward=true"), "training.optimizer_in_backward: True is of no use in mode decode"),
+        (
+            ("--set", "training.cross_entropy=liger"),
+            "training.cross_entropy: liger is of no use in mode decode, which has no loss",
+        ),
+        (("--set", "training.mode=train"), "--set training.mode: train is not a key of training"),
     ],
 )
 def test_what_cannot_be_is_one_clear_error(memcalc, words, says):

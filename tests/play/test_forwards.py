@@ -178,3 +178,26 @@ def test_compare_and_sweep_refuse_what_does_not_train():
     with pytest.raises(MemcalcError, match="is of no use in mode decode"):
         compare_mapping(job("decode"), ["adam"])
     assert "mode: decode is not swept yet" in (setting({"mode": "decode"}).error or "")
+
+
+def test_liger_s_fused_loss_is_training_s():
+    """In evaluation Liger's forward has whole logits and the plain loss (liger-kernel 0.8.2 transformers/model/llama.py)."""
+    job = {"model": "llama-3.2-1b", "mode": "evaluate", "precision": "bf16", "micro_batch_size": 1, "sequence_length": 64}
+    assert estimate_mapping({**job, "cross_entropy": "liger"}).peak == estimate_mapping(job).peak
+
+
+def test_a_batch_that_nobody_heeds_is_said():
+    """Without training too, a family that knows nothing of padding has no peak, rather than that of a full batch."""
+    job = {"model": "gpt2", "mode": "evaluate", "batch": "packed", "precision": "bf16", "sequence_length": 64}
+    found = estimate_mapping(job)
+    assert found.peak.allocated is None
+    assert any("batch" in said for said in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "job", [{"model": "gemma-2b", "optimizer": "adalomo"}, {"model": "gemma-3-4b-pt", "optimizer": "adamw"}]
+)
+def test_bounds_hold_what_they_bound(job):
+    """Where a step lets go early of what the states count, the lower bound is no higher than the peak."""
+    peak = estimate_mapping({**job, "precision": "bf16-pure", "micro_batch_size": 1, "sequence_length": 64}).peak
+    assert peak.low <= peak.allocated <= peak.high

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from memcalc.arrays import Count, product
-from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, starred, written
+from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, written
+from memcalc.play.adapting import counted
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark
 from memcalc.tensors import itemsize
@@ -149,7 +150,7 @@ class Reducer:
         if not self.open:  # setup_buckets
             self.open = True
             events += [Alloc(bucket) for bucket in self.buckets]
-        one = self.to.placed[self.waiting[starred(moment.site), int(product(moment.shape or ()))].pop()]
+        one = self.to.placed[self.waiting[counted(moment.site), int(product(moment.shape or ()))].pop()]
         if self.to.stage == 2:
             own, self.dying = self.dying, None
             events += self._pushed(one, own)
@@ -236,4 +237,4 @@ class Reducer:
 
 
 def _parameter(buffer: Buffer) -> str:
-    return starred(buffer.site.removesuffix(GRAD))
+    return counted(buffer.site.removesuffix(GRAD))

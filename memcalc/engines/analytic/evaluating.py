@@ -9,7 +9,7 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
-from memcalc.engines.analytic.playing import policy_of, until_undisturbed
+from memcalc.engines.analytic.playing import policy_of, require_heeded, until_undisturbed
 from memcalc.errors import InputError, NotModelledError
 from memcalc.families.base import Family
 from memcalc.inference import Asked
@@ -69,6 +69,7 @@ def play_forwards(
         reading = _reading(job, asked, family, model, machine.policy.dtype)
         for back in reversed(range(count)):
             _forward(machine, job, asked, plan, family, model, reading, back)
+        require_heeded(machine, job.training, model, family)
         return _converted(machine, reading) if machine.undisturbed() else None
 
     return until_undisturbed(model, once)

@@ -7,7 +7,6 @@ there; whoever reads the tape writes repetition out and puts what happens in the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from memcalc.play.around import Hooks
@@ -19,8 +18,6 @@ from memcalc.tape.events import Alloc, Event, Free, Mark, Repeat
 GRADIENT, END = "a gradient came", "the end of backward"
 """What is marked: that a parameter's gradient is there, under the parameter's name; and that all are."""
 
-PLACE = re.compile(r"(\d+|\*|first|last)(-(\d+|\*|first|last))*")
-"""A place in a list of modules, as the machine names it."""
 Told = Callable[[Event], Sequence[Event]]
 """What a reader puts in the place of one event; of a moment, in that of its birth."""
 
@@ -44,15 +41,6 @@ class Gradients(Hooks):
     def end_of_backward(self, machine: Machine) -> None:
         """The moment."""
         mark(machine, END, END)
-
-
-def starred(name: str) -> str:
-    """A parameter's or module's name without the places it has in lists, also of layers of several kinds that are played once.
-
-    >>> starred("h.last.attn.weight"), starred("layers.0-last-0.mlp.weight"), starred("classifier.1.weight")
-    ('h.*.attn.weight', 'layers.*.mlp.weight', 'classifier.*.weight')
-    """
-    return ".".join("*" if PLACE.fullmatch(part) else part for part in name.split("."))
 
 
 def mark(machine: Machine, kind: str, name: str, shape: Shape | None = None) -> None:

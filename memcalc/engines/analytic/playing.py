@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from memcalc.engines.analytic.static import keeps_gradients
-from memcalc.errors import MemcalcError
+from memcalc.errors import MemcalcError, NotModelledError
+from memcalc.families.base import IMAGE, Family
 from memcalc.freezing import is_frozen, names_of
 from memcalc.implementations import USUAL
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.play.machine import Machine
 from memcalc.play.policy import Policy, Updates
 
 TRIES = 100
@@ -75,3 +77,23 @@ def _updates(plan: Plan, model: Model, behaviour: Behaviour) -> Updates | None:
     from memcalc.engines.analytic.in_backward import InBackward
 
     return InBackward(plan, model, behaviour.chip)
+
+
+def require_heeded(machine: Machine, training: Any, model: Model, family: Family) -> None:
+    """That the family's forward has taken notice of what was asked.
+
+    Raises:
+        NotModelledError: it knows nothing of a setting.
+    """
+    if training.freeze and family.inputs & IMAGE and machine.policy.checkpointing != "none":  # patches' hooks ask for gradients
+        raise NotModelledError("training.freeze", training.freeze[0], "is not modelled of a model that sees, under its own "
+                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
+    for key, heeded, way_out in (
+        ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
+        ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
+        ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
+    ):
+        if not heeded:
+            raise NotModelledError(
+                f"training.{key}", getattr(training, key), f"is not modelled of {model.architecture}", way_out
+            )

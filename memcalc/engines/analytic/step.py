@@ -9,11 +9,11 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
-from memcalc.engines.analytic.playing import computed, held, policy_of, until_undisturbed
+from memcalc.engines.analytic.playing import computed, held, policy_of, require_heeded, until_undisturbed
 from memcalc.engines.analytic.tapes import Played
 from memcalc.errors import NotModelledError
 from memcalc.families._forward import Batch
-from memcalc.families.base import IMAGE, Family, load_family
+from memcalc.families.base import Family, load_family
 from memcalc.freezing import names_of
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.kernels.behaviour import Behaviour
@@ -70,7 +70,7 @@ def play_step(
         _iterate(machine, plan, family, model, reading, first=True, last=not several)
         if several:
             _again(machine, plan, family, model, reading, steps - 1)
-        _require_heeded(machine, job.training, model, family)
+        require_heeded(machine, job.training, model, family)
         if not machine.undisturbed():
             return None
         if machine.uneven and not each:
@@ -80,26 +80,6 @@ def play_step(
         return replace(played, before=(*more, *played.before))
 
     return until_undisturbed(model, once)
-
-
-def _require_heeded(machine: Machine, training: Any, model: Model, family: Family) -> None:
-    """That the family's forward has taken notice of what was asked.
-
-    Raises:
-        NotModelledError: it knows nothing of a setting.
-    """
-    if training.freeze and family.inputs & IMAGE and machine.policy.checkpointing != "none":  # patches' hooks ask for gradients
-        raise NotModelledError("training.freeze", training.freeze[0], "is not modelled of a model that sees, under its own "
-                               "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
-    for key, heeded, way_out in (
-        ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
-        ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
-        ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
-    ):
-        if not heeded:
-            raise NotModelledError(
-                f"training.{key}", getattr(training, key), f"is not modelled of {model.architecture}", way_out
-            )
 
 
 def _held(plan: Plan, model: Model, reading: Reading, dtype: str) -> Iterable[tuple[Buffer, Count]]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from memcalc.arrays import Count, maximum
 from memcalc.engines.analytic.buckets import Placed, Reducer, Reduction
-from memcalc.engines.analytic.moments import END, is_moment, starred, written
+from memcalc.engines.analytic.moments import END, is_moment, written
 from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.engines.analytic.update import update_events
 from memcalc.kernels.reduction import Chip, contiguous
@@ -22,6 +22,7 @@ from memcalc.parallelism.base import Layout, Setting, engine_args, scalar
 from memcalc.parallelism.deepspeed import ARGS, flat_order, padded_elements
 from memcalc.parallelism.plain import in_order
 from memcalc.plan import Plan
+from memcalc.play.adapting import counted
 from memcalc.tape.events import Alloc, Buffer, Event, Free, within
 from memcalc.tensors import itemsize
 
@@ -60,7 +61,7 @@ def _ranks(setting: Setting) -> list[Reduction]:
     placed, start = [], 0
     for place in order:
         position, numel = single[place]
-        placed.append(Placed(starred(setting.trainable[position].name), start, scalar(numel)))
+        placed.append(Placed(counted(setting.trainable[position].name), start, scalar(numel)))
         start += scalar(numel)
     registered = sorted(range(len(order)), key=order.__getitem__)
     shards, partition = scalar(setting.shards), scalar(padded_elements(setting)) // scalar(setting.shards)

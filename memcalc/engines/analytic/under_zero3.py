@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from memcalc.arrays import ceil_div, product
 from memcalc.engines.analytic.gathers import Coordinator, Limits, own_parameters
-from memcalc.engines.analytic.moments import END, GRADIENT, Gradients, is_moment, mark, starred, written
+from memcalc.engines.analytic.moments import END, GRADIENT, Gradients, is_moment, mark, written
 from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.engines.analytic.under_deepspeed import norm_events
 from memcalc.engines.analytic.update import update_events
@@ -23,6 +23,7 @@ from memcalc.parallelism.base import Layout, Setting, engine_args, scalar
 from memcalc.parallelism.deepspeed import ARGS
 from memcalc.parallelism.plain import in_order
 from memcalc.plan import Plan
+from memcalc.play.adapting import counted
 from memcalc.play.around import Call
 from memcalc.play.machine import Machine
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, allocs, frees
@@ -117,12 +118,12 @@ class _Writer:
         self.size = itemsize(setting.uniform())
         self.dtype = setting.uniform()
         single = in_order(setting.trainable)
-        names = [starred(setting.trainable[position].name) for position, _ in single]
+        names = [counted(setting.trainable[position].name) for position, _ in single]
         self.sizes = [scalar(numel) for _, numel in single]
         self.ids: dict[str, list[int]] = {}
         for number, name in enumerate(names):
             self.ids.setdefault(name, []).append(number)
-        tied = {starred(name): starred(other) for name, other in setting.model.tied.items()}
+        tied = {counted(name): counted(other) for name, other in setting.model.tied.items()}
         self.own = own_parameters(self.ids, tied)
         counts = {path: max(len(self.ids[name]) for name in mine) for path, mine in self.own.items()}
         self.places, limits = _Places(counts), self._limits(args)
@@ -159,7 +160,7 @@ class _Writer:
 
     def _module(self, buffer: Buffer) -> tuple[object, list[int]]:
         """(which module a moment is of, its parameters)."""
-        path = starred(buffer.site)
+        path = counted(buffer.site)
         place = self.places.of(buffer.operator, path)
         mine = [self.ids[name] for name in self.own.get(path, ())]
         return (path, place), [ids[min(place, len(ids) - 1)] for ids in mine]
@@ -194,7 +195,7 @@ class _Writer:
 
     def _arrived(self, moment: Buffer) -> int:
         """Whose gradient it is: of those of that name and size that are waited for, the last."""
-        waiting, numel = self.waiting[starred(moment.site)], product(moment.shape or ())
+        waiting, numel = self.waiting[counted(moment.site)], product(moment.shape or ())
         alike = [place for place, param in enumerate(waiting) if self.sizes[param] == numel]
         return waiting.pop(alike[-1])
 
