@@ -1,4 +1,4 @@
-"""Models whose layers are of several kinds, played in stretches: what is frozen, adapted and updated there is found by its name."""
+"""Models whose layers are of several kinds, in stretches: what is frozen, adapted or updated there is found by its name."""
 
 from __future__ import annotations
 

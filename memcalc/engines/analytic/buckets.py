@@ -75,11 +75,16 @@ class Reduction:
 
     def kept(self) -> list[Placed]:
         """The parameters whose gradients this rank keeps whole: those its partition touches."""
-        return [one for one in self.placed if any(rank == self.rank for rank, _ in one.slices(self.partition))]
+        return [one for one in self.placed if self._within(one) > 0]
 
     def pieces(self) -> list[int]:
         """Elements of each kept gradient that fall into the partition (get_flat_partition)."""
-        return [numel for one in self.kept() for rank, numel in one.slices(self.partition) if rank == self.rank]
+        return [self._within(one) for one in self.kept()]
+
+    def _within(self, one: Placed) -> int:
+        """Elements of a parameter that fall into this rank's partition."""
+        start = self.rank * self.partition
+        return min(one.start + one.numel, start + self.partition) - max(one.start, start)
 
     def rest(self) -> int:
         """Elements of the partition beyond the last parameter: zeros."""
@@ -198,15 +203,15 @@ class Reducer:
         every = [piece for one, _ in self.filled for piece in one.slices(self.to.partition)]
         slices = [sum(numel for _, numel in run) for _, run in groupby(every, key=lambda piece: piece[0])]
         events: list[Event] = []
-        small: list[int] = []
+        small = together = 0
         for place, numel in enumerate(slices):
-            small.append(numel)
-            if sum(small) > self.to.bucket or place == len(slices) - 1:
-                if len(small) > 1:  # one tensor is flattened as a view of itself
+            small, together = small + 1, together + numel
+            if together > self.to.bucket or place == len(slices) - 1:
+                if small > 1:  # one tensor is flattened as a view of itself
                     stream = REDUCTION_STREAM if self.to.overlap else 0
-                    flat = Buffer("flattened bucket", sum(small) * self.size, "communication", stream=stream)
+                    flat = Buffer("flattened bucket", together * self.size, "communication", stream=stream)
                     events += [Alloc(flat), Free(flat)]
-                small = []
+                small = together = 0
         return events
 
     def _ended(self) -> list[Event]:

@@ -8,6 +8,7 @@ looks for overflow, the clipping factor) are left out: a copy of the tensor they
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -67,17 +68,28 @@ def _ranks(setting: Setting) -> list[Reduction]:
     shards, partition = scalar(setting.shards), scalar(padded_elements(setting)) // scalar(setting.shards)
     early_last = setting.stage == 2 or args["overlap_comm"]
     ranks = range(shards - 1, -1, -1) if early_last and not args["round_robin_gradients"] else range(shards)
+    kept: Counter[int] = Counter()  # elements that each rank keeps whole
+    for each in placed:
+        for rank in {rank for rank, _ in each.slices(partition)}:
+            kept[rank] += each.numel
     found: list[Reduction] = []
     most = -1
     for rank in ranks:
-        one = Reduction(
-            setting.stage, rank, partition, setting.uniform(), args["reduce_bucket_size"], args["overlap_comm"],
-            args["reduce_scatter"], placed, registered,
-        )  # fmt: skip
-        kept = sum(each.numel for each in one.kept())
-        if kept > most or args["round_robin_gradients"]:
-            found.append(one)
-        most = max(most, kept)
+        if kept[rank] > most or args["round_robin_gradients"]:
+            found.append(
+                Reduction(
+                    stage=setting.stage,
+                    rank=rank,
+                    partition=partition,
+                    dtype=setting.uniform(),
+                    bucket=args["reduce_bucket_size"],
+                    overlap=args["overlap_comm"],
+                    copies=args["reduce_scatter"],
+                    placed=placed,
+                    order=registered,
+                )
+            )
+        most = max(most, kept[rank])
     return found
 
 
