@@ -6,13 +6,19 @@ python docs/generate.py --check   # exit 1 if it is stale
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
-from memcalc.cli.app import COMMANDS
-from memcalc.readers.parsed import COPIES, copies
+os.environ.update({"COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb"})  # before anything asks what a terminal can do
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+    os.environ.pop(name, None)
+
+from memcalc.__main__ import run  # noqa: E402
+from memcalc.cli.app import COMMANDS  # noqa: E402
+from memcalc.readers.parsed import COPIES, copies  # noqa: E402
 
 TARGET = Path(__file__).parent / "commands.md"
 
@@ -26,11 +32,10 @@ def reference() -> str:
 
 
 def _block(words: list[str]) -> list[str]:
-    environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb"}
-    run = subprocess.run(
-        [sys.executable, "-m", "memcalc", *words, "--help"], capture_output=True, text=True, check=True, env=environment
-    )
-    return ["```text", *(line.rstrip() for line in run.stdout.strip().splitlines()), "```"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = run([*words, "--help"])
+    assert code == 0, words
+    return ["```text", *(line.rstrip() for line in said.getvalue().strip().splitlines()), "```"]
 
 
 def main(arguments: list[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""``dataclass`` as the standard library's to a type checker, and a twentieth of its cost when a module is imported.
+"""``dataclass`` and ``replace`` as the standard library's to a type checker, and a fraction of their cost.
 
 A command that answers in a third of a second imports some eighty small records, and ``dataclasses.dataclass(frozen=True,
 slots=True)`` compiles half a dozen methods for each: 0.9 ms against 0.05 ms here. So the methods are shared rather than
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
+    from dataclasses import replace as replace
 else:
     import dataclasses
 
@@ -23,10 +24,27 @@ else:
             return lambda decorated: dataclass(decorated, frozen=frozen, slots=slots, **settings)
         made = dataclasses.dataclass(cls, init=False, eq=False, repr=False, **settings)
         made.__init__ = _init_of(made)
+        made._fields_of_record = made.__dataclass_fields__
         for name, method in _SHARED.items():
             if name not in cls.__dict__:
                 setattr(made, name, method)
         return made
+
+    def replace(record, /, **changes):
+        """Stands in for ``dataclasses.replace``, at a quarter of its cost: a model's tensors are renamed at every level."""
+        fields = getattr(record, "_fields_of_record", None)
+        if fields is None:
+            return dataclasses.replace(record, **changes)
+        other, held = object.__new__(record.__class__), record.__dict__
+        values = other.__dict__
+        if len(held) == len(fields):
+            values.update(held)
+        else:  # what was cached on the one is not the other's
+            values.update((name, held[name]) for name in fields)
+        values.update(changes)
+        if len(values) != len(fields):
+            raise TypeError(f"{record.__class__.__qualname__} has no fields {sorted(changes.keys() - fields.keys())}")
+        return other
 
     def _init_of(made):
         """An ``__init__`` that fills the fields from positions, names and defaults, and refuses anything else."""

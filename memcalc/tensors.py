@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from itertools import product as cartesian
 from typing import Literal
 
 from memcalc.arrays import Count, is_array, product
 from memcalc.errors import InputError, did_you_mean
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 
 ITEMSIZE = {
     "float64": 8,

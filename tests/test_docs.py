@@ -20,10 +20,12 @@ MODULES = [m.name for m in pkgutil.walk_packages(memcalc.__path__, "memcalc.") i
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
-    """Every example in a docstring gives what it says."""
+    """Every module can be imported, and every example in a docstring of it gives what it says."""
     if name.endswith("__main__"):
         return
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+    module = importlib.import_module(name)
+    if ">>>" in Path(module.__file__).read_text():  # to look for examples through every object takes longer than most of them
+        assert doctest.testmod(module).failed == 0
 
 
 def test_the_command_reference_is_fresh():

@@ -7,11 +7,10 @@ sizes that decide its activations (heads, head dimension, group counts), not jus
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from memcalc.arrays import Condition, Count, as_count
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tensors import Span, Tensor
 
 
