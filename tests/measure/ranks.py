@@ -1,17 +1,15 @@
-"""Run under ``torchrun``: the command line, once for each line of a file of arguments, in one pair of processes."""
+"""On each rank that a launcher starts: the command line, once for each line of arguments, in one process."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 
-import torch.distributed
+def measured(lines: list[list[str]]) -> list[int]:
+    """The exit codes of these command lines."""
+    import torch.distributed
 
-from memcalc.__main__ import run
+    from memcalc.__main__ import run
 
-if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
-    codes = [run(arguments) for arguments in json.loads(Path(sys.argv[1]).read_text())]
+    codes = [run(arguments) for arguments in lines]
     torch.distributed.destroy_process_group()
-    sys.exit(max(codes))
+    return codes

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -15,7 +12,9 @@ from memcalc.campaign import RunSettings
 from memcalc.engines.measure import measure_mapping
 from memcalc.engines.measure.footprint import footprint_of
 from memcalc.measurement_files import read_measurement
+from tests.launched import launched
 from tests.measure.against import assert_counted, assert_every_byte
+from tests.measure.ranks import measured
 
 SMALL = ("py:tests.measure.small:transformer", "--sequence-length", "16", "--micro-batch-size", "2", "--iterations", "2")
 CASES = {
@@ -43,12 +42,10 @@ def records(tmp_path_factory):
     """Every case, measured by the command line under ``torchrun`` on two ranks; only rank 0 writes and speaks."""
     folder = tmp_path_factory.mktemp("ranks")
     lines = [["measure", *case, "--format", "json", "--out", str(folder / f"{name}.json")] for name, case in CASES.items()]
-    (folder / "cases").write_text(json.dumps(lines))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [*launcher, "tests.measure.ranks", str(folder / "cases")], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes = launched(2, measured, lines, logs=folder / "logs")
+    assert codes == {rank: [0] * len(CASES) for rank in (0, 1)}, [log.read_text() for log in folder.rglob("stderr.log")]
+    (spoken, silent) = (next(folder.glob(f"logs/**/{rank}/stdout.log")).read_text() for rank in (0, 1))
+    assert (spoken.count('"engine": "measure"') >= len(CASES), silent) == (True, "")
     return {name: read_measurement(folder / f"{name}.json") for name in CASES}
 
 

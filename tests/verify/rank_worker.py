@@ -1,17 +1,12 @@
-"""One rank of a real data-parallel step, run as a process of its own; writes every tensor it holds as a record's rank.
-
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=… python -m tests.verify.rank_worker ENGINE CONFIG.json OUT.json
+"""One rank of a real data-parallel step, in the process that a launcher started for it: every tensor it holds, as a record's.
 
 By hand of torch and DeepSpeed alone: what it finds owes nothing to what is predicted.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -116,17 +111,14 @@ def _named(engine, zero, averaged: list[torch.Tensor]) -> Iterator[tuple[str, st
         yield "gradients", f"averaged gradient {at}", tensor, None
 
 
-def main() -> None:
-    """Take two real steps and write what this rank holds."""
-    engine, told, out = sys.argv[1:]
-    config = json.loads(Path(told).read_text())
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+def rank_of(engine: str, config: dict) -> dict:
+    """Take two real steps and tell what this rank holds."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     tokens = torch.randint(0, config["vocab_size"], (1, 16), generator=torch.Generator().manual_seed(rank))
     run = {"torch": torch_zero, "deepspeed": deepspeed_zero}[engine]
-    Path(out).write_text(json.dumps({"index": rank, "tensors": run(tokens, config)}))
-
-
-if __name__ == "__main__":
-    main()
+    held = {"index": rank, "tensors": run(tokens, config)}
+    torch.distributed.destroy_process_group()
+    return held

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -17,33 +11,16 @@ from memcalc.verify.files import Models
 from memcalc.verify.judge import FAILED, PASSED, judge
 from memcalc.verify.tolerance import EXACT
 
-from .conftest import EVEN, UNEVEN
+from tests.launched import launched
+from tests.verify.rank_worker import rank_of
 
-ROOT = Path(__file__).parents[2]
+from .conftest import EVEN, UNEVEN
 
 
 def ranks_of(engine, config, world, folder):
     """Real ranks in processes of their own, and what each of them held."""
-    (folder / "config.json").write_text(json.dumps(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-              "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
-    command = [sys.executable, "-m", "tests.verify.rank_worker", engine, str(folder / "config.json")]
-    running = [
-        subprocess.Popen([*command, str(folder / f"{rank}.json")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        told = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, text in zip(running, told, strict=True):
-        assert process.returncode == 0, text[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    held = launched(world, rank_of, engine, config, logs=folder / "logs")
+    return [held[rank] for rank in range(world)]
 
 
 def record(engine, config, ranks):
