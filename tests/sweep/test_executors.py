@@ -23,7 +23,7 @@ SPEC = {
         "model": ["gpt2", "mine.yaml", {"params": 10**9}, "nope"],
         "optimizer": ["adam", "adamw8bit", "admw"],
         "zero_stage": [0, 1],
-        "dp": {"from": 1, "to": 8},
+        "dp": {"from": 1, "to": 3},
     },
     "include": [{"model": "gpt2", "dp": None, "zero_backend": None}],
 }
@@ -38,10 +38,10 @@ def folder(tmp_path):
 
 def test_processes_give_the_same_rows_in_the_same_order(folder):
     """Two processes write the very bytes that one writes."""
-    one = run(SPEC, base_dir=folder, chunk=20).write(folder / "one.csv")
-    two = run(SPEC, base_dir=folder, chunk=20, jobs=2).write(folder / "two.csv")
+    one = run(SPEC, base_dir=folder, chunk=8).write(folder / "one.csv")
+    two = run(SPEC, base_dir=folder, chunk=8, jobs=2).write(folder / "two.csv")
     assert one.path.read_bytes() == two.path.read_bytes()
-    assert list(run(SPEC, base_dir=folder, chunk=30, executor="processes", jobs=2)) == list(run(SPEC, base_dir=folder))
+    assert list(run(SPEC, base_dir=folder, chunk=12, executor="processes", jobs=2)) == list(run(SPEC, base_dir=folder))
 
 
 def test_a_fault_in_another_process_is_raised_here(folder, monkeypatch):
@@ -57,12 +57,12 @@ def test_a_fault_in_another_process_is_raised_here(folder, monkeypatch):
 def test_dask_gives_the_same_rows_in_the_same_order(folder):
     """A real scheduler with a worker over TCP computes the same bytes, and its client is closed again."""
     distributed = pytest.importorskip("distributed")
-    one = run(SPEC, base_dir=folder, chunk=20).write(folder / "one.csv")
+    one = run(SPEC, base_dir=folder, chunk=8).write(folder / "one.csv")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=None, host="127.0.0.1"
     ) as cluster:
         address = cluster.scheduler_address
-        two = run(SPEC, base_dir=folder, chunk=20, executor=f"dask:{address}").write(folder / "two.csv")
+        two = run(SPEC, base_dir=folder, chunk=8, executor=f"dask:{address}").write(folder / "two.csv")
         assert one.path.read_bytes() == two.path.read_bytes()
 
 

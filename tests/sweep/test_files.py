@@ -263,7 +263,7 @@ def finished(parts: Path) -> list[str]:
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, jobs):
     """SIGKILL at random moments, again and again: no finished chunk is redone, no row is lost or doubled."""
     draw = random.Random(jobs)
-    whole = run(load_sweep(sheet), chunk=10).write(sheet.with_name("whole.csv")).path.read_bytes()
+    whole = run(load_sweep(sheet), chunk=20).write(sheet.with_name("whole.csv")).path.read_bytes()
     output, parts = sheet.with_name("rows.csv"), sheet.with_name("rows.csv.parts")
     words = [
         sys.executable,
@@ -275,7 +275,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, job
         output,
         "--quiet",
         "--chunk",
-        "10",
+        "20",
         "--jobs",
         str(jobs),
     ]
@@ -285,7 +285,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, job
     for _ in range(30):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         ends = time.monotonic() + 60
-        aim = len(before) + draw.randint(40, 120)
+        aim = len(before) + draw.randint(20, 60)
         while process.poll() is None and len(finished(parts)) < aim and time.monotonic() < ends:
             time.sleep(0.002)
         time.sleep(draw.random() * 0.05)

@@ -123,12 +123,20 @@ def test_a_name_is_fit_for_a_file():
 
 @pytest.mark.parametrize("name", sorted(shipped("campaigns")))
 def test_every_shipped_case_can_be_predicted(name):
-    """Each case of each shipped campaign names a model, an optimizer with these options and a mesh that memcalc knows."""
+    """Each case of each shipped campaign names a model, an optimizer with these options and a mesh that memcalc knows.
+
+    Of each group, model, precision and checkpointing one step is played as well.
+    """
     models = Models()
     cases = load_campaign(shipped("campaigns")[name])
     assert len({case.name for case in cases}) == len({case.key for case in cases}) == len(cases)
+    played = set()
     for case in cases:
         job = read_job(case.request)
+        kind = (case.group, str(job.model), job.training.precision, job.training.activation_checkpointing)
+        if kind in played:  # what is held does not hang on the step
+            job = job.model_copy(update={"scope": "states"})
+        played.add(kind)
         assert predict(job, models(job), replayed=False).ranks, case.name
 
 

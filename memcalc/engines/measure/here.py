@@ -98,6 +98,8 @@ def _measured(ask: Ask, job: Job, plan: Plan, here: World, begun: float) -> Meas
 
 def _run(question: Question) -> tuple[Rank, Failure | None, Loop]:
     """One rank's loop, run to its end or to its failure."""
+    import torch._dynamo  # noqa: F401 - every torch optimizer imports it, and it is large: before the collections to come
+
     from memcalc.engines.measure.assemble import assemble
     from memcalc.engines.measure.device import DeviceWatch
     from memcalc.engines.measure.loop import Loop
