@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # Tensors here are tiny, and pytest-xdist has a worker on every core already: a second thread of OpenMP's only waits, and
 # burns its core while it does. Set before anything imports torch; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# They import memcalc anew, a third of a second each where they may not keep it compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests go to workers in one stretch each, and a worker that has none left takes of another's.
+
+    Dealt out in turn, as is usual, both of two workers would make the fixtures of a module and import what it imports, and
+    the long tests at the end would leave one of them idle.
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)

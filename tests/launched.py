@@ -17,7 +17,7 @@ IMPORTED = ["torch._dynamo", "torch._meta_registrations", "transformers.models.l
 
 
 def launched(world: int, function: Callable[..., Any], *args: Any, logs: Path) -> dict[int, Any]:
-    """What a module's function gives on each of ``world`` ranks of this machine, which find each other by torchrun's environment.
+    """What a function gives on each of ``world`` ranks of this machine, which find each other by torchrun's environment.
 
     What they print goes to files under ``logs``; where one fails, torch's error says which and how.
     """

@@ -43,11 +43,10 @@ def test_no_optimizers_is_an_error(memcalc):
     assert "--optimizers: is missing" in answer.err
 
 
-def test_a_narrow_terminal_keeps_what_differs():
+def test_a_narrow_terminal_keeps_what_differs(memcalc, monkeypatch):
     """At 80 columns no line is longer, and the columns that tell rows apart are there; no line ends in padding."""
-    from .conftest import process
-
-    answer = process("compare", "gpt2", "--optimizers", TEN, "--precisions", "fp16,amp-bf16", COLUMNS="80")
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = memcalc("compare", "gpt2", "--optimizers", TEN, "--precisions", "fp16,amp-bf16")
     assert answer.code == 0
     assert max(map(len, answer.out.splitlines())) <= 80
     assert "to first" in answer.out

@@ -175,10 +175,11 @@ def test_a_reader_that_goes_away_is_no_error():
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_help_fits_a_screen(memcalc):
+def test_help_fits_a_screen(memcalc, monkeypatch):
     """The longest help is fifty lines at most, of at most a hundred columns."""
+    monkeypatch.setenv("COLUMNS", "90")
     for command in ("estimate", "compare", "check", "sweep", "list", "textbook", "schema", "version"):
-        answer = process(command, "--help", COLUMNS="90")
+        answer = memcalc(command, "--help")
         assert answer.code == 0
         assert len(answer.out.splitlines()) <= 50
         assert max(map(len, answer.out.splitlines())) <= 100

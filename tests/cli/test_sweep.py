@@ -14,7 +14,6 @@ import sys
 import pytest
 
 from memcalc.sweep import NAMES, run
-from tests.cli.conftest import process
 
 TEXT = """
 name: trial
@@ -105,7 +104,7 @@ def test_a_file_that_is_not_there_is_one_line(memcalc, tmp_path):
     assert "none.yaml" in answer.err
 
 
-def test_code_in_a_sweep_runs_only_when_it_is_allowed(sheet, tmp_path):
+def test_code_in_a_sweep_runs_only_when_it_is_allowed(memcalc, sheet, tmp_path):
     """A py: model is an error's row without --allow-code, its module untouched, and a model with it."""
     pytest.importorskip("torch")
     touched = tmp_path / "ran"
@@ -117,10 +116,10 @@ def test_code_in_a_sweep_runs_only_when_it_is_allowed(sheet, tmp_path):
     )
     (tmp_path / "evil.py").write_text("\n".join(lines))
     file = sheet("grid: {model: ['py:evil:make', gpt2]}\n")
-    rows = process("sweep", file, "--format", "json", "--app-dir", tmp_path).json["rows"]
+    rows = memcalc("sweep", file, "--format", "json", "--app-dir", tmp_path).json["rows"]
     assert [row["error"] and row["error"].partition("; ")[2] for row in rows] == ["trust it with --allow-code", None]
     assert not touched.exists()
-    rows = process("sweep", file, "--format", "json", "--app-dir", tmp_path, "--allow-code").json["rows"]
+    rows = memcalc("sweep", file, "--format", "json", "--app-dir", tmp_path, "--allow-code").json["rows"]
     assert (rows[0]["error"], rows[0]["num_parameters"]) == (None, 8)
 
 
@@ -138,7 +137,7 @@ def test_torch_is_never_imported(sheet):
 
 def test_the_bar_is_for_a_terminal_alone(sheet):
     """Progress is drawn on stderr where that is a terminal, unless --quiet."""
-    file = sheet("grid: {params: {from: 1, to: 3000}}\n")
+    file = sheet("grid: {params: {from: 1, to: 600}}\n")
     said = {}
     for words in ((), ("--quiet",)):
         leader, follower = pty.openpty()
@@ -151,7 +150,7 @@ def test_the_bar_is_for_a_terminal_alone(sheet):
             "--output",
             file.with_name("rows.csv"),
             "--chunk",
-            "50",
+            "100",
             *words,
         ]
         process = subprocess.Popen(command, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
@@ -162,7 +161,7 @@ def test_the_bar_is_for_a_terminal_alone(sheet):
                 said[words] += piece
         os.close(leader)
         assert process.wait() == 0
-    assert b"3000" in said[()]
+    assert b"600" in said[()]
     assert said[("--quiet",)] == b""
 
 

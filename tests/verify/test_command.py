@@ -7,6 +7,8 @@ import json
 import pytest
 
 from memcalc.__main__ import run
+from memcalc.engines.measure import process
+from memcalc.engines.measure.here import measure_here
 from memcalc.measurement_files import write_measurement
 
 WEIGHT = "transformer.h.1.mlp.c_fc.weight"
@@ -90,8 +92,9 @@ def test_a_bent_call_is_one_line_and_2(memcalc, tmp_path, altered, monkeypatch, 
     assert len(err.splitlines()) == 1
 
 
-def test_a_job_is_measured_here_and_now(memcalc, tmp_path):
+def test_a_job_is_measured_here_and_now(memcalc, tmp_path, monkeypatch):
     """A job file's real step, taken on this CPU, agrees with its prediction; one beside it that runs code is not run."""
+    monkeypatch.setattr(process, "measure_apart", lambda ask, ranks: measure_here(ask))  # torch is here already
     job = tmp_path / "jobs.yaml"
     tiny = "{name: tiny, model_type: gpt2, n_embd: 24, n_layer: 1, n_head: 2, vocab_size: 97, n_positions: 32}"
     keys = "optimizer: adamw, micro_batch_size: 1, sequence_length: 8"

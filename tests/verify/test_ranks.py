@@ -6,11 +6,12 @@ from importlib.util import find_spec
 
 import pytest
 
+pytest.importorskip("torch", reason="ranks are real processes of torch's launcher")
+
 from memcalc.measurement import measurement_from
 from memcalc.verify.files import Models
 from memcalc.verify.judge import FAILED, PASSED, judge
 from memcalc.verify.tolerance import EXACT
-
 from tests.launched import launched
 from tests.verify.rank_worker import rank_of
 
