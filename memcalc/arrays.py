@@ -37,23 +37,23 @@ def where(condition: Condition, yes: Count, no: Count) -> Count:
     >>> where(3 > 2, 10, 20)
     10
     """
-    if is_array(condition):
-        return cast(Count, _numpy().where(condition, yes, no))
-    return yes if condition else no
+    if condition is True or condition is False or not is_array(condition):  # one job's is nearly always one of the two
+        return yes if condition else no
+    return cast(Count, _numpy().where(condition, yes, no))
 
 
 def maximum(first: Count, second: Count) -> Count:
     """The larger of two, element by element."""
-    if is_array(first) or is_array(second):
-        return cast(Count, _numpy().maximum(first, second))
-    return first if first >= second else second
+    if (first.__class__ is int and second.__class__ is int) or not (is_array(first) or is_array(second)):
+        return first if first >= second else second
+    return cast(Count, _numpy().maximum(first, second))
 
 
 def minimum(first: Count, second: Count) -> Count:
     """The smaller of two, element by element."""
-    if is_array(first) or is_array(second):
-        return cast(Count, _numpy().minimum(first, second))
-    return first if first <= second else second
+    if (first.__class__ is int and second.__class__ is int) or not (is_array(first) or is_array(second)):
+        return first if first <= second else second
+    return cast(Count, _numpy().minimum(first, second))
 
 
 def ceil_div(amount: Count, by: Count) -> Count:
@@ -71,7 +71,7 @@ def round_up(amount: Count, multiple: Count) -> Count:
     >>> round_up(513, 512), round_up(512, 512), round_up(0, 512)
     (1024, 512, 0)
     """
-    return ceil_div(amount, multiple) * multiple
+    return -(-amount // multiple) * multiple
 
 
 def rounded(requested: Count) -> Count:
@@ -80,7 +80,7 @@ def rounded(requested: Count) -> Count:
     >>> rounded(1), rounded(512), rounded(0)
     (512, 512, 0)
     """
-    return round_up(requested, BLOCK)
+    return -(-requested // BLOCK) * BLOCK
 
 
 def truncate(amount: Any) -> Count:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
-from dataclasses import asdict, field, fields, replace
+from dataclasses import asdict, field, fields
+from functools import cached_property
 
 import pytest
 
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +76,33 @@ def test_a_record_made_often_is_still_the_same_record():
     for args, kwargs in (((), {}), ((1, 2, [], 4), {}), ((1,), {"z": 3})):
         with pytest.raises(TypeError):
             Often(*args, **kwargs)
+
+
+def test_a_copy_with_changes_is_the_standard_librarys():
+    """``replace`` changes what it is told, shares the rest, keeps nothing cached, refuses what is no field, and takes others'."""
+
+    @dataclass(frozen=True, slots=True)
+    class Cached:
+        x: int
+        y: int = 2
+
+        @cached_property
+        def sum(self) -> int:
+            return self.x + self.y
+
+    first = Cached(1)
+    assert first.sum == 3
+    other = replace(first, y=5)
+    assert (other, other.sum, first.sum) == (Cached(1, 5), 6, 3)
+    assert other == dataclasses.replace(first, y=5)
+    assert replace(first) == first
+    for record in (first, Fixed(1)):
+        with pytest.raises(TypeError, match="has no fields \\['z'\\]"):
+            replace(record, z=3)
+
+    @dataclasses.dataclass(frozen=True)
+    class Plain:
+        x: int
+        y: int = 2
+
+    assert replace(Plain(1), y=3) == Plain(1, 3)
