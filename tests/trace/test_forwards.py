@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks.played.cases import MODELS
-from benchmarks.played.forwards import height
+from benchmarks.played.forwards import READ, height
 from benchmarks.played.loops import looped
 from memcalc.api import estimate_mapping
 from memcalc.engines.analytic.evaluating import play_job, tape_of
+from memcalc.engines.trace.estimate import trace_job
 from memcalc.job import read_job
 from memcalc.runtime.build import build
 from memcalc.runtime.caching import cached_bytes
@@ -20,9 +21,15 @@ from memcalc.runtime.inputs import make_batch
 
 CACHED = {
     "llama": {}, "mistral": {"sliding_window": 24}, "gemma3_text": {"sliding_window": 24}, "deepseek_v3": {}, "gpt2": {},
-    "gpt_bigcode": {}, "t5": {},
+    "gpt_bigcode": {}, "t5": {}, "opt": {}, "bloom": {}, "falcon": {}, "gptj": {}, "gpt_neo": {}, "mpt": {},
 }  # fmt: skip
-"""Grouped queries, windows, kinds that alternate, latents, as many keys as heads, one key, and two sides."""
+"""Grouped queries, windows, kinds that alternate, latents, as many keys as heads, one key, two sides, and position biases."""
+ONE_KEY = {key: value for key, value in MODELS["falcon"].items() if key not in ("num_kv_heads", "new_decoder_architecture")}
+FALCONS = [
+    {**ONE_KEY, "multi_query": True, "alibi": True, "bias": True},
+    {**ONE_KEY, "multi_query": False, "alibi": True, "parallel_attn": False},
+]
+"""Position biases, with one key and value and with as many as heads."""
 
 
 def at_work(job: dict[str, Any]) -> int:
@@ -49,6 +56,43 @@ def test_a_cache_is_that_of_a_real_forward(family, cache):
     for sizes in ({"mode": "prefill", "sequence_length": 30}, {"mode": "decode", "context_length": 33}):
         job = {**usual, **sizes}
         assert at_work(job) == height(tape_of((), play_job(job)))[1], sizes
+
+
+def agree(job: dict[str, Any]) -> None:
+    """Hold a forward against its trace: the height and what the cache holds, to the byte."""
+    seen, told = trace_job(read_job({**job, "engine": "trace"})), play_job(job, count=2)
+    assert height(seen.tape) == height(tape_of((), told)), job
+
+
+@pytest.mark.parametrize("model", FALCONS)
+def test_falcon_s_layouts_are_their_traces(model):
+    """Old layouts of Falcon under position biases are played as they are traced, with kernels and written out."""
+    usual = {"model": {"model_type": "falcon", **model}, "precision": "bf16-pure", "micro_batch_size": 3}
+    agree({**usual, "mode": "prefill", "sequence_length": 40})
+    agree({**usual, "mode": "decode", "context_length": 50, "attention": "eager"})
+
+
+@pytest.mark.parametrize("family", sorted(READ))
+def test_a_static_cache_whose_length_is_read_on_the_host(family, monkeypatch):
+    """Families that ask a static cache how many tokens it holds are their traces, once Python counts them for a trace.
+
+    What is played has one scalar more, in which the forward adds the new tokens to that count.
+    """
+    from transformers.cache_utils import StaticLayer
+
+    update, seen = StaticLayer.update, {}
+
+    def counted(layer, keys, *args, **kwargs):
+        seen[id(layer)] = seen.get(id(layer), 0) + keys.shape[-2]
+        return update(layer, keys, *args, **kwargs)
+
+    monkeypatch.setattr(StaticLayer, "update", counted)
+    monkeypatch.setattr(StaticLayer, "get_seq_length", lambda layer: seen.get(id(layer), 0))
+    job = {"model": {"model_type": family, **MODELS[family]}, "precision": "bf16-pure", "micro_batch_size": 3, "mode": "decode",
+           "context_length": 40, "cache": "static", "max_cache_length": 64}  # fmt: skip
+    traced = height(trace_job(read_job({**job, "engine": "trace"})).tape)
+    top, cache = height(tape_of((), play_job(job, count=2)))
+    assert (top - 8, cache) == traced
 
 
 def test_quantised_to_eight_bits_it_is_a_real_forwards_too():
