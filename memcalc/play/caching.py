@@ -54,7 +54,7 @@ class KeyValueCache:
     """
 
     static = False
-    kept_as = LayerCache
+    kept_as: type[LayerCache] = LayerCache
 
     def __init__(self, past: Count) -> None:
         self.past = past

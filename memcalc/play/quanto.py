@@ -111,9 +111,9 @@ class Quanto:
         rows, heads, tokens, width = tensor.shape
         divided = heads * tokens * width if axis == 0 else rows * heads * tokens
         if not machine.decide(divided % self.group == 0):
-            each = "a sample's elements of all heads" if axis == 0 else "the tokens of all samples and heads"
+            what = "a sample's elements of all heads" if axis == 0 else "the tokens of all samples and heads"
             way_out = "use a divisor of the head dimension" if axis == 0 else "use axis 0, or sizes that it divides"
-            raise InputError("inference.cache_args.q_group_size", self.group, f"does not divide {each}", way_out)
+            raise InputError("inference.cache_args.q_group_size", self.group, f"does not divide {what}", way_out)
         if axis == 0:
             return Value(tensor.storage, self._grouped_shape(tensor.shape, axis), tensor.dtype, view=True)
         flat = merge_dims(machine, tensor, 0, 2)

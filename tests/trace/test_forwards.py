@@ -102,6 +102,15 @@ def test_quantised_to_eight_bits_it_is_a_real_forwards_too():
     assert at_work(job) == height(tape_of((), play_job(job)))[1] == 2 * 2 * (2 * 2 * 21 * 16 + 4)
 
 
+@pytest.mark.parametrize(("kind", "package"), [("quanto", "optimum.quanto"), ("hqq", "hqq.core.quantize")])
+def test_groups_are_traced_where_their_package_is_there(kind, package):
+    """With a package installed, its own code quantises under a trace, and takes what is played."""
+    pytest.importorskip(package)
+    usual = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "bf16-pure", "micro_batch_size": 2}
+    options = {"residual_length": 8, "q_group_size": 16}
+    agree({**usual, "mode": "decode", "context_length": 20, "cache": f"quantized-{kind}", "cache_args": options})
+
+
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_a_loop_of_ones_own_is_traced_without_an_optimizer(mode):
     """A person's decoding loop under tracing, its cache named, comes to what the analytic engine says."""

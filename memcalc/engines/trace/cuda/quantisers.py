@@ -58,7 +58,7 @@ def _affine(base: Tensor, bits: int, axis: int, group_size: int, scale: Tensor, 
     from optimum.quanto.tensor.grouped import group
 
     groups = group(base, axis=axis, group_size=group_size)
-    levels = ((groups + shift) / scale).round()
+    levels: Tensor = ((groups + shift) / scale).round()
     return levels.clamp(0, 2**bits - 1).to(torch.uint8)
 
 
