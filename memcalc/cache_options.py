@@ -47,7 +47,7 @@ def cache_options(kind: str, arguments: Mapping[str, Any]) -> CacheOptions:
     """The options of a grouped cache, every default filled in.
 
     Raises:
-        InputError: an option that it does not have, or a value that it does not take.
+        InputError: an option that it does not have, or values that it does not take.
 
     >>> cache_options("quantized-quanto", {"nbits": 2}).nbits
     2
@@ -62,4 +62,8 @@ def cache_options(kind: str, arguments: Mapping[str, Any]) -> CacheOptions:
             raise InputError(path, value, f"is not what a {kind} cache takes", f"use {' or '.join(map(str, choices))}")
         if least is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise InputError(path, value, "is no number of them", f"use an integer from {least} on")
-    return CacheOptions(**arguments)
+    made = CacheOptions(**arguments)
+    if kind == "quantized-hqq" and made.nbits == 3 and 1 in (made.axis_key, made.axis_value):
+        # hqq 0.2.8.post1 hqq/core/quantize.py:Quantizer.dequantize, which cuts rows off as those of a matrix
+        raise InputError("inference.cache_args.nbits", 3, "is not read back along axis 1 by HQQ", "use axis 0 or 4 bits")
+    return made

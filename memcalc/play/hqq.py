@@ -73,6 +73,7 @@ class HQQ:
 
     def found(self, machine: Machine, shape: Shape, dtypes: tuple[str, str], axis: int, name: str) -> Packed:
         """source: bitpack.py, quantize.py:Quantizer.to_inplace"""
+        self._check(machine, shape, axis)
         rows, columns = self._grouped_shape(shape, axis)
         data = machine.before((ceil_div(rows, self.in_a_word), columns), self.word, "cache", f"{name}, packed")
         each: Shape = (1, columns) if axis == 0 else (rows, 1)
@@ -82,7 +83,7 @@ class HQQ:
     def _levels(self, machine: Machine, tensor: Value, axis: int) -> tuple[Value, Value, Value, Value]:
         """Levels in FP32, scales and zeros in the solver's dtype, and each group's reach (quantize.py:Quantizer.quantize)."""
         shape = self._grouped_shape(tensor.shape, axis)
-        self._check(machine, tensor, shape[0], axis)
+        self._check(machine, tensor.shape, axis)
         wide = to(machine, tensor, "float32")
         flat = Value(wide.storage, shape, "float32", view=True)
         del wide
@@ -158,24 +159,13 @@ class HQQ:
         groups = shape[0] * shape[1] * shape[2] * shape[3] // self.group
         return (groups, self.group) if axis == 1 else (self.group, groups)
 
-    def _check(self, machine: Machine, tensor: Value, rows: Count, axis: int) -> None:
-        """Groups divide a tensor, their rows fill words, and what is read back is what was put in.
-
-        Raises:
-            InputError: they do not, or 3 bits are cut off as those of a matrix (quantize.py:Quantizer.dequantize).
-        """
-        if not machine.decide(tensor.numel % self.group == 0):
-            raise InputError(
-                "inference.cache_args.q_group_size", self.group, "does not divide a layer's keys", "use a divisor of the head "
-                "dimension"
-            )  # fmt: skip
-        if self.bits == 3:
-            if axis == 1:
-                raise InputError(
-                    "inference.cache_args.nbits", 3, "is not read back along axis 1 by HQQ", "use axis 0 or 4 bits"
-                )
-            return
-        if not machine.decide(rows % self.in_a_word == 0):
+    def _check(self, machine: Machine, shape: Shape, axis: int) -> None:
+        """Raise an InputError where groups do not divide a tensor, or their rows do not fill words (3 bits are padded)."""
+        if not machine.decide(shape[0] * shape[1] * shape[2] * shape[3] % self.group == 0):
+            rule, way_out = "does not divide a layer's keys or values", "use a divisor of the head dimension"
+            raise InputError("inference.cache_args.q_group_size", self.group, rule, way_out)
+        rows, _ = self._grouped_shape(shape, axis)
+        if self.bits != 3 and not machine.decide(rows % self.in_a_word == 0):
             what = "a q_group_size that" if axis == 0 else "groups whose number"
             rule = f"takes {what} is a multiple of {self.in_a_word}"
             raise InputError("inference.cache_args.nbits", self.bits, rule, "use axis 0 and such a q_group_size, or 8 bits")

@@ -45,6 +45,7 @@ class Quanto:
 
     def found(self, machine: Machine, shape: Shape, dtypes: tuple[str, str], axis: int, name: str) -> Packed:
         """source: packed.py:pack_weights"""
+        self._check(machine, shape, axis)
         dtype = dtypes[0]
         rows, columns = self._grouped_shape(shape, axis)
         data = machine.before((ceil_div(rows, self.in_a_byte), columns), "uint8", "cache", f"{name}, packed")
@@ -103,22 +104,23 @@ class Quanto:
         return (where(rows == 1, columns, rows), 1)
 
     def _grouped(self, machine: Machine, tensor: Value, axis: int) -> Value:
-        """A row of each group, in the tensor's own memory; with axis -1 a column, which is a copy (grouped.py:group).
+        """A row of each group, in the tensor's own memory; with axis -1 a column, which is a copy (grouped.py:group)."""
+        rows, heads, tokens, _ = tensor.shape
+        self._check(machine, tensor.shape, axis)
+        if axis == 0:
+            return Value(tensor.storage, self._grouped_shape(tensor.shape, axis), tensor.dtype, view=True)
+        flat = merge_dims(machine, tensor, 0, 2)
+        each = split_dim(machine, flat, 0, (rows * heads * tokens // self.group, self.group))
+        return merge_dims(machine, permute(machine, each, (1, 2, 0)), 1, 2)
 
-        Raises:
-            InputError: groups do not fill what they divide.
-        """
-        rows, heads, tokens, width = tensor.shape
+    def _check(self, machine: Machine, shape: Shape, axis: int) -> None:
+        """Raise an InputError where groups do not fill what they divide (grouped.py:group)."""
+        rows, heads, tokens, width = shape
         divided = heads * tokens * width if axis == 0 else rows * heads * tokens
         if not machine.decide(divided % self.group == 0):
             what = "a sample's elements of all heads" if axis == 0 else "the tokens of all samples and heads"
             way_out = "use a divisor of the head dimension" if axis == 0 else "use axis 0, or sizes that it divides"
             raise InputError("inference.cache_args.q_group_size", self.group, f"does not divide {what}", way_out)
-        if axis == 0:
-            return Value(tensor.storage, self._grouped_shape(tensor.shape, axis), tensor.dtype, view=True)
-        flat = merge_dims(machine, tensor, 0, 2)
-        each = split_dim(machine, flat, 0, (divided // self.group, self.group))
-        return merge_dims(machine, permute(machine, each, (1, 2, 0)), 1, 2)
 
     def _ungrouped(self, machine: Machine, made: Value, packed: Packed) -> Value:
         """source: grouped.py:ungroup"""

@@ -111,6 +111,21 @@ def test_groups_are_traced_where_their_package_is_there(kind, package):
     agree({**usual, "mode": "decode", "context_length": 20, "cache": f"quantized-{kind}", "cache_args": options})
 
 
+@pytest.mark.parametrize("kind", ["quanto", "hqq"])
+def test_a_package_that_is_not_there_is_asked_for(kind):
+    """A trace of a quantised cache without its back end says what to install."""
+    from importlib.util import find_spec
+
+    from memcalc.errors import MissingPackageError
+
+    if find_spec("optimum" if kind == "quanto" else "hqq") is not None:
+        pytest.skip("it is there")
+    job = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "bf16-pure", "mode": "prefill",
+           "cache": f"quantized-{kind}", "sequence_length": 8, "engine": "trace"}  # fmt: skip
+    with pytest.raises(MissingPackageError, match="install"):
+        trace_job(read_job(job))
+
+
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_a_loop_of_ones_own_is_traced_without_an_optimizer(mode):
     """A person's decoding loop under tracing, its cache named, comes to what the analytic engine says."""
