@@ -79,7 +79,7 @@ def test_a_record_made_often_is_still_the_same_record():
 
 
 def test_a_copy_with_changes_is_the_standard_librarys():
-    """``replace`` changes what it is told, shares the rest, keeps nothing cached, refuses what is no field, and takes others'."""
+    """``replace`` changes what it is told, shares the rest, keeps nothing cached, and refuses what is no field."""
 
     @dataclass(frozen=True, slots=True)
     class Cached:
