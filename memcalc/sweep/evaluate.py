@@ -92,7 +92,7 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     given = [stretch.number(f"training.{key}")[part.rows] for key in ("micro_batch_size", "sequence_length")]
     accumulation = stretch.number(ACCUMULATION)[part.rows]
     points = Points(part.rows, same, counts, part.shards, part.replicas, accumulation, *given)
-    solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse)
+    solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse, stretch.known.shared)
     huge = stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
     if huge.any():
         solver.singly(points.take(np.flatnonzero(huge)))

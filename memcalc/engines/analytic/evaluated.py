@@ -125,7 +125,8 @@ def _whole(
         listed = {COMPONENTS[role] for role in PLAYED}
         buffers = (*(held for held in buffers if held.component not in listed), *held_by_role(tape))
     found = replace(
-        footprint, job=told, components=components_of(footprint.components, by_requested), peak=peak, buffers=buffers,
+        footprint, job=told, peak=peak, buffers=buffers,
+        components=components_of(footprint.components, by_requested.stretch.role_top),
         at_peak={COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))},
         phases=footprint.phases if played is None else phases_through(footprint, played),
         assumptions=(*footprint.assumptions, *assumed.assumptions, *forwards.assumed),
