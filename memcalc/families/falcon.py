@@ -133,4 +133,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/falcon/modeling_falcon.py",
     play=play,
+    caches=True,
 )
