@@ -89,7 +89,7 @@ class FullyShard(Hooks):
         if call.again or call.path != unit.paths[-1]:
             return
         if self.sharding.reshards and not unit.stays and (not unit.root or self.sharding.reshards_root):
-            _freed(unit.whole)
+            self._reshard(machine, unit)
         if unit.pieces:  # else it has no group, and none is gathered ahead of it
             unit.places.append(len(self.order))
             self.order.append(unit)
@@ -101,6 +101,21 @@ class FullyShard(Hooks):
                 start = missed.rstrip(".")
                 raise refused(f"shards the members of {start} by themselves, and this model's are not played by themselves")
             machine.assumed |= dict.fromkeys(self._assumed())
+
+    def _reshard(self, machine: Machine, unit: Unit) -> None:
+        """Each parameter goes, to fewer ranks a copy of this one's piece of it first (FSDPParam.to_sharded_post_forward)."""
+        if unit.whole and self.sharding.after and machine.decide(self.sharding.ranks != self.sharding.after):
+            for piece in unit.pieces:
+                dtype = self._gathered(piece)
+                size = self._spread(piece.shape, self.sharding.after) * itemsize(dtype)
+                name = f"{self._label(unit, piece.name)} (resharded)"
+                unit.fewer.append(machine.held_by_engine(size, "parameter_copy", name, dtype))
+                unit.whole.pop(0)
+        _freed(unit.whole)
+
+    def _spread(self, shape: tuple[Count, ...], ranks: Count) -> Count:
+        """Elements of a parameter, padded for all ranks, on each of some of them."""
+        return self.sharding.whole(shape) // ranks
 
     def _assumed(self) -> Iterator[str]:
         paths = [" with ".join(paths) for paths in self.wrapped.units.groups]
@@ -114,11 +129,11 @@ class FullyShard(Hooks):
             return
         copied: Count = 0
         total: Count = 0
+        ranks = self.sharding.after if unit.fewer else self.sharding.ranks
         for piece in unit.pieces:
-            size = self.sharding.rows(piece.shape) * itemsize(self._gathered(piece))
+            size = self._spread(piece.shape, ranks) * itemsize(self._gathered(piece))
             total = total + size
             copied = copied + (size if self._gathered(piece) != piece.dtype else 0)
-        ranks = self.sharding.ranks
         if not machine.decide(ranks > 1):
             return
         flat = None
@@ -147,6 +162,7 @@ class FullyShard(Hooks):
                 machine.held_by_engine(size, "parameter_copy", f"{self._label(unit, piece.name)} (gathered)", dtype)
             )
         del cast
+        _freed(unit.fewer)
         if forward:
             self.previous = unit.gather
         unit.gather = None
@@ -236,6 +252,8 @@ class FullyShard(Hooks):
             if unit.state != "behind":
                 machine.path = unit.paths[0]
                 self._post_backward(machine, unit)
+            if unit.fewer:
+                raise refused(f"keeps what {unit.name} left on fewer ranks for good, where backward never comes to it")
             unit.state = "idle"
             unit.all_reduced = unit.gather = None
             unit.places.clear()

@@ -62,6 +62,7 @@ class Unit:
         state: where it is.
         gather: the buffer of an all-gather under way.
         whole: the gathered parameters; empty where they are sharded.
+        fewer: this rank's pieces of them among fewer ranks, from forward to backward.
         sums: whole gradients in ``reduce_dtype`` that wait for the last micro-batch, by leaf.
         reduced: the buffer the sharded gradients are views of.
         all_reduced: what an all-reduce works on, held until backward is through.
@@ -73,6 +74,7 @@ class Unit:
         self.state: State = "idle"
         self.gather: Storage | None = None
         self.whole: list[Storage] = []
+        self.fewer: list[Storage] = []
         self.sums: dict[str, Storage] = {}
         self.reduced: Storage | None = None
         self.all_reduced: Storage | None = None

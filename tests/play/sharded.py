@@ -1,6 +1,6 @@
 """Run under ``torchrun``: a small model under ``fully_shard`` on real ranks over gloo, every storage followed.
 
-    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]       # and once more with 4
+    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]       # and once more with 4, and with 8
 
 What rank 0 lives through in a steady iteration's forward, loss and backward stands in OUT.json: how high it is at each of
 FSDP2's own allocations, at its highest, where backward begins and at its end.
@@ -163,15 +163,16 @@ def in_units(module: Any, scheme: Any, case: dict[str, Any]) -> Any:
     if scheme.copy is not None:
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy), reduce_dtype=reduced)
     units = case.get("units", {"groups": [["model.layers.*"]], "stays": []})
+    after = int(case.get("zero_args", {}).get("reshard_after_forward", 0)) or True
     for paths in units["groups"]:
-        stays = {"reshard_after_forward": False} if paths in units["stays"] else {}
+        stays = {"reshard_after_forward": False if paths in units["stays"] else after}
         if not paths[0].endswith("*"):
             fully_shard([module.get_submodule(path) for path in paths], **told, **stays)
             continue
         layers = list(module.get_submodule(paths[0][:-2]))
         for layer in layers:
             last = layer is layers[-1] and [f"{paths[0][:-1]}-1"] in units["stays"]
-            fully_shard(layer, **told, **({"reshard_after_forward": False} if last else {}))
+            fully_shard(layer, **told, reshard_after_forward=False if last else after)
     return fully_shard(module, **told)
 
 

@@ -35,5 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
     "last kept": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED,
                   "units": {"groups": [LAYERS], "stays": [["model.layers.-1"]]}},
     "hybrid": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 4, "dp_replicate": 2, "dp_shard": 2},
+    "to fewer": {"model": "llama", "precision": "fp32", "zero_args": {"reshard_after_forward": 2}, **SHARDED, "dp": 4},
+    "to fewer, mixed and checkpointed": {"model": "llama", "precision": "fsdp2-mixed", "activation_checkpointing": "full",
+                                         "zero_args": {"reshard_after_forward": 2}, **SHARDED, "dp": 4},
+    "to fewer, the root too": {"model": "gpt2", "precision": "fp32", "gradient_accumulation_steps": 2,
+                               "zero_args": {"reshard_after_forward": 2, "reshard_root": True}, **SHARDED, "dp": 4},
+    "to fewer, hybrid": {"model": "llama", "precision": "fsdp2-mixed", "zero_args": {"reshard_after_forward": 2}, **SHARDED,
+                         "dp": 8, "dp_replicate": 2, "dp_shard": 4},
     "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
 }  # fmt: skip

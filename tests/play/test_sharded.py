@@ -125,6 +125,18 @@ def test_sharded_gradients_are_a_ranks_share_in_the_parameters_dtype():
         assert tops(asked(CASES[name]))["gradient"] == 4 * (PADDED + 5 * L) // 2
 
 
+def test_what_is_left_on_fewer_ranks_is_a_share_of_what_was_gathered():
+    """By hand, FP32 over four ranks, then two: each layer leaves half from its forward to its backward.
+
+    Highest where the first layer of backward, the last, is copied out: the root, its own and every layer's half; its gather, of
+    two ranks, is as large as one of four.
+    """
+    to_two = tops(asked(CASES["to fewer"]))
+    root = R + 64 * 2  # 99 rows of both tables are 25 for each of four ranks
+    assert to_two["parameter_copy"] == 4 * (root + 5 * L // 2 + L)
+    assert to_two["communication"] == tops({**asked(CASES["fp32"]), "dp": 4})["communication"]
+
+
 def test_more_ranks_take_less_for_good_and_the_same_for_a_moment():
     """Eight times the ranks: an eighth of the gradients, the same gathered parameters but for their padding."""
     two, sixteen = (tops({**asked(CASES["fp32"]), "dp": ranks}) for ranks in (2, 16))
@@ -135,7 +147,7 @@ def test_more_ranks_take_less_for_good_and_the_same_for_a_moment():
 @settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(2, 70), st.integers(1, 3), st.integers(2, 5)), min_size=2, max_size=4),
-    st.sampled_from(["mixed", "reduced in fp32", "kept gathered", "mixed, checkpointed"]),
+    st.sampled_from(["mixed", "reduced in fp32", "kept gathered", "mixed, checkpointed", "to fewer"]),
 )
 def test_arrays_of_ranks_are_each_job_alone(points, name):
     """Ranks that shard, replicas and batches as int64 arrays give the folded heights of each job alone."""
@@ -151,6 +163,7 @@ def test_arrays_of_ranks_are_each_job_alone(points, name):
         return folded.top, folded.total, folded.role_top
 
     shards, replicas, rows = (np.array(column, dtype=np.int64) for column in zip(*points, strict=True))
+    shards *= 2 if name == "to fewer" else 1
     replicas[:] = replicas[0]  # whether there are several is one for all
     top, total, roles = heights(shards, replicas, rows)
     for place in range(len(points)):
@@ -187,6 +200,27 @@ def test_what_fsdp2_does_otherwise_is_refused(model, said):
     answer = estimate_mapping({"model": model, **keys})
     assert answer.peak.allocated is None
     assert any(said in warning for warning in answer.warnings)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"zero_args": {"reshard_after_forward": 3}}, r"reshard_after_forward: 3 does not divide the 4 ranks that shard"),
+        ({"zero_args": {"reshard_after_forward": 1}}, r"reshard_after_forward: 1 is False to fully_shard.*use zero_stage 2"),
+        ({"zero_args": {"reshard_after_forward": True}}, r"reshard_after_forward: True is a number.*with zero_stage 3"),
+        ({"zero_args": {"reshard_after_forward": 2}, "zero_stage": 2}, r"forward: 2 has no use under zero_stage 2"),
+    ],
+)
+def test_a_number_of_ranks_after_forward_is_a_factor_of_use(given, said):
+    """What torch refuses or takes for a truth value is an error that says what to write."""
+    with pytest.raises(InputError, match=said):
+        estimate_mapping({**asked(CASES["to fewer"]), **given})
+
+
+def test_all_ranks_after_forward_are_the_default():
+    """As many ranks as shard change nothing (_get_post_forward_mesh_info)."""
+    whole, told_ = ({**asked(CASES["fp32"]), "zero_args": args} for args in ({}, {"reshard_after_forward": 2}))
+    assert sizes(play_job(whole).events) == sizes(play_job(told_).events)
 
 
 def test_options_of_fsdp2_are_checked():
