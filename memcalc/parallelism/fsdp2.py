@@ -24,6 +24,7 @@ from memcalc.parallelism.base import (
     steps_in_turn,
 )
 from memcalc.parallelism.fsdp2_sharding import sharding_of
+from memcalc.parallelism.fsdp2_units import outermost
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 
@@ -122,8 +123,9 @@ def _gradients(setting: Setting) -> list[Holding]:
     """
     groups: dict[object, tuple[str, Count, Count]] = {}
     for tensor in setting.trainable:
-        outer = tensor.spans[0] if tensor.spans else None
-        prefix = tensor.name.split("*")[0] if outer else "root"
+        unit = outermost(tensor.name) if tensor.spans else "root"
+        outer = tensor.spans[0] if unit.endswith("*") else None
+        prefix = unit.removesuffix("*")
         inner = tensor.count if outer is None else tensor.count // maximum(outer.count, 1)
         times: Count = 1 if outer is None else outer.count
         key = (prefix, None if outer is None or outer.indices is None else tuple(outer.indices))

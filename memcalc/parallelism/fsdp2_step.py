@@ -50,6 +50,7 @@ class FullyShard(Hooks):
         self.previous: Storage | None = None
         self.scattered: Storage | None = None
         self.syncs = True
+        self.one_by_one = self.wrapped.nested
 
     def known(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         """The unit of a module; the root's where its forward is not under way."""
@@ -77,8 +78,6 @@ class FullyShard(Hooks):
             return
         if unit.state == "forward":  # another of its modules has been entered
             return
-        if unit.places:
-            raise refused(f"shards {unit.name}, which runs more than once a step")
         unit.state = "forward"
         self._unshard(machine, unit)
         self._wait(machine, unit)
@@ -96,7 +95,7 @@ class FullyShard(Hooks):
         unit.state = "idle"
         if unit.root:
             self.previous = None
-            missed = self.wrapped.missed()
+            missed = self.wrapped.missed(machine.idle)
             if missed is not None:
                 start = missed.rstrip(".")
                 raise refused(f"shards the members of {start} by themselves, and this model's are not played by themselves")
@@ -271,6 +270,8 @@ class FullyShard(Hooks):
         """The buffers that the next unit takes over."""
         ahead = next((unit.gather for unit in self.wrapped.all() if unit.gather is not None), None)
         held = {"gather": self.previous, "ahead": ahead, "scattered": self.scattered}
+        for unit in self.wrapped.all():  # one that runs again takes what it left on fewer ranks
+            held |= {f"{unit.name} {place}": piece for place, piece in enumerate(unit.fewer)}
         return {key: storage.life for key, storage in held.items() if storage is not None}
 
     def kept(self) -> Iterable[Storage]:

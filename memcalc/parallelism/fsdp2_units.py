@@ -5,16 +5,18 @@ source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fully_shard.py:fully_s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memcalc.arrays import Count, maximum
 from memcalc.errors import NotModelledError
 from memcalc.models import Model
+from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.play.values import Storage
 from memcalc.records import dataclass
-from memcalc.tensors import Tensor
+from memcalc.tensors import Span, Tensor
 
 if TYPE_CHECKING:
     from memcalc.parallelism.base import Setting
@@ -87,18 +89,25 @@ class Unit:
 
 
 def usual_units(model: Model) -> Units:
-    """Every member of each outermost list of layers by itself.
+    """Every member of each outermost list of layers by itself; of a list whose members hold lists, each member by its number.
 
     Raises:
-        NotModelledError: there is no such list, or it is inside of another.
+        NotModelledError: there is no such list.
     """
-    starts = dict.fromkeys(tensor.name.split("*")[0] for tensor in model.parameters if "*" in tensor.name)
-    inner = [start for start in starts if any(part.isdigit() for part in start.split("."))]
-    if inner:
-        raise refused(f"shards a list that {inner[0].rstrip('.')} is in")
+    starts = dict.fromkeys(outermost(tensor.name) for tensor in model.parameters if "*" in tensor.name)
     if not starts:
         raise refused("finds no list of layers to shard one by one")
-    return Units(tuple((f"{start}*",) for start in starts))
+    return Units(tuple((start,) for start in starts))
+
+
+def outermost(name: str) -> str:
+    """The member of an outermost list of layers that a parameter within some list is in.
+
+    >>> outermost("encoder.groups.*.layers.*.ffn.bias"), outermost("encoder.stages.0.layers.*.norm.bias")
+    ('encoder.groups.*', 'encoder.stages.0')
+    """
+    parts = name.split(".")
+    return ".".join(parts[: next(place for place, part in enumerate(parts) if part == "*" or part.isdigit()) + 1])
 
 
 class Wrapped:
@@ -107,6 +116,7 @@ class Wrapped:
     Attributes:
         model: whose.
         lists: what stands before the place of a member of each list that is sharded by members, as ``model.layers.``.
+        nested: whether a module that is sharded by its name holds a list of layers.
         met: units by the paths of their modules; None for a module that is in none of its own.
     """
 
@@ -115,6 +125,8 @@ class Wrapped:
         self.units = units or usual_units(setting.model)
         self.lists = [paths[0][:-1] for paths in self.units.groups if paths[0].endswith("*")]
         self.met: dict[str, Unit | None] = {}
+        named = {path for paths in self.units.groups for path in paths if not path.endswith("*")}
+        self.nested = any("*" in each.name and _inside(each.name, named) for each in self.model.parameters)
 
     def unit(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         """The unit of the module at a path."""
@@ -126,29 +138,32 @@ class Wrapped:
         """Every unit met, once; the root first, as ``named_modules`` has it."""
         return list(dict.fromkeys(unit for unit in self.met.values() if unit is not None))
 
-    def missed(self) -> str | None:
-        """A list of which no member was met."""
+    def missed(self, idle: Collection[str]) -> str | None:
+        """A list of which no member was met, or a module sharded by its name, outside of those that do not run."""
         met = [path for path, unit in self.met.items() if unit is not None and not unit.root]
-        return next((start for start in self.lists if not any(path.startswith(start) for path in met)), None)
+        wanted = [path.removesuffix("*") for paths in self.units.groups for path in paths if path.endswith("*") or self.nested]
+        return next((one for one in wanted if not _inside(one, idle) and not any(path.startswith(one) for path in met)), None)
 
     def _made(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         if path == self.model.prefix:
-            return Unit((path,), self._pieces("", [each for each in self.model.parameters if self._left(each.name)]), root=True)
+            return Unit(
+                (path,), self._pieces(machine, "", [each for each in self.model.parameters if self._left(each.name)]), root=True
+            )
         for paths in self.units.groups:
             if path in paths and not path.endswith("*"):
-                return self._grouped(paths)
+                return self._grouped(machine, paths)
         for start in self.lists:
             if path.startswith(start) and "." not in path[len(start) :]:
                 stays = (f"{start}-1",) in self.units.stays and self._last(machine, start, path[len(start) :])
-                return Unit((path,), self._pieces(f"{path}.", self._members(start, layer)), stays=stays)
+                return Unit((path,), self._pieces(machine, f"{path}.", self._members(start, layer)), stays=stays)
         return None
 
-    def _grouped(self, paths: tuple[str, ...]) -> Unit:
+    def _grouped(self, machine: Machine, paths: tuple[str, ...]) -> Unit:
         known = next((unit for path in paths if (unit := self.met.get(path)) is not None), None)
         if known is not None:
             return known
-        inside = [each for each in self.model.parameters if any(each.name.startswith(f"{path}.") for path in paths)]
-        return Unit(paths, self._pieces("", inside), stays=paths in self.units.stays)
+        inside = [each for each in self.model.parameters if _inside(each.name, paths)]
+        return Unit(paths, self._pieces(machine, "", inside), stays=paths in self.units.stays)
 
     def _left(self, name: str) -> bool:
         """Whether a parameter is in no group."""
@@ -182,13 +197,58 @@ class Wrapped:
             raise refused(f"shards {start}*, whose members are of several kinds, with adapters on them")
         return [replace(tensor, name=tensor.name[len(start) + 2 :], count=1) for tensor in found]
 
-    def _pieces(self, start: str, tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
-        found = []
-        for tensor in tensors:
-            if "*" in tensor.name:
-                raise refused(f"shards {start}{tensor.name}, a list within a layer, which is not modelled")
-            found.append(Piece(f"{start}{tensor.name}", tensor.shape, self.dtype(tensor)))
-        return tuple(found)
+    def _pieces(self, machine: Machine, start: str, tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
+        found = {tensor.name: tensor for tensor in each_member(machine, tensors)}
+        names = [(name, name.split(".")) for name in found]
+        return tuple(Piece(f"{start}{name}", found[name].shape, self.dtype(found[name])) for name in managed(names))
+
+
+def managed(names: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Parameters as FSDP2 lists them: what a module holds itself comes after what its parts hold (_get_managed_modules).
+
+    Args:
+        names: each parameter's, and what is left of it from here on, part by part.
+
+    >>> list(managed([("head.bias", ["head", "bias"]), ("head.norm.bias", ["head", "norm", "bias"])]))
+    ['head.norm.bias', 'head.bias']
+    """
+    parts: dict[str, list[tuple[str, Sequence[str]]]] = {}
+    for name, (first, *rest) in names:
+        parts.setdefault(first if rest else "", []).append((name, rest))
+    own = parts.pop("", [])
+    for part in parts.values():
+        yield from managed(part)
+    yield from (name for name, _ in own)
+
+
+def each_member(machine: Machine, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Those that are there, of lists within a module one by one, as modules are registered: a member's before the next one's.
+
+    Raises:
+        ScalarOnlyError: sizes are those of many jobs, and which of several kinds a member of a list is cannot be told.
+    """
+    for start, group in groupby(tensors, key=lambda tensor: tensor.name.partition("*")[0] if "*" in tensor.name else None):
+        held = list(group)
+        if start is None:
+            yield from (tensor for tensor in held if machine.decide(tensor.count > 0))
+            continue
+        if any(tensor.spans[0].indices is None for tensor in held) and len({id(tensor.spans[0]) for tensor in held}) > 1:
+            raise ScalarOnlyError
+        place, member = 0, held
+        while member:
+            member = [tensor for tensor in held if _has(machine, tensor.spans[0], place)]
+            named = [replace(each, name=each.name.replace("*", str(place), 1), spans=each.spans[1:]) for each in member]
+            yield from each_member(machine, named)
+            place += 1
+
+
+def _has(machine: Machine, span: Span, place: int) -> bool:
+    return machine.decide(place < span.count) if span.indices is None else place in span.indices
+
+
+def _inside(name: str, paths: Collection[str]) -> bool:
+    """Whether a name is inside of one of some modules."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def refused(rule: str) -> NotModelledError:

@@ -27,18 +27,12 @@ from memcalc.readers.source import read_model
 from memcalc.tape.events import Alloc, Mark
 from memcalc.tape.fold import fold, requested
 from memcalc.tape.unroll import unroll
-from tests.play.sharded_cases import CASES, MODELS
+from tests.play.sharded_cases import CASES, MODELS, asked
 from tests.play.test_step import sizes
 
 OWN = ("all-gather input", "all-gather output", "(gathered)", "reduce-scatter input", "reduced gradients")
 """How the names of FSDP2's own buffers end."""
 RECORDED = json.loads((Path(__file__).parent / "sharded.json").read_text())
-
-
-def asked(case: dict[str, Any]) -> dict[str, Any]:
-    """The job of a case."""
-    keys = {key: value for key, value in case.items() if key != "units" and (key != "dp" or "dp_shard" not in case)}
-    return {**keys, "model": MODELS[case["model"]], "attention": "eager", "optimizer": "sgd"}
 
 
 @cache
@@ -147,7 +141,17 @@ def test_more_ranks_take_less_for_good_and_the_same_for_a_moment():
 @settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(2, 70), st.integers(1, 3), st.integers(2, 5)), min_size=2, max_size=4),
-    st.sampled_from(["mixed", "reduced in fp32", "kept gathered", "mixed, checkpointed", "to fewer"]),
+    st.sampled_from(
+        [
+            "mixed",
+            "reduced in fp32",
+            "kept gathered",
+            "mixed, checkpointed",
+            "to fewer",
+            "a layer that is shared",
+            "lists of lists",
+        ]
+    ),
 )
 def test_arrays_of_ranks_are_each_job_alone(points, name):
     """Ranks that shard, replicas and batches as int64 arrays give the folded heights of each job alone."""
@@ -187,19 +191,43 @@ def test_an_estimate_has_the_step_on_its_streams():
     assert streams == {0, GATHER, REDUCE}
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ({"model_type": "albert", "num_hidden_layers": 3}, "fsdp2 shards albert.encoder.albert_layer_groups.0"),
-        ({"model_type": "resnet"}, "fsdp2 shards a list that resnet.encoder.stages.0.layers is in"),
-    ],
-)
-def test_what_fsdp2_does_otherwise_is_refused(model, said):
-    """A layer that runs more than once, and lists of lists, are not played, and no peak is told."""
+def test_a_shared_layer_is_gathered_for_each_pass_and_reduced_once():
+    """Six passes and the root: autograd hands a shared parameter its gradient when the last of its uses has given its part."""
+    events = [event for event in unroll(played("a layer that is shared", unrolled=True).events) if isinstance(event, Alloc)]
+    times = {name: sum(event.buffer.site == name for event in events) for name in ("all-gather output", "reduce-scatter input")}
+    assert times == {"all-gather output": 1 + 6 + 6, "reduce-scatter input": 1 + 1}
+
+
+def test_a_stage_of_layers_is_one_unit():
+    """By hand: gathered parameters are the root's and at most one of ResNet's stages; the second is the larger."""
+    case = CASES["lists of lists"]
+    model = read_model(asked(case)["model"])
+
+    def whole(start: str) -> int:
+        found = [tensor for tensor in model.parameters if tensor.name.startswith(start)]
+        return sum(tensor.elements for tensor in found)
+
+    stages = "resnet.encoder.stages."
+    root = whole("") - whole(stages)
+    assert all(tensor.shape[0] % 2 == 0 for tensor in model.parameters)  # nothing is padded
+    assert tops(asked(case))["parameter_copy"] == 4 * (root + max(whole(f"{stages}0."), whole(f"{stages}1.")))
+
+
+def test_a_tower_that_does_not_run_is_never_gathered():
+    """Words alone leave Gemma 3's tower as it is, but for what of it is the root's; the gradients are those of the rest."""
+    alone, seen = (tops(asked(CASES[name])) for name in ("a tower that does not run", "a tower"))
+    model = read_model(MODELS["gemma3"])
+    unused = [tensor for tensor in model.parameters if ".vision_tower." in tensor.name or ".multi_modal" in tensor.name]
+    assert seen["gradient"] - alone["gradient"] == 4 * sum(tensor.elements for tensor in unused) // 2
+
+
+def test_what_fsdp2_does_otherwise_is_refused():
+    """Adapters on layers of several kinds are not told apart, and no peak is told."""
+    model = {"model_type": "qwen2_moe", "num_hidden_layers": 4, "decoder_sparse_step": 2, "num_experts": 4}
     keys = {"optimizer": "sgd", "micro_batch_size": 1, "zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "precision": "fp32"}
-    answer = estimate_mapping({"model": model, **keys})
+    answer = estimate_mapping({"model": model, **keys, "lora": {"r": 4, "target_modules": ["q_proj"]}})
     assert answer.peak.allocated is None
-    assert any(said in warning for warning in answer.warnings)
+    assert any("layers.*, whose members are of several kinds" in warning for warning in answer.warnings)
 
 
 @pytest.mark.parametrize(
