@@ -42,6 +42,7 @@ class Machine(Memory, Decisions):
         held: what the script around the model holds until backward is through.
         cache: of keys and values, where they are kept from forward to forward; None where they are not.
         encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
+        flashed: whether attention is that of flash-attn's own kernels.
         idle: paths of modules that this forward has no use for, lists of layers and all.
         uneven: whether what turns of a stretch hand on is of another size than what the first was given.
     """
@@ -57,7 +58,7 @@ class Machine(Memory, Decisions):
         self.idle: set[str] = set()
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.in_stead = self.heeded = False
+        self.unrolled = self.in_stead = self.heeded = self.flashed = False
         self.held: Any = None
         self.cache: KeyValueCache | None = None
         self.encoded: Value | None = None
