@@ -100,7 +100,8 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
     source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
     """
     if machine.flashed:
-        return no_mask(machine, place, batch)
+        no_mask(machine, place, batch)
+        return None
     cache = machine.cache
     if cache is not None:  # and nothing is looked at for packed rows (masking_utils.py:_preprocess_mask_arguments)
         keys = cache.reach(machine, batch.tokens)

@@ -23,7 +23,8 @@ def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
     from memcalc.families._given_masks import given_mask, is_given
 
     if machine.flashed:
-        return no_mask(machine, place, batch)
+        no_mask(machine, place, batch)
+        return None
     if is_given(batch):
         return given_mask(machine, batch, dtype, reach, eager=eager)
     if place is not None and machine.cache is None:

@@ -23,8 +23,8 @@ from memcalc.parallelism.base import (
     step_casts,
     steps_in_turn,
 )
+from memcalc.parallelism.fsdp2_members import outermost
 from memcalc.parallelism.fsdp2_sharding import sharding_of
-from memcalc.parallelism.fsdp2_units import outermost
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 

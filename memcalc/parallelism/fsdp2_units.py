@@ -5,18 +5,17 @@ source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fully_shard.py:fully_s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memcalc.arrays import Count, maximum
 from memcalc.errors import NotModelledError
 from memcalc.models import Model
-from memcalc.parallelism.base import ScalarOnlyError
+from memcalc.parallelism.fsdp2_members import each_member, managed, outermost
 from memcalc.play.values import Storage
 from memcalc.records import dataclass
-from memcalc.tensors import Span, Tensor
+from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:
     from memcalc.parallelism.base import Setting
@@ -98,16 +97,6 @@ def usual_units(model: Model) -> Units:
     if not starts:
         raise refused("finds no list of layers to shard one by one")
     return Units(tuple((start,) for start in starts))
-
-
-def outermost(name: str) -> str:
-    """The member of an outermost list of layers that a parameter within some list is in.
-
-    >>> outermost("encoder.groups.*.layers.*.ffn.bias"), outermost("encoder.stages.0.layers.*.norm.bias")
-    ('encoder.groups.*', 'encoder.stages.0')
-    """
-    parts = name.split(".")
-    return ".".join(parts[: next(place for place, part in enumerate(parts) if part == "*" or part.isdigit()) + 1])
 
 
 class Wrapped:
@@ -201,49 +190,6 @@ class Wrapped:
         found = {tensor.name: tensor for tensor in each_member(machine, tensors)}
         names = [(name, name.split(".")) for name in found]
         return tuple(Piece(f"{start}{name}", found[name].shape, self.dtype(found[name])) for name in managed(names))
-
-
-def managed(names: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
-    """Parameters as FSDP2 lists them: what a module holds itself comes after what its parts hold (_get_managed_modules).
-
-    Args:
-        names: each parameter's, and what is left of it from here on, part by part.
-
-    >>> list(managed([("head.bias", ["head", "bias"]), ("head.norm.bias", ["head", "norm", "bias"])]))
-    ['head.norm.bias', 'head.bias']
-    """
-    parts: dict[str, list[tuple[str, Sequence[str]]]] = {}
-    for name, (first, *rest) in names:
-        parts.setdefault(first if rest else "", []).append((name, rest))
-    own = parts.pop("", [])
-    for part in parts.values():
-        yield from managed(part)
-    yield from (name for name, _ in own)
-
-
-def each_member(machine: Machine, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Those that are there, of lists within a module one by one, as modules are registered: a member's before the next one's.
-
-    Raises:
-        ScalarOnlyError: sizes are those of many jobs, and which of several kinds a member of a list is cannot be told.
-    """
-    for start, group in groupby(tensors, key=lambda tensor: tensor.name.partition("*")[0] if "*" in tensor.name else None):
-        held = list(group)
-        if start is None:
-            yield from (tensor for tensor in held if machine.decide(tensor.count > 0))
-            continue
-        if any(tensor.spans[0].indices is None for tensor in held) and len({id(tensor.spans[0]) for tensor in held}) > 1:
-            raise ScalarOnlyError
-        place, member = 0, held
-        while member:
-            member = [tensor for tensor in held if _has(machine, tensor.spans[0], place)]
-            named = [replace(each, name=each.name.replace("*", str(place), 1), spans=each.spans[1:]) for each in member]
-            yield from each_member(machine, named)
-            place += 1
-
-
-def _has(machine: Machine, span: Span, place: int) -> bool:
-    return machine.decide(place < span.count) if span.indices is None else place in span.indices
 
 
 def _inside(name: str, paths: Collection[str]) -> bool:

@@ -62,9 +62,9 @@ def flash_attention(
     _look(machine, rows, tokens, place)
     if machine.policy.sequences is None:
         return _kernel(machine, query, key, value, probability, None, None)
-    flat = [merge_dims(machine, contiguous(machine, each), 0, 1) for each in (query, key, value)]
+    query, key, value = (merge_dims(machine, contiguous(machine, each), 0, 1) for each in (query, key, value))
     ends, longest = _lengths(machine, tokens, machine.policy.sequences)
-    out = _kernel(machine, *flat, probability, ends, longest)
+    out = _kernel(machine, query, key, value, probability, ends, longest)
     return split_dim(machine, out, 0, (rows, tokens))
 
 

@@ -106,7 +106,7 @@ def _fully_sharded(module: Any, stage: int, scheme: Scheme, args: Mapping[str, A
     if scheme.copy is not None or reduced:
         gathered = None if scheme.copy is None else getattr(torch, scheme.copy)
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=gathered, **reduced)
-    after = {"reshard_after_forward": int(args.get("reshard_after_forward", 0)) or True} if stage == 3 else {}
+    after: dict[str, Any] = {"reshard_after_forward": int(args.get("reshard_after_forward", 0)) or True} if stage == 3 else {}
     for layer in repeated_layers(module):
         if any(True for _ in layer.parameters()):
             fully_shard(layer, **told, **after)

@@ -19,7 +19,7 @@ from memcalc.errors import InputError
 from memcalc.job import read_job
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.parallelism.engines import hooks_of
-from memcalc.parallelism.fsdp2_step import GATHER, REDUCE
+from memcalc.parallelism.fsdp2_gathers import GATHER, REDUCE
 from memcalc.parallelism.fsdp2_units import Units
 from memcalc.plan import make_plan
 from memcalc.prepared import prepared
