@@ -55,7 +55,7 @@ class Training(Section):
     batch: Literal["full", "padded", "packed"] = "full"
     """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or sequences ``packed`` by their positions."""
     packed_sequences: Size | None = None
-    """Sequences in each packed row, which the kernels of ``flash_attention_2`` follow and no other attention asks for."""
+    """Sequences in each packed row, which the kernels of ``flash_attention_2`` follow; to any other it makes no difference."""
     cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
     """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
     attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager", "flash_attention_2"] = "auto"

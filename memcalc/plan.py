@@ -113,19 +113,18 @@ def make_plan(job: Job) -> Plan:
 
 
 def _refuse_packed(training: Training) -> None:
-    """Refuse packed rows whose sequences are not counted where flash-attn's kernels follow them, or counted where none does.
+    """Refuse packed rows whose sequences are not counted where flash-attn's kernels follow them; rows of others have none.
 
     Raises:
-        InputError: a number of sequences that nothing asks for, or of one, which is no packed row.
+        InputError: a number of sequences of rows that are not packed, or of one, which is no packed row.
         NotModelledError: none, though flash-attn's backward holds 128 rows more for each.
     """
     asked, path = training.packed_sequences, "training.packed_sequences"
-    follows = training.attention == "flash_attention_2" and training.batch == "packed"
-    if asked is None and follows:
+    if asked is None and training.attention == "flash_attention_2" and training.batch == "packed":
         rule = "leaves open how many sequences there are, of which flash-attn's backward holds 128 rows more each"
         raise NotModelledError("training.batch", "packed", rule, f"give {path}")
-    if asked is not None and not follows:
-        raise InputError(path, asked, "is asked by batch packed under attention flash_attention_2 alone", "leave it out")
+    if asked is not None and training.batch != "packed":
+        raise InputError(path, asked, "are sequences of packed rows, and these are not", "leave it out, or use batch packed")
     if asked == 1:
         raise InputError(path, asked, "is a row of one sequence, which transformers finds nothing packed in", "use batch full")
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from memcalc.arrays import Count
 from memcalc.parallelism.base import ScalarOnlyError
+from memcalc.play.values import alike
 from memcalc.tensors import Span, Tensor
 
 if TYPE_CHECKING:
@@ -43,6 +45,30 @@ def managed(names: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
     for part in parts.values():
         yield from managed(part)
     yield from (name for name, _ in own)
+
+
+def of_kind(tensors: Sequence[Tensor], layer: Any) -> list[Tensor] | None:
+    """Of a list's parameters, named from a member down, those of members like ``layer``, whatever stands on its matrices.
+
+    None where that is not told by names and shapes.
+    """
+    kinds: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(id(tensor.spans[0]), []).append(tensor)
+    if len(kinds) == 1:
+        return list(tensors)
+    if layer is None:
+        return None
+    wanted = {tensor.name: tensor.shape for tensor in layer.tensors() if tensor.role == "parameter"}
+    alike_ones = [kind for kind in kinds.values() if _bare(kind).keys() == wanted.keys()]
+    alike_ones = [kind for kind in alike_ones if all(alike(shape, wanted[name]) for name, shape in _bare(kind).items())]
+    return alike_ones[0] if alike_ones else None
+
+
+def _bare(tensors: Iterable[Tensor]) -> dict[str, tuple[Count, ...]]:
+    """The shapes of a layer without its adapters, as it names them itself."""
+    own = (tensor for tensor in tensors if not any(part.startswith("lora_") for part in tensor.name.split(".")))
+    return {tensor.name.replace(".base_layer.", "."): tensor.shape for tensor in own}
 
 
 def each_member(machine: Machine, tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from memcalc.arrays import Count, maximum
 from memcalc.errors import NotModelledError
 from memcalc.models import Model
-from memcalc.parallelism.fsdp2_members import each_member, managed, outermost
+from memcalc.parallelism.fsdp2_members import each_member, managed, of_kind, outermost
 from memcalc.play.values import Storage
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
@@ -180,11 +180,12 @@ class Wrapped:
         """The parameters of a member of a list, named from the member down."""
         if self.model.adapter is None and layer is not None:
             return [tensor for tensor in layer.tensors() if tensor.role == "parameter"]
-        found = [tensor for tensor in self.model.parameters if tensor.name.startswith(f"{start}*.")]
-        names = [tensor.name for tensor in found]
-        if len(set(names)) < len(names):
-            raise refused(f"shards {start}*, whose members are of several kinds, with adapters on them")
-        return [replace(tensor, name=tensor.name[len(start) + 2 :], count=1) for tensor in found]
+        listed = [tensor for tensor in self.model.parameters if tensor.name.startswith(f"{start}*.")]
+        found = of_kind([replace(tensor, name=tensor.name[len(start) + 2 :]) for tensor in listed], layer)
+        if found is None:
+            raise refused(f"shards {start}*, whose members are of kinds that are not told apart, with adapters on them")
+        spans = [(tensor, maximum(tensor.spans[0].count, 1)) for tensor in found]
+        return [replace(tensor, count=tensor.count // times, spans=tensor.spans[1:]) for tensor, times in spans]
 
     def _pieces(self, machine: Machine, start: str, tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
         found = {tensor.name: tensor for tensor in each_member(machine, tensors)}

@@ -106,7 +106,7 @@ def lived(case: dict[str, Any]) -> dict[str, Any]:
     built = build(job)
     module = built.module
     if "lora" in case:
-        module = with_lora(module, {**case["lora"], "target_modules": ["q_proj", "v_proj"]})
+        module = with_lora(module, {"target_modules": ["q_proj", "v_proj"], **case["lora"]})
     cast_parameters(module.train(), scheme)
     switch_on(module, case.get("activation_checkpointing", "none"))
     here = World(dist.get_rank(), dist.get_world_size())

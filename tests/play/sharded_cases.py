@@ -39,6 +39,10 @@ CASES: dict[str, dict[str, Any]] = {
     "adapters": {"model": "llama", "precision": "fsdp2-mixed", "lora": {"r": 4}, **SHARDED},
     "adapters, checkpointed": {"model": "llama", "precision": "bf16-pure", "lora": {"r": 4},
                                "activation_checkpointing": "full", **SHARDED},
+    "adapters on a layer that is shared": {"model": "albert", "precision": "fp32",
+                                           "lora": {"r": 4, "target_modules": ["query", "value"]}, **SHARDED},
+    "adapters on layers of two kinds": {"model": "gemma3", "precision": "fsdp2-mixed",
+                                        "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]}, **SHARDED},
     "in groups": {"model": "llama", "precision": "fsdp2-mixed", "zero_args": {"reduce_in_float32": True}, **SHARDED,
                   "units": {"groups": [["model.embed_tokens"], LAYERS, ENDS], "stays": [ENDS]}},
     "in groups, checkpointed": {"model": "llama", "precision": "fsdp2-mixed", "activation_checkpointing": "full", **SHARDED,
@@ -66,6 +70,8 @@ CASES: dict[str, dict[str, Any]] = {
     "a tower that does not run, mixed": {"model": "gemma3", "precision": "fsdp2-mixed", "activation_checkpointing": "full",
                                          **SHARDED},
     "a tower": {"model": "gemma3", "precision": "fp32", **SHARDED, **SEEN},
+    "a tower without gradients": {"model": "gemma3", "precision": "fp32",
+                                  "lora": {"r": 4, "target_modules": ["gate_proj"]}, **SHARDED, **SEEN},
     "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
 }  # fmt: skip
 

@@ -221,13 +221,27 @@ def test_a_tower_that_does_not_run_is_never_gathered():
     assert seen["gradient"] - alone["gradient"] == 4 * sum(tensor.elements for tensor in unused) // 2
 
 
+def test_adapters_stand_on_the_layers_of_their_kind():
+    """By hand: Qwen's dense and sparse layers have matrices of their own, and both have adapters of rank 4 on two 64 x 64."""
+    model = {"model_type": "qwen2_moe", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 98,
+             "num_hidden_layers": 2, "decoder_sparse_step": 2, "num_experts": 2, "intermediate_size": 96,
+             "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "tie_word_embeddings": False}  # fmt: skip
+    job = {**asked(CASES["fp32"]), "model": model, "lora": {"r": 4, "target_modules": ["q_proj", "o_proj"]}}
+    events = [event.buffer for event in unroll(play_job(job).events) if isinstance(event, Alloc)]
+    attention = 4 * 64 * 64 + 3 * 64 + 2 * 64 + 2 * 2 * 4 * 64
+    dense, sparse = 3 * 64 * 96, 2 * 3 * 64 * 32 + 2 * 64 + 3 * 64 * 48 + 2 * 64  # the last, of one row, is padded to two
+    root = 2 * 98 * 64 + 64
+    gathers = {buffer.requested // 4 for buffer in events if buffer.site == "all-gather output"}
+    assert gathers == {root, attention + dense, attention + sparse}
+
+
 def test_what_fsdp2_does_otherwise_is_refused():
-    """Adapters on layers of several kinds are not told apart, and no peak is told."""
+    """Layers of several kinds in 4 bits are not told apart, and no peak is told."""
     model = {"model_type": "qwen2_moe", "num_hidden_layers": 4, "decoder_sparse_step": 2, "num_experts": 4}
     keys = {"optimizer": "sgd", "micro_batch_size": 1, "zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "precision": "fp32"}
-    answer = estimate_mapping({"model": model, **keys, "lora": {"r": 4, "target_modules": ["q_proj"]}})
+    answer = estimate_mapping({"model": model, **keys, "quantization": "nf4", "lora": {"r": 4, "target_modules": ["q_proj"]}})
     assert answer.peak.allocated is None
-    assert any("layers.*, whose members are of several kinds" in warning for warning in answer.warnings)
+    assert any("layers.*, whose members are of kinds that are not told apart" in warning for warning in answer.warnings)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +257,13 @@ def test_a_number_of_ranks_after_forward_is_a_factor_of_use(given, said):
     """What torch refuses or takes for a truth value is an error that says what to write."""
     with pytest.raises(InputError, match=said):
         estimate_mapping({**asked(CASES["to fewer"]), **given})
+
+
+def test_layers_that_backward_never_gathers_are_refused_on_fewer_ranks():
+    """What a tower without gradients left after forward is let go of by nobody (FSDPParam.to_sharded), and no peak is told."""
+    answer = estimate_mapping({**asked(CASES["a tower without gradients"]), "dp": 4, "zero_args": {"reshard_after_forward": 2}})
+    assert answer.peak.allocated is None
+    assert any("left on fewer ranks for good, where backward never comes" in warning for warning in answer.warnings)
 
 
 def test_all_ranks_after_forward_are_the_default():

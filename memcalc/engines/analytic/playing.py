@@ -66,7 +66,8 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
         computed(plan, model)[0], keeps=plan.scheme.keeps, trains=trains,
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
-        sequences=job.training.packed_sequences, cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
+        sequences=job.training.packed_sequences if job.training.attention == FLASH_ATTN else None,
+        cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
         gradients_kept=keeps_gradients(plan), updates=_updates(plan, model, behaviour),
     )  # fmt: skip
 
