@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def outermost(name: str) -> str:
     """The member of an outermost list of layers that a parameter within some list is in.
 
-    >>> outermost("encoder.groups.*.layers.*.ffn.bias"), outermost("encoder.stages.0.layers.*.norm.bias")
-    ('encoder.groups.*', 'encoder.stages.0')
+    >>> [outermost(name) for name in ("groups.*.layers.*.ffn.bias", "stages.0.layers.*.norm.bias", "layers.layer_*.ln.bias")]
+    ['groups.*', 'stages.0', 'layers.layer_*']
     """
     parts = name.split(".")
-    return ".".join(parts[: next(place for place, part in enumerate(parts) if part == "*" or part.isdigit()) + 1])
+    return ".".join(parts[: next(place for place, part in enumerate(parts) if part.endswith("*") or part.isdigit()) + 1])
 
 
 def managed(names: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
