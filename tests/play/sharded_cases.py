@@ -14,6 +14,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "albert's groups": {"model_type": "albert", "embedding_size": 32, "hidden_size": 64, "intermediate_size": 176,
                         "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2, "num_attention_heads": 4,
                         "vocab_size": 99, "max_position_embeddings": 64},
+    "t5": {"model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 5, "num_heads": 4, "vocab_size": 99,
+           "dropout_rate": 0.0},
     "resnet": {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 4]},
     "gemma3": {"model_type": "gemma3", "mm_tokens_per_image": 4, "image_token_index": 98,
                "text_config": {**ROTARY, "head_dim": 16, "num_hidden_layers": 7, "sliding_window": 16},
@@ -72,6 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a tower": {"model": "gemma3", "precision": "fp32", **SHARDED, **SEEN},
     "a tower without gradients": {"model": "gemma3", "precision": "fp32",
                                   "lora": {"r": 4, "target_modules": ["gate_proj"]}, **SHARDED, **SEEN},
+    "a bias that layers share": {"model": "t5", "precision": "fp32", **SHARDED},
     "replicated": {"model": "llama", "precision": "fsdp2-mixed", **SHARDED, "dp": 2, "dp_replicate": 2, "dp_shard": 1},
 }  # fmt: skip
 
