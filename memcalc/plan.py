@@ -92,6 +92,7 @@ def make_plan(job: Job) -> Plan:
             "training.compile", True, "lets a compiler decide what is fused, kept and recomputed, which is not modelled",
             "leave it out: eager code is what is estimated",
         )  # fmt: skip
+    _refuse_packed(training)
     if training.batch != "full" and training.cross_entropy in ("chunked", "cce"):
         raise NotModelledError(
             "training.batch", training.batch, f"leaves open how many labels count, which {training.cross_entropy} asks",
@@ -109,6 +110,23 @@ def make_plan(job: Job) -> Plan:
         clips=training.max_grad_norm is not None, assumptions=tuple(assumptions),
         in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
     )  # fmt: skip
+
+
+def _refuse_packed(training: Training) -> None:
+    """Refuse packed rows whose sequences are not counted where flash-attn's kernels follow them; rows of others have none.
+
+    Raises:
+        InputError: a number of sequences of rows that are not packed, or of one, which is no packed row.
+        NotModelledError: none, though flash-attn's backward holds 128 rows more for each.
+    """
+    asked, path = training.packed_sequences, "training.packed_sequences"
+    if asked is None and training.attention == "flash_attention_2" and training.batch == "packed":
+        rule = "leaves open how many sequences there are, of which flash-attn's backward holds 128 rows more each"
+        raise NotModelledError("training.batch", "packed", rule, f"give {path}")
+    if asked is not None and training.batch != "packed":
+        raise InputError(path, asked, "are sequences of packed rows, and these are not", "leave it out, or use batch packed")
+    if asked == 1:
+        raise InputError(path, asked, "is a row of one sequence, which transformers finds nothing packed in", "use batch full")
 
 
 def _refuse_unused(job: Job, backend: str) -> None:

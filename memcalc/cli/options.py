@@ -52,7 +52,7 @@ Checkpointing = Annotated[
     str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective, full, every-2.", metavar="")
 ]
 AttentionKernel = Annotated[
-    str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
+    str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash_attention_2, eager, …", metavar="KERNEL")
 ]
 Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
 KeepGradients = Annotated[bool, _option("--keep-gradients", group=TRAINING, text="Zeroed, not dropped: set_to_none=False.")]

@@ -123,6 +123,8 @@ def body(
         embeds, seen = _merged(machine, root, batch, config, embeds)
         if kept is not None:
             kept.append(seen[1])
+    else:
+        machine.idle.add(f"{machine.path}.vision_tower" if machine.path else "vision_tower")
     eager, style = machine.policy.attention == "eager", style_of(text)
     masks, numbers = _masks(machine, batch, embeds.dtype, style, eager=eager)
     hidden, _ = machine.call(

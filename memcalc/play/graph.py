@@ -211,6 +211,7 @@ class Engine:
         alone = sys.getrefcount(old) == 3 and sys.getrefcount(old.storage) == 2
         if alone and old.dense and not old.view:
             return old
+        self.machine.put_aside(old.storage.life)
         return self.machine.new(old.shape, old.dtype, "add.Tensor", old.order)
 
 

@@ -42,7 +42,9 @@ class Machine(Memory, Decisions):
         held: what the script around the model holds until backward is through.
         cache: of keys and values, where they are kept from forward to forward; None where they are not.
         encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
-        uneven: whether what turns of a stretch hand on is of another size than what the first was given.
+        flashed: whether attention is that of flash-attn's own kernels.
+        idle: paths of modules that this forward has no use for, lists of layers and all.
+        uneven: whether what turns of a stretch hand on is of another size, or another thing, than what the first was given.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -53,9 +55,10 @@ class Machine(Memory, Decisions):
         self.parameters: dict[str, Value] = {}
         self.tied: dict[str, str] = {}
         self.assumed: dict[str, None] = {}
+        self.idle: set[str] = set()
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.in_stead = self.heeded = False
+        self.unrolled = self.in_stead = self.heeded = self.flashed = False
         self.held: Any = None
         self.cache: KeyValueCache | None = None
         self.encoded: Value | None = None
@@ -266,6 +269,12 @@ class Machine(Memory, Decisions):
             self._outer = section.outer
             section.given, section.waiting = life_of(grads), self._waiting()
             section.held = self._carried()
+
+    def put_aside(self, life: Life) -> None:
+        """A gradient is replaced by a sum: one that a stretch was given beside the first is there for its first turn alone."""
+        section = self._section
+        if section is not None and life is not section.given and not any(born is life for _, born in self.tape):
+            self.uneven = True
 
     def _waiting(self) -> Life | None:
         """A gradient that waits for its update."""
