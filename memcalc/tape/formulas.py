@@ -135,7 +135,8 @@ class Formulas:
 
     def __init__(self, tape: Iterable[Event], recording: Recording, place: str = "device") -> None:
         self.recording = recording
-        self.walked = walked = walk_of(tape, place)
+        walked = walk_of(tape, place)
+        self.sizes, self.turns = walked.sizes, walked.turns
         for size in (*walked.sizes, *walked.turns):
             _require_size(size)
         self.terms = walked.terms()
@@ -163,7 +164,7 @@ class Formulas:
         return found
 
     def _measured(self, measure: Measure) -> Measured:
-        sizes = [measure(size) for size in self.walked.sizes]
+        sizes = [measure(size) for size in self.sizes]
         made = {term: self._product(term, sizes, lambda size: size) for term in self.terms}
         polynomials = Polynomials(self.recording, [made[term] for term in self.terms])
         instants = [
@@ -189,7 +190,7 @@ class Formulas:
         size, turns = term
         found = of(sizes[size])
         for turn in turns:
-            found = found * of(self.walked.turns[turn])
+            found = found * of(self.turns[turn])
         return found
 
 

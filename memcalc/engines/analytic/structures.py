@@ -29,7 +29,7 @@ from memcalc.records import dataclass
 from memcalc.symbols import LEAST, NotParametricError, Reading, Recording
 from memcalc.tape.events import Event
 from memcalc.tape.fold import requested
-from memcalc.tape.formulas import Formulas
+from memcalc.tape.formulas import Formulas, Measured
 from memcalc.tape.read_again import read_again
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ SIZES = ("micro_batch_size", "sequence_length")
 """Keys of a job's training that may vary within a structure."""
 ALONE = 4
 """Jobs of a kind that are played one by one before one is played for all, which takes as long as some six."""
-KINDS = 64
+KINDS = 32
 """Kinds of jobs that are remembered, the latest used."""
 STRUCTURES = 16
 """Structures of a kind: where there are more, its jobs have little in common, and are played one by one."""
@@ -65,10 +65,11 @@ class Structure:
     more: tuple[str, ...]
     read: dict[str, Any] = field(default_factory=dict)
 
-    def formulas(self) -> Formulas:
-        """Its instants, for one job at a time."""
+    def measured(self) -> tuple[Measured, Measured]:
+        """Its instants for one job at a time: as requested, and in blocks."""
         if "one" not in self.read:
-            self.read["one"] = Formulas(self.steady, self.recording)
+            formulas = Formulas(self.steady, self.recording)
+            self.read["one"] = formulas.measured(requested), formulas.measured(rounded)
         return self.read["one"]  # type: ignore[no-any-return]
 
     def arrays(self) -> FormulaArrays:
@@ -168,8 +169,7 @@ class Kinds:
             return
         try:
             structure = structure_of(job, plan, model, account, sizes)
-            for measure in (requested, rounded):
-                structure.formulas().measured(measure)
+            structure.measured()
             kind.structures.append(structure)
         except Exception as error:  # the job has been answered: what goes wrong here may only cost time
             if self.strict and not isinstance(error, NotParametricError | MemcalcError):
@@ -260,7 +260,7 @@ def _key(job: Job, model: Model) -> Any:
 
 
 def _answered(job: Job, kind: Kind, structure: Structure, reading: Reading, *, replayed: bool) -> Whole:
-    asked, blocks = (structure.formulas().measured(measure) for measure in (requested, rounded))
+    asked, blocks = structure.measured()
     highest = blocks.highest(reading)
     summit = Summit(
         asked.highest(reading).top, asked.role_tops(reading), highest.top, highest.roles, highest.phase, highest.site
