@@ -13,6 +13,7 @@ from memcalc.families._encoder import EncoderConfig, Part, embeddings, on_body, 
 from memcalc.families._encoder_forward import bert_embeddings, context_of
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch, Context
+from memcalc.families._idle import under
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.basic import Dropout, Linear, layer_norm
@@ -237,4 +238,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/albert/modeling_albert.py",
     play=play,
+    idle=under(AlbertModel=("pooler",)),  # the loss is of the last states
 )

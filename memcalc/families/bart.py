@@ -6,6 +6,7 @@ from typing import Any
 
 from memcalc.families._bart_forward import play as bart_forward
 from memcalc.families._forward import Batch
+from memcalc.families._idle import CROSS, under
 from memcalc.families._seq2seq import Seq2SeqConfig, block
 from memcalc.families.base import PAIRS, Architecture, Family, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
@@ -135,5 +136,6 @@ FAMILY = Family(
     source="transformers 5.23.0 models/bart/modeling_bart.py",
     inputs=PAIRS,
     play=play,
+    idle=under(BartForCausalLM=CROSS),
     caches=True,
 )

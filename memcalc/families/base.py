@@ -95,6 +95,9 @@ class Family:
         caches: whether it runs with a cache of keys and values too, where the machine has one: it then gives the logits of the
             last position in place of a loss.
         options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
+        idle: the modules that a training step does not reach, whose parameters get no gradient: of (config, architecture's
+            name, whether images are read).
+        recast: the modules whose weights autocast casts anew at each use and keeps no copy of, by config.
     """
 
     model_type: str
@@ -108,6 +111,8 @@ class Family:
     play: Callable[..., tuple[Any, Any]] | None = None
     caches: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    idle: Callable[[Any, str, bool], tuple[str, ...]] | None = None
+    recast: Callable[[Any], tuple[str, ...]] | None = None
 
 
 @cache

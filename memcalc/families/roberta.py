@@ -7,6 +7,7 @@ from typing import Any
 from memcalc.families._encoder import BertLikeConfig
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
 from memcalc.families._roberta import play_roberta, roberta
 from memcalc.families.base import Architecture, Family, Size
 from memcalc.play.machine import Machine
@@ -44,4 +45,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/roberta/modeling_roberta.py",
     play=play,
+    idle=under(RobertaModel=("pooler",)),  # the loss is of the last states
 )

@@ -15,6 +15,9 @@ from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 
+TABLE = "embed_tokens"
+"""What transformers calls each side's table where both sides share one: it looks up, and autocast casts nothing for it."""
+
 
 class ScalarOnlyError(Exception):
     """A partition that goes tensor by tensor cannot be evaluated over arrays; the sweep then takes its jobs one by one."""
@@ -92,8 +95,13 @@ class Setting:
 
     @property
     def trainable(self) -> tuple[Tensor, ...]:
-        """Parameters that receive a gradient."""
+        """Parameters that ask for a gradient."""
         return tuple(tensor for tensor in self.model.parameters if tensor.trainable)
+
+    @property
+    def reached(self) -> tuple[Tensor, ...]:
+        """Those of them to which one comes; ``p.grad`` of the others stays None."""
+        return tuple(tensor for tensor in self.trainable if not tensor.idle)
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
@@ -121,8 +129,15 @@ class Setting:
         return self.master(tensor) or self.dtype(tensor)
 
     def lowered(self, tensor: Tensor) -> bool:
-        """Whether autocast copies it: a matrix multiplication or convolution reads it, itself or as a tied head."""
-        return tensor.kind in AUTOCAST_KINDS or tensor.name in self.model.tied.values()
+        """Whether autocast keeps a copy of it: a matrix multiplication or convolution reads it, itself or as a tied head.
+
+        source: pytorch aten/src/ATen/autocast_mode.cpp:cached_cast, which remembers leaves that ask for a gradient
+        """
+        if tensor.recast or not tensor.trainable:
+            return False
+        return tensor.kind in AUTOCAST_KINDS or any(
+            first == tensor.name and TABLE not in other.split(".") for other, first in self.model.tied.items()
+        )
 
     def uniform(self, path: str = "training.precision") -> str:
         """The one dtype of all trainable parameters, for engines that keep them in one flat buffer.
@@ -211,6 +226,7 @@ def handed(setting: Setting, tensor: Tensor, shape: tuple[Count, ...] | None = N
         kind=tensor.kind,
         count=tensor.count if count is None else count,
         zeros=tensor.zeros,
+        idle=tensor.idle,
     )
 
 

@@ -102,7 +102,9 @@ def _rank(setting: Setting, rank: int, multiplicity: Count) -> Layout:
     params = tuple(
         handed(setting, tensor, shape=(_local(tensor, setting, rank), *tensor.shape[1:])) for tensor in setting.trainable
     )
-    sizes = [(p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t)]
+    sizes = [
+        (p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t) and not p.idle
+    ]
     return Layout(
         resident=tuple(resident),
         forward=tuple(forward),
@@ -125,7 +127,7 @@ def _gradients(setting: Setting) -> list[Holding]:
         ScalarOnlyError: numbers are arrays, and which layers form a group cannot be told from them.
     """
     groups: dict[object, tuple[str, Count, Count]] = {}
-    for tensor in setting.trainable:
+    for tensor in setting.reached:
         outer = tensor.spans[0] if tensor.spans else None
         prefix = tensor.name.split("*")[0] if outer else "root"
         inner = tensor.count if outer is None else tensor.count // maximum(outer.count, 1)
