@@ -5,7 +5,7 @@ Each way is folded over arrays of sizes to find where it ends, and then estimate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,6 +15,7 @@ from memcalc.footprint import Footprint
 from memcalc.inference import trains
 from memcalc.job import Job, read_job
 from memcalc.models import Model
+from memcalc.positions import check_positions, most_of
 from memcalc.records import dataclass
 from memcalc.verdict import capacity_of
 
@@ -43,6 +44,7 @@ class Choice:
         footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
         reason: why it cannot be said, or of the verdict.
         cache: of keys and values, where nothing trains; the optimizer and checkpointing are empty then.
+        most: what the size may be whatever the memory, as a model has so many positions, or a cache so many places.
     """
 
     optimizer: str
@@ -55,6 +57,7 @@ class Choice:
     footprint: Footprint | None = None
     reason: str = ""
     cache: str = ""
+    most: int | None = None
 
     @property
     def peak(self) -> int | None:
@@ -77,8 +80,8 @@ class Choice:
         """As JSON has it."""
         return {
             "optimizer": self.optimizer, "precision": self.precision, "activation_checkpointing": self.checkpointing,
-            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "verdict": self.verdict,
-            "reason": self.reason,
+            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "most": self.most,
+            "verdict": self.verdict, "reason": self.reason,
             "peak_at_one": self.at_one, "peak_allocated": self.peak, "bytes_each": self.each, "states_rounded": self.kept,
             "headroom": None if self.footprint is None or self.footprint.fits is None else self.footprint.fits.headroom,
         }  # fmt: skip
@@ -86,35 +89,49 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The ways of training that are tried, each with each."""
+    """The ways that are tried, each with each; None for what is left open.
 
-    optimizers: Sequence[str] = ("adamw", "adamw8bit", "adafactor", "sgd")
-    precisions: Sequence[str] = ("amp-bf16", "bf16", "bf16-pure")
-    checkpointing: Sequence[str] = ("none", "full")
-    zero_stages: Sequence[int] = ()
-    caches: Sequence[str] = ()
+    Attributes:
+        optimizers: names; of what is left open the job's own, or :data:`OPTIMIZERS` where it says nothing either.
+        precisions: schemes; likewise, or :data:`PRECISIONS`. Where nothing trains, the job's.
+        checkpointing: ways of it; likewise, or :data:`CHECKPOINTING`.
+        zero_stages: 0 to 3; the job's where left open.
+        caches: of keys and values, where nothing trains; the job's where left open.
+    """
+
+    optimizers: Sequence[str] | None = None
+    precisions: Sequence[str] | None = None
+    checkpointing: Sequence[str] | None = None
+    zero_stages: Sequence[int] | None = None
+    caches: Sequence[str] | None = None
+
+
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "sgd")
+PRECISIONS = ("amp-bf16", "bf16", "bf16-pure")
+CHECKPOINTING = ("none", "full")
+"""What is tried in training, where neither the grid nor the job says."""
 
 
 def grid_of(
-    optimizers: Sequence[str],
-    precisions: Sequence[str],
-    checkpointing: Sequence[str],
-    zero_stages: Sequence[str],
-    caches: Sequence[str] = (),
+    optimizers: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    checkpointing: Sequence[str] | None = None,
+    zero_stages: Sequence[str] | None = None,
+    caches: Sequence[str] | None = None,
 ) -> Grid:
-    """A grid from words; the defaults where there are none.
+    """A grid from words; None for what nobody said.
 
     Raises:
         InputError: a ZeRO stage that is no number.
+
+    >>> grid_of(["sgd"], zero_stages=["0", "3"])
+    Grid(optimizers=['sgd'], precisions=None, checkpointing=None, zero_stages=[0, 3], caches=None)
     """
-    usual = Grid()
-    for word in zero_stages:
+    for word in zero_stages or ():
         if word not in ("0", "1", "2", "3"):
             raise InputError("--zero-stages", word, "is no ZeRO stage", "use 0, 1, 2 or 3")
-    return Grid(
-        optimizers or usual.optimizers, precisions or usual.precisions, checkpointing or usual.checkpointing,
-        [int(word) for word in zero_stages], caches,
-    )  # fmt: skip
+    stages = None if zero_stages is None else [int(word) for word in zero_stages]
+    return Grid(optimizers, precisions, checkpointing, stages, caches)
 
 
 def fit(
@@ -125,12 +142,13 @@ def fit(
     Args:
         mapping: a job with its hardware; what the grid says stands in place of its own optimizer, precision, checkpointing
             and ZeRO stage.
-        grid: the ways; by default four optimizers, three precisions, with checkpointing and without.
+        grid: the ways; what it leaves open is the job's own, else four optimizers, three precisions, with checkpointing and
+            without.
         largest: ``batch``, ``sequence`` or ``context``.
         app_dir: where ``py:`` modules are looked for.
 
     Raises:
-        InputError: no hardware to fit, or a job that cannot be.
+        InputError: no hardware to fit, ways that the job's mode does not have, or a job that cannot be.
     """
     if largest not in SIZES:
         raise InputError("largest", largest, "is no size that can be sought", "use batch, sequence or context")
@@ -138,7 +156,9 @@ def fit(
     _check_size(job, largest)
     if capacity_of(job) is None:
         raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
+    _check_grid(job, ways)
     model = model_of(job, app_dir=app_dir)
+    check_positions(with_size(job, SIZES[largest], 1), model)
     jobs = _jobs(job, ways) if trains(job) else _forwards(job, ways)
     found = [_choice(each, model, SIZES[largest]) for each in jobs]
     return sorted(found, key=_rank)
@@ -148,9 +168,36 @@ def _rank(choice: Choice) -> tuple[int, int]:
     return (-1 if choice.largest is None else choice.largest) * -1, choice.kept or 0
 
 
+def _check_grid(job: Job, grid: Grid) -> None:
+    """Refuse ways that a job of its mode does not have.
+
+    Raises:
+        InputError: ways of training where nothing trains, or of caching where no cache is kept.
+    """
+    training = ("optimizers", "checkpointing", "zero_stages") if job.mode != "train" else ()
+    caching = () if job.mode in ("prefill", "decode") else ("caches",)
+    for name in (*training, *caching):
+        tried = getattr(grid, name)
+        if tried is not None:
+            rule = "where nothing trains" if name in training else "which keeps no cache"
+            way_out = "leave it out" if name in training else "leave it out, or set mode to prefill or decode"
+            shown = ",".join(str(one) for one in tried)
+            raise InputError(f"--{name.replace('_', '-')}", shown, f"is of no use in mode {job.mode}, {rule}", way_out)
+
+
+def _tried(grid: Sequence[str] | None, job: Job, key: str, usual: Sequence[str]) -> Sequence[str]:
+    """What the grid says, or the job, or what is usual."""
+    if grid is not None:
+        return grid
+    return (getattr(job.training, key),) if key in job.training.model_fields_set else usual
+
+
 def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
-    stages = grid.zero_stages or (job.parallelism.zero_stage,)
-    for optimizer, precision, checkpointing, stage in product(grid.optimizers, grid.precisions, grid.checkpointing, stages):
+    stages = (job.parallelism.zero_stage,) if grid.zero_stages is None else grid.zero_stages
+    optimizers = _tried(grid.optimizers, job, "optimizer", OPTIMIZERS)
+    precisions = _tried(grid.precisions, job, "precision", PRECISIONS)
+    ways = _tried(grid.checkpointing, job, "activation_checkpointing", CHECKPOINTING)
+    for optimizer, precision, checkpointing, stage in product(optimizers, precisions, ways, stages):
         training = {"optimizer": optimizer, "precision": precision, "activation_checkpointing": checkpointing}
         told = job.model_dump(exclude_unset=True)
         told["training"] = {**told.get("training", {}), **training}
@@ -172,9 +219,9 @@ def _check_size(job: Job, largest: str) -> None:
 
 def _forwards(job: Job, grid: Grid) -> Iterator[Job]:
     """Each precision with each cache, of a model that does not train; the job's own where the grid names none."""
-    usual = Grid()
-    precisions = [job.training.precision] if grid.precisions == usual.precisions else grid.precisions
-    for precision, cache in product(precisions, grid.caches or (job.inference.cache,)):
+    precisions = (job.training.precision,) if grid.precisions is None else grid.precisions
+    caches = (job.inference.cache,) if grid.caches is None else grid.caches
+    for precision, cache in product(precisions, caches):
         told = job.model_dump(exclude_unset=True)
         told["training"] = {**told.get("training", {}), "precision": precision}
         if job.mode != "evaluate":
@@ -214,34 +261,34 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
         return Choice(*names, None, "unknown", reason=str(error), cache=cache)
     assert footprint.fits is not None
     told = footprint.job["training"]["optimizer"] or "", *names[1:]
-    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache)
+    most = most_of(job, model, key)
+    most = None if most is None else int(most)
+    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache, most)
 
 
 def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
-    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1)."""
+    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1).
+
+    Raises:
+        InputError: not even a size of 1 can be.
+    """
     from memcalc.engines.analytic.many import peaks
 
-    limit = _limit(job, model.family)
-    powers = peaks(job, model, key, [2**power for power in range(LONGEST.bit_length())])
-    first = _powers(powers, limit)
-    if first in (0, LONGEST):
-        return first, int(powers[0])
-    low, high = first, 2 * first
+    limit, most = _limit(job, model.family), most_of(job, model, key)
+    end = LONGEST if most is None else max(1, min(int(most), LONGEST))
+    sizes = [2**power for power in range(end.bit_length())]
+    sizes += [] if sizes[-1] == end else [end]
+    found = [int(peak) for peak in peaks(job, model, key, sizes)]
+    beyond = next((place for place, peak in enumerate(found) if peak > limit), len(found))
+    if beyond in (0, len(found)):
+        return sizes[-1] if beyond else 0, found[0]
+    low, high = sizes[beyond - 1], sizes[beyond]
     while high - low > 1:
         step = max(1, (high - low) // REFINED)
         tried = list(range(low, high, step))
         fitting = [size for size, peak in zip(tried, peaks(job, model, key, tried), strict=True) if peak <= limit]
         low, high = max(fitting), min([size for size in tried if size > max(fitting)], default=high)
-    return low, int(powers[0])
-
-
-def _powers(found: Iterable[Any], limit: int) -> int:
-    best = 0
-    for power, peak in enumerate(found):
-        if peak > limit:
-            return best
-        best = 2**power
-    return best
+    return low, found[0]
 
 
 def _limit(job: Job, family: str) -> int:

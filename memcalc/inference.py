@@ -139,8 +139,8 @@ def asked_of(job: Job, config: Any) -> Asked:
             said.append(f"the static cache holds {needed} tokens, all that the step puts into it")
         elif _any(needed > capacity):
             raise InputError(
-                "inference.max_cache_length", capacity, f"is less than the {needed} tokens that the step puts into it",
-                "make it longer",
+                "inference.max_cache_length", _most(capacity),
+                f"is less than the {_most(needed)} tokens that the step puts into it", "make it longer",
             )  # fmt: skip
     return Asked(given.cache, context, capacity, dict(given.cache_args), training, tuple(said))
 
@@ -174,6 +174,11 @@ def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
             lengths["max_cache_length"] = int(asked.capacity)
         told["inference"] |= lengths
     return told
+
+
+def _most(size: Count) -> int:
+    """The number, or the largest of many jobs'."""
+    return int(size.max()) if is_array(size) else int(size)  # type: ignore[union-attr,arg-type]
 
 
 def _any(condition: Condition) -> bool:

@@ -14,6 +14,7 @@ from memcalc.families._encoder_forward import bert_embeddings, context_of
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch, Context
 from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.basic import Dropout, Linear, layer_norm
@@ -238,5 +239,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/albert/modeling_albert.py",
     play=play,
+    places=learned,
     idle=under(AlbertModel=("pooler",)),  # the loss is of the last states
 )

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from memcalc.arrays import Count
 from memcalc.errors import InputError, did_you_mean, either
 from memcalc.layers.base import Layer
 from memcalc.records import dataclass
@@ -97,6 +98,8 @@ class Family:
         options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
         idle: the modules that a training step does not reach, whose parameters get no gradient: of (config, architecture's
             name, whether images are read).
+        places: how many positions it has, by the setting that sizes a sequence, of (config, architecture's name); None where
+            nothing ends: rotary positions and biases are made as far as they are read.
         recast: the modules whose weights autocast casts anew at each use and keeps no copy of, by config.
     """
 
@@ -113,6 +116,7 @@ class Family:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     idle: Callable[[Any, str, bool], tuple[str, ...]] | None = None
     recast: Callable[[Any], tuple[str, ...]] | None = None
+    places: Callable[[Any, str], Mapping[str, Count]] | None = None
 
 
 @cache

@@ -17,6 +17,7 @@ from memcalc.optimizers.step import measured
 from memcalc.parallelism.base import Holding
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.plan_checks import check_parameters, check_settings
+from memcalc.positions import check_positions
 from memcalc.prepared import prepared
 from memcalc.tape.events import COMPONENTS, ROLES
 from memcalc.textbook import card
@@ -50,6 +51,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
 
         return estimate_forward(job, model, replayed=replayed, explained=explained)
     plan = make_plan(job)
+    check_positions(job, model)
     check_parameters(plan, model)
     ignored = check_settings(job, model)
     ranks = int(plan.shards * plan.replicas)

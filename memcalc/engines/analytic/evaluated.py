@@ -22,6 +22,7 @@ from memcalc.parallelism.base import Layout
 from memcalc.parallelism.engines import layouts
 from memcalc.plan import Plan, make_plan
 from memcalc.plan_checks import check_settings
+from memcalc.positions import check_positions
 from memcalc.tape.events import COMPONENTS, ROLES, Mark, Role, allocs
 from memcalc.tape.fold import fold, requested
 from memcalc.units import checked_bytes
@@ -43,6 +44,7 @@ def estimate_forward(job: Job, model: Model, *, replayed: bool = True, explained
     check_inference(job)
     plan = make_plan(job)
     ignored = check_settings(job, model)
+    check_positions(job, model)
     asked = asked_of(job, model.config)
     account = kept(plan, model)
     checked_bytes(number(account.by_bound.stretch.top), "states")
