@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from memcalc.arrays import Condition, Count, is_array
 from memcalc.errors import InputError
 from memcalc.families.base import load_family
+from memcalc.implementations import USUAL
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.play.decisions import Decisions
@@ -19,13 +20,13 @@ PATHS = {
 
 
 def places_of(model: Model) -> Mapping[str, Count]:
-    """Setting -> positions that the model has for it; nothing of one without a table.
+    """Setting -> positions that the model has for it; nothing of one without a table, or with another project's layers.
 
     >>> from memcalc.readers.source import read_model
     >>> places_of(read_model("gpt2")), places_of(read_model("llama-3.1-8b")), places_of(read_model("bart-base"))
     ({'sequence_length': 1024}, {}, {'sequence_length': 1024, 'source_length': 1024})
     """
-    if model.config is None or model.architecture is None:
+    if model.config is None or model.architecture is None or model.implementation != USUAL:
         return {}
     family = load_family(model.family)
     return {} if family.places is None else family.places(model.config, model.architecture)

@@ -234,7 +234,7 @@ def engine_args(given: Mapping[str, Any], known: Mapping[str, Any], engine: str)
     """An engine's options, defaults filled in.
 
     Raises:
-        InputError: an option the engine does not have, or one that is not of its default's type.
+        InputError: an option the engine does not have, one that is not of its default's type, or a size below 0.
     """
     for key, value in given.items():
         path = f"parallelism.zero_args.{key}"
@@ -242,15 +242,20 @@ def engine_args(given: Mapping[str, Any], known: Mapping[str, Any], engine: str)
             raise InputError(
                 path, value, f"is not an option memcalc knows of {engine}", did_you_mean(key, known) if known else ""
             )
-        default = known[key]
-        if isinstance(value, bool) != isinstance(default, bool) or (not isinstance(value, bool) and not _whole(value)):
-            raise InputError(path, value, f"is not of the kind of its default, {default!r}", "give one like it")
+        if (rule := _unlike(value, known[key])) is not None:
+            raise InputError(path, value, *rule)
     return {**known, **{key: value if isinstance(value, bool) else int(value) for key, value in given.items()}}
 
 
-def _whole(value: Any) -> bool:
+def _unlike(value: Any, default: Any) -> tuple[str, str] | None:
+    """(rule, way out) of a value that is not of its default's kind; None of one that is."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else ("is not true or false", f"the default is {str(default).lower()}")
+    usual = f"the default is {default}"
     # configs write 5e8, which YAML and JSON read as a float
-    return isinstance(value, int | float) and value == int(value) and value >= 0 if not isinstance(value, bool) else False
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        return "is not a whole number", usual
+    return ("is below 0", f"use a size; {usual}") if value < 0 else None
 
 
 def scalar(value: Count) -> int:

@@ -45,13 +45,13 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
         InputError: names or values that cannot be, or a total of 2**63 bytes and more.
         NotModelledError: a parallelism memcalc does not model yet.
     """
-    model = prepared(model, job)
+    read, model = model, prepared(model, job)
     if not trains(job):
         from memcalc.engines.analytic.evaluated import estimate_forward
 
         return estimate_forward(job, model, replayed=replayed, explained=explained)
     plan = make_plan(job)
-    check_positions(job, model)
+    check_positions(job, read)
     check_parameters(plan, model)
     ignored = check_settings(job, model)
     ranks = int(plan.shards * plan.replicas)
