@@ -19,7 +19,8 @@ def prepared(model: Model, job: Job) -> Model:
         InputError: an unknown implementation, an argument it does not have, or adapters that cannot be.
         NotModelledError: what is not modelled of it.
     """
-    return reached(_asked(model, job), sees=job.training.image_size is not None)
+    asked = _asked(model, job)
+    return reached(asked, sees=job.training.image_size is not None) if job.mode == "train" else asked
 
 
 def _asked(model: Model, job: Job) -> Model:

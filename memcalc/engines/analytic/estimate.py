@@ -61,11 +61,7 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
     checked_bytes(number(fullest.by_bound.stretch.top), "states")
     parameters = number(model.num_parameters)
     footprint = Footprint(
-        model=ModelSummary(
-            name=model.name, family=model.family, architecture=model.architecture, num_parameters=parameters,
-            num_trainable_parameters=number(model.num_trainable_parameters),
-            num_tensors=number(sum((tensor.count for tensor in model.parameters), 0)),
-        ),
+        model=summary_of(model),
         job=understood(job, plan),
         engine="analytic",
         components=Components(**components),
@@ -92,6 +88,15 @@ def estimate_whole(job: Job, model: Model, *, replayed: bool = True, explained: 
     from memcalc.engines.analytic.peak import whole_step
 
     return whole_step(job, plan, model, fullest, footprint, replayed=replayed, explained=explained)
+
+
+def summary_of(model: Model) -> ModelSummary:
+    """The model as it was understood."""
+    return ModelSummary(
+        name=model.name, family=model.family, architecture=model.architecture, num_parameters=number(model.num_parameters),
+        num_trainable_parameters=number(model.num_trainable_parameters),
+        num_tensors=number(sum((tensor.count for tensor in model.parameters), 0)),
+    )  # fmt: skip
 
 
 def number(value: Count) -> int:

@@ -130,36 +130,47 @@ def _read(
     footprint: Footprint, around: Around, played: Played, assumed: Assumed, settings: AllocatorSettings | None, *,
     replayed: bool, explained: bool,
 ) -> Whole:  # fmt: skip
+    tape = steady_tape(around, played)
+    if explained:
+        footprint = replace(footprint, buffers=_explained(footprint, tape))
+    return read_tapes(footprint, tape, two_steps(around, played), assumed, played.assumed, settings, replayed=replayed)
+
+
+def read_tapes(
+    footprint: Footprint, tape: Sequence[Event], steps: Sequence[Event], assumed: Assumed, said: Sequence[str],
+    settings: AllocatorSettings | None, *, replayed: bool,
+) -> Whole:  # fmt: skip
+    """A footprint of what is kept, with all that its step, or its forward, comes to.
+
+    Args:
+        footprint: what is kept.
+        tape: the iteration that is reported.
+        steps: two iterations, of which it is the second.
+        assumed: what it was assumed to run on.
+        said: what was assumed on the way.
+        settings: the allocator's; its defaults where None.
+        replayed: whether the steps are played through it.
+    """
     from memcalc.bounds import bounded
 
-    tape = steady_tape(around, played)
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
-    steps = two_steps(around, played)
     found = through(steps, settings) if replayed else None
     phase, instant = by_rounded.instant()
-    told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
-    return Whole(
-        bounded(
-            replace(
-                footprint,
-                job=told,
-                components=components_of(footprint.components, by_requested),
-                peak=Peak(
-                    requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
-                    reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
-                    low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
-                ),
-                at_peak={
-                    COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))
-                },
-                phases=footprint.phases if found is None else phases_through(footprint, found),
-                assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
-                buffers=_explained(footprint, tape) if explained else footprint.buffers,
-            )
+    whole = replace(
+        footprint,
+        job={**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}},
+        components=components_of(footprint.components, by_requested),
+        peak=Peak(
+            requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
+            allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
+            reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
+            low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
         ),
-        steps,
+        at_peak={COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))},
+        phases=footprint.phases if found is None else phases_through(footprint, found),
+        assumptions=(*footprint.assumptions, *assumed.assumptions, *said),
     )  # fmt: skip
+    return Whole(bounded(whole), steps)
 
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
