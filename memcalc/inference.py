@@ -181,7 +181,7 @@ def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
 
 def _most(size: Count) -> int:
     """The number, or the largest of many jobs'."""
-    return int(size.max()) if is_array(size) else int(size)  # type: ignore[union-attr,arg-type]
+    return int(size.max()) if is_array(size) else int(size)  # type: ignore[union-attr]
 
 
 def _any(condition: Condition) -> bool:
