@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.arrays import Condition, Count, is_array, minimum
+from memcalc.cache_options import GROUPED, cache_options
 from memcalc.errors import InputError, NotModelledError
 from memcalc.implementations import USUAL
 from memcalc.job import Inference, Job, Training
@@ -142,6 +143,13 @@ def asked_of(job: Job, config: Any, *, both: bool = False) -> Asked:
                 "inference.max_cache_length", _most(capacity),
                 f"is less than the {_most(needed)} tokens that the step puts into it", "make it longer",
             )  # fmt: skip
+    if given.cache in GROUPED:
+        options = cache_options(given.cache, given.cache_args)
+        if job.mode == "decode":
+            said.append(
+                f"the step is the one in {options.cycle} that quantises the cache anew; in a shorter context the first token "
+                "alone is quantised"
+            )
     return Asked(given.cache, context, capacity, dict(given.cache_args), training, tuple(said))
 
 

@@ -22,8 +22,10 @@ KEPT = ("parameter", "buffer", "workspace")
 """Roles that are left out of a height: they are there throughout, and far larger than all else in a small model."""
 SLIDING = {"mistral", "qwen2", "qwen2_moe", "gemma2", "gemma3_text", "olmo3", "gpt_oss"}
 """Families of which some layer slides here, which no quantised cache takes."""
-WRITTEN = {"gemma2", "gpt_oss"}
+WRITTEN = {"gemma2", "gpt_oss", "gpt_neo", "gptj", "bloom", "mpt"}
 """Families without a kernel."""
+READ = {"opt", "mpt"}
+"""Families that read on the host how many tokens a static cache holds, which no trace knows."""
 
 
 def families() -> list[str]:
@@ -48,9 +50,10 @@ def jobs(family: str) -> Iterator[dict[str, Any]]:
     yield {**usual, "mode": "decode", "context_length": 100, "precision": "amp-bf16"}
     if "source_length" in load_family(family).inputs:
         return
-    yield {**usual, "mode": "decode", "context_length": 100, "cache": "static", "max_cache_length": 256}
-    yield {**usual, "mode": "decode", "context_length": 200, "cache": "static", "max_cache_length": 256}
-    yield {**usual, "mode": "prefill", "sequence_length": 96, "cache": "static", "max_cache_length": 256}
+    if family not in READ:
+        yield {**usual, "mode": "decode", "context_length": 100, "cache": "static", "max_cache_length": 256}
+        yield {**usual, "mode": "decode", "context_length": 200, "cache": "static", "max_cache_length": 256}
+        yield {**usual, "mode": "prefill", "sequence_length": 96, "cache": "static", "max_cache_length": 256}
     if family not in SLIDING:
         yield {**usual, "mode": "decode", "context_length": 100, "cache": "quantized-fp8"}
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from memcalc.errors import InputError
 from memcalc.families._classic_forward import through_layers
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names
-from memcalc.families._forward import Batch, Context, eager_mask, positions, rotary
+from memcalc.families._forward import Batch, Context, allowed_mask, held_count, keys_of, positions, rotary, written_mask
 from memcalc.layers.attending import rotated
 from memcalc.layers.base import Maybe, Module
 from memcalc.layers.basic import Linear
-from memcalc.layers.fused import selected
+from memcalc.layers.fused import cached, selected
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.activations import activated
 from memcalc.play.attention import attend
@@ -21,7 +22,7 @@ from memcalc.play.matmul import linear as multiply
 from memcalc.play.matmul import matmul
 from memcalc.play.norms import softmax
 from memcalc.play.picking import picked
-from memcalc.play.pointwise import add, dropout, shifted, to
+from memcalc.play.pointwise import add, dropout, to
 from memcalc.play.reshape import expand, merge_dims, narrow, split_dim, transpose
 from memcalc.play.values import Value
 
@@ -111,6 +112,7 @@ def attention(machine: Machine, block: Block, config: Any, hidden: Value, contex
     written = _written_biased if layer.alibi else _written
     if not layer.alibi:
         query, key = rotated(machine, query, key, context)
+    key, value = cached(machine, key, value)
     weights = held = None
     if context.eager:
         out, weights, held = written(machine, layer, query, key, value, hidden.dtype, context)
@@ -184,11 +186,11 @@ def _written_biased(
 
 
 def _biases(machine: Machine, batch: Batch, heads: Any, dtype: str) -> tuple[Value, Value]:
-    """The biases, ``(batch · heads, 1, length)``, and the ones they were counted from.
+    """The biases, ``(batch · heads, 1, keys)``, and the ones they were counted from.
 
     source: transformers 5.23.0 models/falcon/modeling_falcon.py:build_alibi_tensor
     """
-    rows, tokens = batch.rows, batch.tokens
+    rows, tokens = batch.rows, keys_of(machine, batch)
     ones = machine.new((rows, tokens), "int64", "ones")
     slopes = machine.new((heads,), "float32", "pow.Tensor_Tensor")
     counted = machine.new((rows, tokens), "int64", "mul.Tensor")
@@ -198,7 +200,7 @@ def _biases(machine: Machine, batch: Batch, heads: Any, dtype: str) -> tuple[Val
 
 
 def _biased_mask(machine: Machine, batch: Batch, bias: Value, mask: Value) -> tuple[Value, Value]:
-    """The biases by sample, and the mask with them in it, ``(batch, heads, length, length)``."""
+    """The biases by sample, and the mask with them in it, ``(batch, heads, length, keys)``."""
     if mask.dtype == "bool":
         zero, least = machine.new((), bias.dtype, "full"), machine.new((), bias.dtype, "scalar_tensor")
         mask = machine.like(mask, "where.self", bias.dtype)
@@ -207,7 +209,7 @@ def _biased_mask(machine: Machine, batch: Batch, bias: Value, mask: Value) -> tu
     rows, heads, _, tokens = bias.shape
     divided = machine.like(bias, "div.Tensor")
     hidden = machine.like(mask, "lt.Scalar", "bool")
-    out = machine.new((rows, heads, tokens, tokens), bias.dtype, "masked_fill.Scalar")
+    out = machine.new((rows, heads, batch.tokens, tokens), bias.dtype, "masked_fill.Scalar")
     del divided, hidden
     return bias, out
 
@@ -215,15 +217,20 @@ def _biased_mask(machine: Machine, batch: Batch, bias: Value, mask: Value) -> tu
 def _mask(machine: Machine, batch: Batch, dtype: str, *, eager: bool) -> Value:
     """The causal mask, which is always made (``allow_is_causal_skip=False``): of booleans for a kernel."""
     if eager:
-        return eager_mask(machine, batch, dtype)
-    tokens = batch.tokens
-    samples = machine.new((batch.rows,), "int64", "arange")
-    heads = machine.new((1,), "int64", "arange")
-    queries = shifted(machine, machine.new((tokens,), "int64", "arange"))
-    keys = shifted(machine, machine.new((tokens,), "int64", "arange"))
-    mask = machine.new((1, 1, tokens, tokens), "bool", "le.Tensor")
-    del samples, heads, queries, keys
-    return expand(machine, mask, (batch.rows, 1, tokens, tokens))
+        return written_mask(machine, batch, dtype)
+    return allowed_mask(machine, batch, keys_of(machine, batch))
+
+
+def _check_static(machine: Machine) -> None:
+    """Biases are as long as what has been read, a static cache's mask as long as what it can hold.
+
+    Raises:
+        InputError: both are there, and neither can be stretched over the other.
+    """
+    if machine.cache is not None and machine.cache.static:
+        raise InputError(
+            "inference.cache", "static", "does not go with alibi in Falcon, whose biases are not of its length", "use dynamic"
+        )
 
 
 def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Batch) -> tuple[Value, Any]:
@@ -232,8 +239,10 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/falcon/modeling_falcon.py:FalconModel.forward"""
         embeds = machine.call("word_embeddings", root.part("word_embeddings").play, machine, batch["input_ids"])
-        context, ones = Context(eager=machine.policy.attention == "eager"), None
+        context, ones, count = Context(eager=machine.policy.attention == "eager"), None, None
         if config.alibi:
+            _check_static(machine)
+            count = held_count(machine)
             context.bias, ones = _biases(machine, batch, config.num_attention_heads, embeds.dtype)
         context.place = positions(machine, batch.tokens)
         context.mask = _mask(machine, batch, embeds.dtype, eager=context.eager)
@@ -242,7 +251,7 @@ def play(machine: Machine, architecture: str, config: Any, root: Any, batch: Bat
         hidden = embeds
         rotary(machine, hidden, context.place, config.hidden_size // config.num_attention_heads, context)
         hidden = through_layers(machine, root, NAMES, layer_of(config), [hidden], context, root.part("h"))
-        del embeds, ones
+        del embeds, ones, count
         return hidden
 
     return classic_forward(machine, architecture, config, root, batch, NAMES, body)

@@ -139,6 +139,29 @@ def eager_mask(machine: Machine, batch: Batch, dtype: str, keys: Count | None = 
     return mask
 
 
+def written_mask(machine: Machine, batch: Batch, dtype: str) -> Value:
+    """The same of whole sequences, over all keys that a cache gives; no positions are looked at."""
+    return eager_mask(machine, batch, dtype, keys_of(machine, batch))
+
+
+def keys_of(machine: Machine, batch: Batch) -> Count:
+    """Keys that attention reads: the tokens, or what a cache spans with them (get_mask_sizes)."""
+    return batch.tokens if machine.cache is None else machine.cache.reach(machine, batch.tokens)
+
+
+def held_count(machine: Machine, *, updated: bool = False) -> Value | None:
+    """``length + past_key_values.get_seq_length()``, where it is a tensor: of a static cache that has been written to.
+
+    ``updated`` says that the layer at work has put its keys there before it asks.
+
+    source: transformers 5.23.0 cache_utils.py:StaticLayer.get_seq_length
+    """
+    cache = machine.cache
+    if cache is None or not cache.static or not (updated or machine.decide(cache.past > 0)):
+        return None
+    return machine.new((), "int64", "add.Tensor")
+
+
 def _counted(machine: Machine, tokens: Count) -> Value:
     return shifted(machine, machine.new((tokens,), "int64", "arange"))
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from memcalc.families._classic_forward import only_written, through_layers
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._forward import Batch, Context, eager_mask
+from memcalc.families._forward import Batch, Context, held_count, keys_of, written_mask
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, layer_norm
-from memcalc.layers.fused import projected, selected
+from memcalc.layers.fused import cached, projected, selected
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.batched import baddbmm
 from memcalc.play.machine import Machine
@@ -90,6 +90,7 @@ def attention(machine: Machine, block: Block, hidden: Value, residual: Value, co
     layer, rows = block.part("self_attention"), hidden.shape[0]
     fused = projected(machine, layer, "qkv", hidden)
     query, key, value = selected(machine, layer, fused)
+    key, value = cached(machine, key, value)
     query = merge_dims(machine, query, 0, 1)
     key = transpose(machine, merge_dims(machine, key, 0, 1), 1, 2)
     value = merge_dims(machine, value, 0, 1)
@@ -141,15 +142,16 @@ def play(machine: Machine, architecture: str, config: BloomConfig, root: Any, ba
     def body(machine: Machine, root: Module, batch: Batch) -> Value:
         """source: transformers 5.23.0 models/bloom/modeling_bloom.py:BloomModel.forward"""
         embeds = machine.call("word_embeddings", root.part("word_embeddings").play, machine, batch["input_ids"])
+        count = held_count(machine)
         norm = root.part("word_embeddings_layernorm")
         hidden = machine.call("word_embeddings_layernorm", norm.play, machine, embeds)
         context = Context(eager=True)
-        context.bias, slopes = biases(machine, batch.rows, batch.tokens, config.num_attention_heads, hidden.dtype)
-        context.mask = eager_mask(machine, batch, embeds.dtype)
+        context.bias, slopes = biases(machine, batch.rows, keys_of(machine, batch), config.num_attention_heads, hidden.dtype)
+        context.mask = written_mask(machine, batch, embeds.dtype)
         given = [hidden]
         del hidden  # the only name for them, which the first layer's result takes
         hidden = through_layers(machine, root, NAMES, layer, given, context, root.part("h"))
-        del embeds, slopes
+        del embeds, slopes, count
         return hidden
 
     return classic_forward(machine, architecture, config, root, batch, NAMES, body)
@@ -169,4 +171,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/bloom/modeling_bloom.py",
     play=play,
+    caches=True,
 )

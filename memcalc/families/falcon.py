@@ -134,4 +134,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/falcon/modeling_falcon.py",
     play=play,
     recast=lambda config: ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),  # FalconLinear.forward: weight.T
+    caches=True,
 )

@@ -15,7 +15,7 @@ from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Depth, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
-from memcalc.layers.fused import own_heads, windowed
+from memcalc.layers.fused import cached, own_heads, windowed
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.machine import Machine
 from memcalc.play.reshape import contiguous, merge_dims, transpose
@@ -118,6 +118,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
 def _attention(machine: Machine, block: Block, hidden: Value, context: Context) -> tuple[Value, Value]:
     layer = block.part("attn.attention")
     query, key, value = own_heads(machine, layer, hidden)
+    key, value = cached(machine, key, value)
     out, weights = windowed(machine, query, key, value, context.mask, layer.dropout)
     out = merge_dims(machine, contiguous(machine, transpose(machine, out, 1, 2)), 2, 3)
     out = machine.call(layer.names["o"], layer.matrices()["o"].play, machine, out)
@@ -152,4 +153,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py",
     play=play,
     places=learned,
+    caches=True,
 )

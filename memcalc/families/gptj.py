@@ -15,7 +15,7 @@ from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Buffer, Dropout, layer_norm
-from memcalc.layers.fused import in_float
+from memcalc.layers.fused import cached, in_float
 from memcalc.layers.rotating import paired_table, rotated_pairs
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.machine import Machine
@@ -116,6 +116,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     key = cat(machine, (key_turned, key_rest), -1)
     query = cat(machine, (query_turned, query_rest), -1)
     key, query = transpose(machine, key, 1, 2), transpose(machine, query, 1, 2)
+    key, value = cached(machine, key, value)
     out, weights = in_float(machine, query, key, value, context.mask, layer.dropout)
     out = merge_dims(machine, contiguous(machine, transpose(machine, out, 1, 2)), 2, 3)
     out = machine.call(layer.names["o"], matrices["o"].play, machine, out)
@@ -163,4 +164,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/gptj/modeling_gptj.py",
     play=play,
     places=learned,
+    caches=True,
 )

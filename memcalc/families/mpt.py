@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from memcalc.families._classic_forward import only_written, through_layers
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
-from memcalc.families._forward import Batch, Context, eager_mask
+from memcalc.families._forward import Batch, Context, held_count, written_mask
 from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, layer_norm
-from memcalc.layers.fused import projected, thirds
+from memcalc.layers.fused import cached, projected, thirds
 from memcalc.layers.transformer import MLP, Block, FusedAttention
 from memcalc.play.inplace import clamp
 from memcalc.play.machine import Machine
@@ -107,7 +107,9 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     if layer.clip is not None:
         mixed = clamp(machine, mixed)
     query, key, value = thirds(machine, layer, mixed)
+    key, value = cached(machine, key, value)
     scores = scaled(machine, matmul(machine, query, transpose(machine, key, 2, 3)))
+    count = held_count(machine, updated=True)
     assert context.bias is not None
     heads, one, _ = context.bias.shape
     bias = Value(context.bias.storage, (heads, one, key.shape[2]), context.bias.dtype)  # its last positions
@@ -119,7 +121,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     out = matmul(machine, weights, value)
     out = merge_dims(machine, contiguous(machine, transpose(machine, out, 1, 2)), 2, 3)
     out = projected(machine, layer, "o", out)
-    del mixed, scores
+    del mixed, scores, count
     return out, weights
 
 
@@ -150,7 +152,7 @@ def play(machine: Machine, architecture: str, config: MptConfig, root: Any, batc
         hidden = machine.call("wte", root.part("wte").play, machine, batch["input_ids"])
         embeds, context = hidden, Context(eager=True)
         context.bias = biases(machine, config.max_position_embeddings, config.num_attention_heads)
-        mask = eager_mask(machine, batch, embeds.dtype)
+        mask = written_mask(machine, batch, embeds.dtype)
         context.mask = machine.like(mask, "_to_copy", "bool")
         del mask
         hidden = through_layers(machine, root, NAMES, layer, [hidden], context, root.part("blocks"))
@@ -176,4 +178,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/mpt/modeling_mpt.py",
     play=play,
     places=learned,
+    caches=True,
 )

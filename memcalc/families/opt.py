@@ -9,18 +9,18 @@ from memcalc.arrays import Count
 from memcalc.errors import NotModelledError
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, headed
-from memcalc.families._forward import Batch, Context, eager_mask, run_layers
+from memcalc.families._forward import Batch, Context, causal_mask, eager_mask, held_count, run_layers
 from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
-from memcalc.layers.fused import attended, merged, upcast
+from memcalc.layers.fused import attended, cached, merged, upcast
 from memcalc.layers.transformer import MLP, Attention, Block
 from memcalc.play.activations import activated
 from memcalc.play.machine import Machine
 from memcalc.play.norms import embedding
 from memcalc.play.pointwise import add, dropout, scaled, shifted
-from memcalc.play.reshape import merge_dims, split_dim, transpose
+from memcalc.play.reshape import merge_dims, narrow, split_dim, transpose
 from memcalc.play.values import Value
 
 NAMES = Names("model", "decoder.embed_tokens", question_body="model")
@@ -147,6 +147,7 @@ def attention(machine: Machine, block: Block, hidden: Value, context: Context) -
     value = machine.call(layer.names["v"], matrices["v"].play, machine, hidden)
     key = transpose(machine, split_dim(machine, key, 2, sizes), 1, 2)
     value = transpose(machine, split_dim(machine, value, 2, sizes), 1, 2)
+    key, value = cached(machine, key, value)
     out, weights = attended(machine, layer, query, key, value, context, upcast)
     out = merged(machine, out)
     return machine.call(layer.names["o"], matrices["o"].play, machine, out), weights
@@ -161,9 +162,10 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
         return machine.call(name, found.play, machine, value)  # type: ignore[no-any-return]
 
     embeds = part("embed_tokens", batch["input_ids"])
+    count = held_count(machine)
     ones, place = _positions(machine, batch)
     context = Context(eager=machine.policy.attention == "eager")
-    context.mask = eager_mask(machine, batch, embeds.dtype) if context.eager else None
+    context.mask = _mask(machine, batch, embeds.dtype, eager=context.eager)
     context.place = place
     places = machine.call("embed_positions", _placed, machine, root.part("embed_positions"), place)
     narrow = machine.decide(embedding_width(config) != config.hidden_size)
@@ -177,16 +179,24 @@ def decoder(machine: Machine, root: Module, batch: Batch, config: OPTConfig) -> 
         hidden = part("final_layer_norm", hidden)
     if narrow:
         hidden = part("project_out", hidden)
-    del embeds, ones, place, places
+    del embeds, ones, place, places, count
     return hidden
 
 
+def _mask(machine: Machine, batch: Batch, dtype: str, *, eager: bool) -> Value | None:
+    if machine.cache is None:
+        return eager_mask(machine, batch, dtype) if eager else None
+    return causal_mask(machine, None, batch, dtype, eager=eager)
+
+
 def _positions(machine: Machine, batch: Batch) -> tuple[Value, Value]:
-    """A mask of ones, and the positions counted from it."""
-    shape = (batch.rows, batch.tokens)
+    """A mask of ones, and the positions counted from it, of which those of the tokens are cut out where a cache has others."""
+    past = 0 if machine.cache is None else machine.cache.past
+    shape = (batch.rows, past + batch.tokens)
     ones = machine.new(shape, "float32", "ones")
     place = machine.new(shape, "float32", "cumsum")
-    return ones, machine.like(shifted(machine, scaled(machine, place), "sub.Tensor"), "_to_copy", "int64")
+    place = machine.like(shifted(machine, scaled(machine, place), "sub.Tensor"), "_to_copy", "int64")
+    return ones, place if machine.cache is None else narrow(machine, place, 1, batch.tokens)
 
 
 def _placed(machine: Machine, table: Embedding, place: Value) -> Value:
@@ -219,4 +229,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/opt/modeling_opt.py",
     play=play,
     places=learned,
+    caches=True,
 )

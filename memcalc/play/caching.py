@@ -50,9 +50,11 @@ class KeyValueCache:
         layers: what is held of each attention, by its path.
         crossed: likewise of each attention to an encoder's states, once for all (EncoderDecoderCache.cross_attention_cache).
         static: whether it is of a fixed length, whose masks are written out for a single query (``is_compileable``).
+        kept_as: what is made for each layer.
     """
 
     static = False
+    kept_as: type[LayerCache] = LayerCache
 
     def __init__(self, past: Count) -> None:
         self.past = past
@@ -91,7 +93,7 @@ class KeyValueCache:
         """
         layer = self.layers.get(machine.path)
         if layer is None:
-            layer = self.layers[machine.path] = LayerCache()
+            layer = self.layers[machine.path] = self.kept_as()
             if machine.decide(self.past > 0):
                 self.found(machine, layer, key, value, window)
         return self.updated(machine, layer, key, value, window)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from memcalc.cache_options import GROUPED, cache_options
 from memcalc.inference import Asked, asked_of
 from memcalc.job import Job
 from memcalc.records import dataclass
@@ -38,11 +39,11 @@ class Forwards:
         return cls(job.mode, asked_of(job, config), copy)
 
     @property
-    def residual(self) -> int:
-        """Tokens that a quantised cache keeps unquantised at most (cache_utils.py: QuantizedLayer); 0 of any other cache."""
-        if self.told.kind not in ("quantized-quanto", "quantized-hqq"):
+    def cycle(self) -> int:
+        """Steps from one quantisation of a grouped cache to the next (cache_utils.py: QuantizedLayer); 0 of any other cache."""
+        if self.told.kind not in GROUPED:
             return 0
-        return int(self.told.arguments.get("residual_length", 128))
+        return cache_options(self.told.kind, self.told.arguments).cycle
 
 
 class Running:
@@ -93,9 +94,10 @@ class Running:
 
     def _parts(self, context: int) -> Iterator[int]:
         """Tokens of each forward that fills the cache: all before the first of two steps, the last of them alone."""
-        if residual := self.asked.residual:
-            yield context - (residual - 1)
-            yield from [1] * (residual - 2)
+        if cycle := self.asked.cycle:  # the second of the two steps quantises anew, where the context is long enough
+            prompt = min(context - 1, max(1, context - cycle + 1))
+            yield from [prompt] if prompt else []
+            yield from [1] * (context - 1 - prompt)
             return
         if context > 2:
             yield context - 2

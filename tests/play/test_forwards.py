@@ -22,6 +22,10 @@ from memcalc.readers.source import read_model
 RECORDED = recorded()
 LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 5, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 99}  # fmt: skip
+CLASSIC = {"opt": "num_hidden_layers", "bloom": "n_layer", "falcon": "num_hidden_layers", "gptj": "n_layer",
+           "gpt_neo": "num_layers", "mpt": "n_layers"}  # fmt: skip
+"""Decoders before llama, each with its word for how many layers there are."""
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
 WHOLE = {"llama", "mistral", "gemma3_text", "deepseek_v3", "gpt_bigcode", "t5"}
 """Families of which every recorded forward is played; of the others an evaluation, a prefill and a step of decoding."""
 LIKE = {"mistral": {"sliding_window": 40}, "gemma2": {"sliding_window": 40, "head_dim": 16}}
@@ -79,6 +83,19 @@ def test_layers_played_once_and_counted_are_the_layers_played_one_by_one(mode, c
     assert height(folded) == height(whole)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("family", CLASSIC)
+def test_layers_of_the_decoders_before_llama_are_counted_too(family, cache):
+    """Of those whose layers hand on weights, and of those that do not, five layers folded come to five played one by one."""
+    model = {"model_type": family, **MODELS[family], CLASSIC[family]: 5}
+    model |= {"attention_types": [[["global", "local"], 2], [["global"], 1]]} if family == "gpt_neo" else {}
+    asked = {**job("decode", context_length=33, cache=cache), "model": model}
+    folded, whole = (tape_of((), play_job(asked, count=2, unrolled=unrolled)) for unrolled in (False, True))
+    assert height(folded) == height(whole)
+    token = 2 * 5 * 2 * 96 * 2  # keys and values of five layers and two rows, 96 wide
+    assert height(whole)[1] == 34 * token + (5 * 8 if cache == "static" else 0)
+
+
 @pytest.mark.parametrize(
     ("model", "mode", "key", "values"),
     [
@@ -86,6 +103,9 @@ def test_layers_played_once_and_counted_are_the_layers_played_one_by_one(mode, c
         ({**LLAMA, "model_type": "mistral", **LIKE["mistral"]}, "decode", "context_length", [1, 38, 39, 40, 41, 500]),
         ({**LLAMA, "model_type": "gemma2", **LIKE["gemma2"]}, "prefill", "sequence_length", [1, 2, 39, 40, 41, 90]),
         (LLAMA, "evaluate", "micro_batch_size", [1, 2, 7, 64]),
+        ({"model_type": "opt", **MODELS["opt"]}, "decode", "context_length", [1, 2, 40, 500]),
+        ({"model_type": "falcon", **MODELS["falcon"], "alibi": True}, "decode", "context_length", [1, 2, 40, 500]),
+        ({"model_type": "bloom", **MODELS["bloom"]}, "prefill", "sequence_length", [1, 2, 40, 90]),
     ],
 )
 def test_arrays_of_sizes_are_each_size_alone(model, mode, key, values):
@@ -145,6 +165,8 @@ def test_explained_buffers_of_a_cache_add_up():
         ({"mode": "decode", "cache": "static", "context_length": 9, "max_cache_length": 9}, InputError,
          "inference.max_cache_length: 9 is less than the 10 tokens that the step puts into it; make it longer"),
         ({"mode": "decode", "cache": "static", "precision": "amp-bf16"}, InputError, "takes keys and values of one dtype"),
+        ({"mode": "decode", "cache": "static", "model": {"model_type": "falcon", **SMALL, "alibi": True}}, InputError,
+         "inference.cache: static does not go with alibi in Falcon"),
         ({"mode": "decode", "dp": 2}, NotModelledError, "2 ranks are not modelled in mode decode; ask for one rank"),
         ({"mode": "decode", "precision": "megatron-bf16"}, InputError, "is a layout for training under megatron"),
         ({"mode": "decode", "model": {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}}, InputError,
@@ -162,7 +184,7 @@ def test_what_does_not_apply_is_refused(asked, kind, said):
 
 def test_what_is_not_played_with_a_cache_has_no_peak():
     """A family whose cache is not played yet has its parameters, no peak, and the reason; evaluation it has all the same."""
-    model = {"model_type": "bloom", "hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 99}
+    model = {"model_type": "mamba", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 99}
     told = estimate_mapping({"model": model, "mode": "decode", "precision": "bf16"})
     assert told.peak.requested is None
     assert told.components.cache is None

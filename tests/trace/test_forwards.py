@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks.played.cases import MODELS
-from benchmarks.played.forwards import height
+from benchmarks.played.forwards import READ, height
 from benchmarks.played.loops import looped
 from memcalc.api import estimate_mapping
 from memcalc.engines.analytic.evaluating import play_job, tape_of
+from memcalc.engines.trace.estimate import trace_job
 from memcalc.job import read_job
 from memcalc.runtime.build import build
 from memcalc.runtime.caching import cached_bytes
@@ -20,9 +21,15 @@ from memcalc.runtime.inputs import make_batch
 
 CACHED = {
     "llama": {}, "mistral": {"sliding_window": 24}, "gemma3_text": {"sliding_window": 24}, "deepseek_v3": {}, "gpt2": {},
-    "gpt_bigcode": {}, "t5": {},
+    "gpt_bigcode": {}, "t5": {}, "opt": {}, "bloom": {}, "falcon": {}, "gptj": {}, "gpt_neo": {}, "mpt": {},
 }  # fmt: skip
-"""Grouped queries, windows, kinds that alternate, latents, as many keys as heads, one key, and two sides."""
+"""Grouped queries, windows, kinds that alternate, latents, as many keys as heads, one key, two sides, and position biases."""
+ONE_KEY = {key: value for key, value in MODELS["falcon"].items() if key not in ("num_kv_heads", "new_decoder_architecture")}
+FALCONS = [
+    {**ONE_KEY, "multi_query": True, "alibi": True, "bias": True},
+    {**ONE_KEY, "multi_query": False, "alibi": True, "parallel_attn": False},
+]
+"""Position biases, with one key and value and with as many as heads."""
 
 
 def at_work(job: dict[str, Any]) -> int:
@@ -51,11 +58,72 @@ def test_a_cache_is_that_of_a_real_forward(family, cache):
         assert at_work(job) == height(tape_of((), play_job(job)))[1], sizes
 
 
+def agree(job: dict[str, Any]) -> None:
+    """Hold a forward against its trace: the height and what the cache holds, to the byte."""
+    seen, told = trace_job(read_job({**job, "engine": "trace"})), play_job(job, count=2)
+    assert height(seen.tape) == height(tape_of((), told)), job
+
+
+@pytest.mark.parametrize("model", FALCONS)
+def test_falcon_s_layouts_are_their_traces(model):
+    """Old layouts of Falcon under position biases are played as they are traced, with kernels and written out."""
+    usual = {"model": {"model_type": "falcon", **model}, "precision": "bf16-pure", "micro_batch_size": 3}
+    agree({**usual, "mode": "prefill", "sequence_length": 40})
+    agree({**usual, "mode": "decode", "context_length": 50, "attention": "eager"})
+
+
+@pytest.mark.parametrize("family", sorted(READ))
+def test_a_static_cache_whose_length_is_read_on_the_host(family, monkeypatch):
+    """Families that ask a static cache how many tokens it holds are their traces, once Python counts them for a trace.
+
+    What is played has one scalar more, in which the forward adds the new tokens to that count.
+    """
+    from transformers.cache_utils import StaticLayer
+
+    update, seen = StaticLayer.update, {}
+
+    def counted(layer, keys, *args, **kwargs):
+        seen[id(layer)] = seen.get(id(layer), 0) + keys.shape[-2]
+        return update(layer, keys, *args, **kwargs)
+
+    monkeypatch.setattr(StaticLayer, "update", counted)
+    monkeypatch.setattr(StaticLayer, "get_seq_length", lambda layer: seen.get(id(layer), 0))
+    job = {"model": {"model_type": family, **MODELS[family]}, "precision": "bf16-pure", "micro_batch_size": 3, "mode": "decode",
+           "context_length": 40, "cache": "static", "max_cache_length": 64}  # fmt: skip
+    traced = height(trace_job(read_job({**job, "engine": "trace"})).tape)
+    top, cache = height(tape_of((), play_job(job, count=2)))
+    assert (top - 8, cache) == traced
+
+
 def test_quantised_to_eight_bits_it_is_a_real_forwards_too():
     """An FP8 cache is half as large as one in BF16, and its scales."""
     job = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "fp32", "micro_batch_size": 2, "mode": "decode",
            "context_length": 20, "cache": "quantized-fp8"}  # fmt: skip
     assert at_work(job) == height(tape_of((), play_job(job)))[1] == 2 * 2 * (2 * 2 * 21 * 16 + 4)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("quanto", "optimum.quanto"), ("hqq", "hqq.core.quantize")])
+def test_groups_are_traced_where_their_package_is_there(kind, package):
+    """With a package installed, its own code quantises under a trace, and takes what is played."""
+    pytest.importorskip(package)
+    usual = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "bf16-pure", "micro_batch_size": 2}
+    options = {"residual_length": 8, "q_group_size": 16}
+    agree({**usual, "mode": "decode", "context_length": 20, "cache": f"quantized-{kind}", "cache_args": options})
+
+
+@pytest.mark.parametrize("kind", ["quanto", "hqq"])
+def test_a_package_that_is_not_there_is_asked_for(kind):
+    """A trace of a quantised cache without its back end says what to install."""
+    from importlib.util import find_spec
+
+    from memcalc.errors import MissingPackageError
+
+    if find_spec("optimum" if kind == "quanto" else "hqq") is not None:
+        pytest.skip("it is there")
+    job = {"model": {"model_type": "llama", **MODELS["llama"]}, "precision": "bf16-pure", "mode": "prefill",
+           "cache": f"quantized-{kind}", "sequence_length": 8, "engine": "trace"}  # fmt: skip
+    with pytest.raises(MissingPackageError, match="install"):
+        trace_job(read_job(job))
 
 
 @pytest.mark.parametrize("mode", ["prefill", "decode"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.cache_options import cache_options
 from memcalc.engines.analytic.converted import Converter
 from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.playing import policy_of, require_heeded, until_undisturbed
@@ -128,7 +129,7 @@ def cache_of(asked: Asked, past: Count) -> KeyValueCache:
     """A cache that has seen so many tokens.
 
     Raises:
-        NotModelledError: one whose kernels are not known.
+        InputError: options that it does not take.
     """
     if asked.kind == "dynamic":
         return DynamicCache(past)
@@ -138,7 +139,12 @@ def cache_of(asked: Asked, past: Count) -> KeyValueCache:
         if asked.arguments:
             raise InputError("inference.cache_args", asked.arguments, "are of no use to FP8, which has none", "leave them out")
         return FP8Cache(past)
-    raise NotModelledError("inference.cache", asked.kind, "is not modelled yet", "use dynamic, static or quantized-fp8")
+    from memcalc.play.caching_grouped import GroupedCache
+    from memcalc.play.hqq import HQQ
+    from memcalc.play.quanto import Quanto
+
+    options = cache_options(asked.kind, asked.arguments)
+    return GroupedCache(past, asked.context, options, (Quanto if asked.kind == "quantized-quanto" else HQQ)(options))
 
 
 def _converted(machine: Machine, reading: Reading) -> Forwards:

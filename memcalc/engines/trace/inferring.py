@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from memcalc.engines.trace.cuda.quantisers import opened
 from memcalc.engines.trace.fake import CUDA, CudaFakeMode
 from memcalc.engines.trace.loop import ITERATIONS, Asked, Loop
 from memcalc.engines.trace.names import claim_kept
@@ -56,7 +57,7 @@ class Forwarding(Loop):
         batch = make_batch(built.inputs, "cuda:0", floating_dtype(module), 0)
         self.running = Running(module, batch, forwards, built.extra)
         del batch
-        with own_garbage():
+        with own_garbage(), opened(forwards.told.kind, self.mode):
             self.running.prepare()
             gc.collect()
         for name, tensor in self.running.inputs().items():
@@ -65,7 +66,7 @@ class Forwarding(Loop):
 
     def run(self) -> None:
         """The forwards; what only a cycle of references keeps dies at the end of its own, not when Python looks for it."""
-        with own_garbage():
+        with own_garbage(), opened(self.running.asked.told.kind, self.mode):
             for index in range(1, ITERATIONS + 1):
                 self.tracker.mark("forward", index)
                 self.running.step()

@@ -162,6 +162,7 @@ def _math(
     if mask is not None:
         scores.add_(mask)
     weights = aten._safe_softmax(scores, -1)
+    del scores  # one variable there, which the weights take
     if p > 0:
         weights = torch.dropout(weights, p, True)
     return torch.matmul(weights, v).to(dtype)
