@@ -62,6 +62,11 @@ class Plan:
         """Whether each gradient dies inside backward."""
         return self.in_backward or self.optimizer.frees_gradients
 
+    @property
+    def steps_alone(self) -> bool:
+        """Whether each parameter takes its step by itself inside backward, beside its own gradient."""
+        return (self.in_backward or self.optimizer.on_arrival) and self.backend == "torch" and not self.stage
+
     def setting(self, model: Model) -> Setting:
         """The question for the data-parallel engine."""
         return Setting(

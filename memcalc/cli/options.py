@@ -182,7 +182,7 @@ def hardware_mapping(**flags: str | None) -> dict[str, Any]:
     return mapping
 
 
-def words(text: str, needed: str) -> list[str]:
+def words(text: str, needed: str, example: str = "adam,adamw8bit,sophia") -> list[str]:
     """Words with commas between; at least one where ``needed`` names the flag.
 
     >>> words("adam, sgd", "--optimizers")
@@ -190,7 +190,7 @@ def words(text: str, needed: str) -> list[str]:
     """
     found = [word.strip() for word in text.split(",") if word.strip()]
     if needed and not found:
-        raise InputError(needed, NO_VALUE, "is missing", f"give names with commas between, as {needed} adam,adamw8bit,sophia")
+        raise InputError(needed, NO_VALUE, "is missing", f"give names with commas between, as {needed} {example}")
     return found
 
 

@@ -184,4 +184,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py, models/siglip/modeling_siglip.py",
     inputs=TEXT | IMAGE,
     play=play,
+    idle=lambda config, architecture, sees: () if sees else ("vision_tower", "multi_modal_projector"),
 )

@@ -99,7 +99,9 @@ def _rank(setting: Setting, rank: int, multiplicity: Count) -> Layout:
     params = tuple(
         handed(setting, tensor, shape=(_local(tensor, setting, rank), *tensor.shape[1:])) for tensor in setting.trainable
     )
-    sizes = [(p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t)]
+    sizes = [
+        (p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t) and not p.idle
+    ]
     return Layout(
         resident=tuple(resident),
         forward=tuple(forward),
@@ -122,7 +124,7 @@ def _gradients(setting: Setting) -> list[Holding]:
         ScalarOnlyError: numbers are arrays, and which layers form a group cannot be told from them.
     """
     groups: dict[object, tuple[str, Count, Count]] = {}
-    for tensor in setting.trainable:
+    for tensor in setting.reached:
         unit = outermost(tensor.name) if tensor.spans else "root"
         outer = tensor.spans[0] if unit.endswith("*") else None
         prefix = unit.removesuffix("*")

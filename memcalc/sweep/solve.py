@@ -16,6 +16,7 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
+from memcalc.reached import reached
 from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
@@ -236,7 +237,8 @@ class Solver:
             distinct_variants, which = np.unique(variants, return_inverse=True)
             configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
             config, name = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind)), ""
-        return build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
+        built = build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
+        return reached(built, sees=self.job.training.image_size is not None)
 
 
 def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:

@@ -133,17 +133,34 @@ def _read(
     replayed: bool, explained: bool,
 ) -> Whole:  # fmt: skip
     tape = steady_tape(around, played)
+    if explained:
+        footprint = replace(footprint, buffers=_explained(footprint, tape))
+    return read_tapes(footprint, tape, two_steps(around, played), assumed, played.assumed, settings, replayed=replayed)
+
+
+def read_tapes(
+    footprint: Footprint, tape: Sequence[Event], steps: Sequence[Event], assumed: Assumed, said: Sequence[str],
+    settings: AllocatorSettings | None, *, replayed: bool,
+) -> Whole:  # fmt: skip
+    """A footprint of what is kept, with all that its step, or its forward, comes to.
+
+    Args:
+        footprint: what is kept.
+        tape: the iteration that is reported.
+        steps: two iterations, of which it is the second.
+        assumed: what it was assumed to run on.
+        said: what was assumed on the way.
+        settings: the allocator's; its defaults where None.
+        replayed: whether the steps are played through it.
+    """
     by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
     phase, instant = by_rounded.instant()
     stretch = by_rounded.stretch
     summit = Summit(
         int(by_requested.stretch.top), by_requested.stretch.role_top, int(stretch.top), stretch.at_top, phase, instant
     )
-    steps = two_steps(around, played)
     found = through(steps, settings) if replayed else None
-    if explained:
-        footprint = replace(footprint, buffers=_explained(footprint, tape))
-    return Whole(assembled(footprint, summit, assumed, played.assumed, found), steps)
+    return Whole(assembled(footprint, summit, assumed, said, found), steps)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan, understood
 from memcalc.plan_checks import check_settings
+from memcalc.positions import check_positions
 from memcalc.records import dataclass
 from memcalc.symbols import LEAST, NotParametricError, Reading, Recording
 from memcalc.tape.events import Event
@@ -145,6 +146,7 @@ class Kinds:
         kind = self.known.get(_key(job, given))
         if kind is None or not kind.structures:
             return None
+        check_positions(job, given)
         check_settings(job, kind.model)
         sizes = _sizes(job)
         for structure in kind.structures:
