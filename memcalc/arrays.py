@@ -1,5 +1,7 @@
 """Arithmetic that reads the same for one job and for a hundred thousand: int in, int out; int64 array in, array out.
 
+A formula (``memcalc.symbols``) counts as an array: it, too, stands for many jobs.
+
 Families, layers, optimizers and sharding use these instead of ``if`` on a number, so that a sweep is the same code as a
 single estimate. numpy is never imported here: whoever holds an array has imported it already.
 """
@@ -22,8 +24,26 @@ BLOCK = 512
 """The CUDA caching allocator's granule in bytes (pytorch c10/core/AllocatorConfig.h:19, kMinBlockSize)."""
 
 
+class SplitError(Exception):
+    """A decision that differs from job to job, of jobs evaluated together: ``condition`` tells them apart."""
+
+    def __init__(self, condition: Any) -> None:
+        super().__init__("jobs of different structure")
+        self.condition = condition
+
+
 def _numpy() -> Any:
     return sys.modules["numpy"]
+
+
+def recording_of(*values: Any) -> Any:
+    """The recording that any of these is a formula of (``memcalc.symbols``); None for numbers and arrays."""
+    return next((value.recording for value in values if hasattr(value, "recording")), None)
+
+
+def _over(*values: Any) -> Any:
+    """What holds numbers of this kind: a recording that makes formulas of them, or numpy."""
+    return recording_of(*values) or _numpy()
 
 
 def is_array(value: object) -> bool:
@@ -39,21 +59,21 @@ def where(condition: Condition, yes: Count, no: Count) -> Count:
     """
     if condition is True or condition is False or not is_array(condition):  # one job's is nearly always one of the two
         return yes if condition else no
-    return cast(Count, _numpy().where(condition, yes, no))
+    return cast(Count, _over(condition).where(condition, yes, no))
 
 
 def maximum(first: Count, second: Count) -> Count:
     """The larger of two, element by element."""
     if (first.__class__ is int and second.__class__ is int) or not (is_array(first) or is_array(second)):
         return first if first >= second else second
-    return cast(Count, _numpy().maximum(first, second))
+    return cast(Count, _over(first, second).maximum(first, second))
 
 
 def minimum(first: Count, second: Count) -> Count:
     """The smaller of two, element by element."""
     if (first.__class__ is int and second.__class__ is int) or not (is_array(first) or is_array(second)):
         return first if first <= second else second
-    return cast(Count, _numpy().minimum(first, second))
+    return cast(Count, _over(first, second).minimum(first, second))
 
 
 def ceil_div(amount: Count, by: Count) -> Count:

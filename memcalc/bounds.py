@@ -137,7 +137,7 @@ def bounded(footprint: Footprint) -> Footprint:
     found = None if peak.allocated is None else interval(footprint.engine, footprint.model.family)
     if found is not None and peak.allocated is not None:
         least, states = int(peak.allocated * found.low), footprint.states.rounded
-        if states <= peak.allocated:  # what is kept is known to the byte, but where the step lets go of it early
+        if states <= peak.allocated:  # what is kept is known to the byte; a traced step of one's own may keep less
             least = max(least, states)
         peak = replace(peak, low=least, high=-int(-peak.allocated * found.high // 1))
         told, mode = found.told(footprint.model.family), footprint.job.get("mode", "train")

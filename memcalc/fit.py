@@ -5,8 +5,7 @@ Each way is folded over arrays of sizes to find where it ends, and then estimate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 from typing import Any
 
 from memcalc.api import estimate_read, model_of
@@ -15,8 +14,12 @@ from memcalc.footprint import Footprint
 from memcalc.inference import trains
 from memcalc.job import Job, read_job
 from memcalc.models import Model
+from memcalc.positions import check_positions, most_of
 from memcalc.records import dataclass
 from memcalc.verdict import capacity_of
+from memcalc.ways import CHECKPOINTING, OPTIMIZERS, PRECISIONS, Grid, check_grid, forwards, grid_of, trained
+
+__all__ = ["CHECKPOINTING", "OPTIMIZERS", "PRECISIONS", "Choice", "Grid", "fit", "grid_of", "with_size"]
 
 SIZES = {"batch": "micro_batch_size", "sequence": "sequence_length", "context": "context_length"}
 """What is made as large as possible, and the job's key for it; a context is what a step of decoding finds in its cache."""
@@ -43,6 +46,7 @@ class Choice:
         footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
         reason: why it cannot be said, or of the verdict.
         cache: of keys and values, where nothing trains; the optimizer and checkpointing are empty then.
+        most: what the size may be whatever the memory, as a model has so many positions, or a cache so many places.
     """
 
     optimizer: str
@@ -55,6 +59,7 @@ class Choice:
     footprint: Footprint | None = None
     reason: str = ""
     cache: str = ""
+    most: int | None = None
 
     @property
     def peak(self) -> int | None:
@@ -77,44 +82,11 @@ class Choice:
         """As JSON has it."""
         return {
             "optimizer": self.optimizer, "precision": self.precision, "activation_checkpointing": self.checkpointing,
-            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "verdict": self.verdict,
-            "reason": self.reason,
+            "zero_stage": self.zero_stage, "cache": self.cache, "largest": self.largest, "most": self.most,
+            "verdict": self.verdict, "reason": self.reason,
             "peak_at_one": self.at_one, "peak_allocated": self.peak, "bytes_each": self.each, "states_rounded": self.kept,
             "headroom": None if self.footprint is None or self.footprint.fits is None else self.footprint.fits.headroom,
         }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The ways of training that are tried, each with each."""
-
-    optimizers: Sequence[str] = ("adamw", "adamw8bit", "adafactor", "sgd")
-    precisions: Sequence[str] = ("amp-bf16", "bf16", "bf16-pure")
-    checkpointing: Sequence[str] = ("none", "full")
-    zero_stages: Sequence[int] = ()
-    caches: Sequence[str] = ()
-
-
-def grid_of(
-    optimizers: Sequence[str],
-    precisions: Sequence[str],
-    checkpointing: Sequence[str],
-    zero_stages: Sequence[str],
-    caches: Sequence[str] = (),
-) -> Grid:
-    """A grid from words; the defaults where there are none.
-
-    Raises:
-        InputError: a ZeRO stage that is no number.
-    """
-    usual = Grid()
-    for word in zero_stages:
-        if word not in ("0", "1", "2", "3"):
-            raise InputError("--zero-stages", word, "is no ZeRO stage", "use 0, 1, 2 or 3")
-    return Grid(
-        optimizers or usual.optimizers, precisions or usual.precisions, checkpointing or usual.checkpointing,
-        [int(word) for word in zero_stages], caches,
-    )  # fmt: skip
 
 
 def fit(
@@ -125,12 +97,13 @@ def fit(
     Args:
         mapping: a job with its hardware; what the grid says stands in place of its own optimizer, precision, checkpointing
             and ZeRO stage.
-        grid: the ways; by default four optimizers, three precisions, with checkpointing and without.
+        grid: the ways; what it leaves open is the job's own, else four optimizers, three precisions, with checkpointing and
+            without.
         largest: ``batch``, ``sequence`` or ``context``.
         app_dir: where ``py:`` modules are looked for.
 
     Raises:
-        InputError: no hardware to fit, or a job that cannot be.
+        InputError: no hardware to fit, ways that the job's mode does not have, or a job that cannot be.
     """
     if largest not in SIZES:
         raise InputError("largest", largest, "is no size that can be sought", "use batch, sequence or context")
@@ -138,24 +111,16 @@ def fit(
     _check_size(job, largest)
     if capacity_of(job) is None:
         raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
+    check_grid(job, ways)
     model = model_of(job, app_dir=app_dir)
-    jobs = _jobs(job, ways) if trains(job) else _forwards(job, ways)
+    check_positions(with_size(job, SIZES[largest], 1), model)
+    jobs = trained(job, ways) if trains(job) else forwards(job, ways)
     found = [_choice(each, model, SIZES[largest]) for each in jobs]
     return sorted(found, key=_rank)
 
 
 def _rank(choice: Choice) -> tuple[int, int]:
     return (-1 if choice.largest is None else choice.largest) * -1, choice.kept or 0
-
-
-def _jobs(job: Job, grid: Grid) -> Iterator[Job]:
-    stages = grid.zero_stages or (job.parallelism.zero_stage,)
-    for optimizer, precision, checkpointing, stage in product(grid.optimizers, grid.precisions, grid.checkpointing, stages):
-        training = {"optimizer": optimizer, "precision": precision, "activation_checkpointing": checkpointing}
-        told = job.model_dump(exclude_unset=True)
-        told["training"] = {**told.get("training", {}), **training}
-        told["parallelism"] = _sharded({**told.get("parallelism", {}), "zero_stage": stage})
-        yield read_job(told)
 
 
 def _check_size(job: Job, largest: str) -> None:
@@ -170,28 +135,10 @@ def _check_size(job: Job, largest: str) -> None:
         raise InputError("largest", largest, "is no size in mode decode, which reads one token", "seek batch or context")
 
 
-def _forwards(job: Job, grid: Grid) -> Iterator[Job]:
-    """Each precision with each cache, of a model that does not train; the job's own where the grid names none."""
-    usual = Grid()
-    precisions = [job.training.precision] if grid.precisions == usual.precisions else grid.precisions
-    for precision, cache in product(precisions, grid.caches or (job.inference.cache,)):
-        told = job.model_dump(exclude_unset=True)
-        told["training"] = {**told.get("training", {}), "precision": precision}
-        if job.mode != "evaluate":
-            told["inference"] = {**told.get("inference", {}), "cache": cache}
-        yield read_job(told)
-
-
 def with_size(job: Job, key: str, size: Any) -> Job:
     """The job with one of its sizes, or with an array of them."""
     section = "inference" if key == "context_length" else "training"
     return job.model_copy(update={section: getattr(job, section).model_copy(update={key: size})})
-
-
-def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:
-    """Stages that FSDP2 does not have are torch's own: DistributedDataParallel and ZeroRedundancyOptimizer."""
-    below = parallelism.get("zero_backend") == "fsdp2" and parallelism["zero_stage"] < 2
-    return {**parallelism, "zero_backend": "torch", "zero_args": {}} if below else parallelism
 
 
 def _choice(job: Job, model: Model, key: str) -> Choice:
@@ -214,34 +161,34 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
         return Choice(*names, None, "unknown", reason=str(error), cache=cache)
     assert footprint.fits is not None
     told = footprint.job["training"]["optimizer"] or "", *names[1:]
-    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache)
+    most = most_of(job, model, key)
+    most = None if most is None else int(most)
+    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache, most)
 
 
 def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
-    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1)."""
+    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1).
+
+    Raises:
+        InputError: not even a size of 1 can be.
+    """
     from memcalc.engines.analytic.many import peaks
 
-    limit = _limit(job, model.family)
-    powers = peaks(job, model, key, [2**power for power in range(LONGEST.bit_length())])
-    first = _powers(powers, limit)
-    if first in (0, LONGEST):
-        return first, int(powers[0])
-    low, high = first, 2 * first
+    limit, most = _limit(job, model.family), most_of(job, model, key)
+    end = LONGEST if most is None else max(1, min(int(most), LONGEST))
+    sizes = [2**power for power in range(end.bit_length())]
+    sizes += [] if sizes[-1] == end else [end]
+    found = [int(peak) for peak in peaks(job, model, key, sizes)]
+    beyond = next((place for place, peak in enumerate(found) if peak > limit), len(found))
+    if beyond in (0, len(found)):
+        return sizes[-1] if beyond else 0, found[0]
+    low, high = sizes[beyond - 1], sizes[beyond]
     while high - low > 1:
         step = max(1, (high - low) // REFINED)
         tried = list(range(low, high, step))
         fitting = [size for size, peak in zip(tried, peaks(job, model, key, tried), strict=True) if peak <= limit]
         low, high = max(fitting), min([size for size in tried if size > max(fitting)], default=high)
-    return low, int(powers[0])
-
-
-def _powers(found: Iterable[Any], limit: int) -> int:
-    best = 0
-    for power, peak in enumerate(found):
-        if peak > limit:
-            return best
-        best = 2**power
-    return best
+    return low, found[0]
 
 
 def _limit(job: Job, family: str) -> int:

@@ -88,23 +88,39 @@ def with_frozen(model: Model, texts: Sequence[str]) -> Model:
     [(2, False), (1, True)]
     """
     names = names_of(texts)
+    if not model.shapes_known:
+        raise InputError(PATH, texts[0], "names a module, and a bare size has none", "name a model, or leave it out")
     for name in names:
         every = [tensor.name for tensor in model.parameters] + list(model.tied)
-        if not any(name.holds(one) for one in every) or not any(_meant(tensor, name) for tensor in model.parameters):
+        if not any(name.holds(one) for one in every):
             modules = sorted({part for one in every for part in one.split(".") if part != "*"})
             raise InputError(PATH, name.text, f"is no module of {model.name}", did_you_mean(name.text.split(".")[0], modules))
+        _check_places(model, name)
     tensors = [piece for tensor in model.tensors for piece in _parted(tensor, names, model)]
     return replace(model, tensors=tuple(tensors))
 
 
-def _meant(tensor: Tensor, name: Name) -> bool:
-    """Whether some member of a stack is among the places a name gives; a name without places means them all."""
-    if not name.numbered or any(is_array(span.count) for span in tensor.spans):
-        return True
-    return any(
-        all(any(label in asked for label in tensor.spans[axis].labels()) for axis, asked in axes.items())
-        for axes in name.places(tensor.name)
-    )
+def _check_places(model: Model, name: Name) -> None:
+    """That the lists a name gives places in are that long; those of many jobs at once are not looked at.
+
+    Raises:
+        InputError: a place that is in none of them.
+    """
+    if not name.numbered or any(is_array(span.count) for tensor in model.parameters for span in tensor.spans):
+        return
+    there: dict[str, set[int]] = {}
+    asked: dict[str, range] = {}
+    for tensor in model.parameters:
+        for axes in name.places(tensor.name):
+            for axis, places in axes.items():
+                listed = tensor.name.split("*")[axis].rpartition(".")[0].rpartition(".")[2]
+                there.setdefault(listed, set()).update(tensor.spans[axis].labels())
+                asked[listed] = places
+    for listed, places in asked.items():
+        if places[-1] not in there[listed]:
+            last = max(there[listed])
+            rule = f"asks for a place that is not there: {listed} has {len(there[listed])}"
+            raise InputError(PATH, name.text, rule, f"use {listed}.0-{last}" if last else f"use {listed}.0")
 
 
 def _parted(tensor: Tensor, names: Sequence[Name], model: Model) -> list[Tensor]:

@@ -115,8 +115,8 @@ def _check_mode(job: Job, given: Inference) -> None:
         raise InputError("inference.cache_args", given.cache_args, f"are of no use to a {given.cache} cache", "leave them out")
 
 
-def asked_of(job: Job, config: Any) -> Asked:
-    """What a job asks for, of a model whose config is given.
+def asked_of(job: Job, config: Any, *, both: bool = False) -> Asked:
+    """What a job asks for, of a model whose config is given; ``both`` says that an encoder reads beside a decoder.
 
     Raises:
         InputError: a static cache too short for what is put into it.
@@ -127,7 +127,7 @@ def asked_of(job: Job, config: Any) -> Asked:
     said: list[str] = []
     context: Count = 0
     if job.mode == "decode":
-        context, training = _decoding(given, training, config, said)
+        context, training = _decoding(given, training, config, said, both=both)
     asked: Count | None = training.sequence_length
     tokens: Count = _usual(config) if asked is None else asked
     if asked is None:
@@ -140,8 +140,8 @@ def asked_of(job: Job, config: Any) -> Asked:
             said.append(f"the static cache holds {needed} tokens, all that the step puts into it")
         elif _any(needed > capacity):
             raise InputError(
-                "inference.max_cache_length", capacity, f"is less than the {needed} tokens that the step puts into it",
-                "make it longer",
+                "inference.max_cache_length", _most(capacity),
+                f"is less than the {_most(needed)} tokens that the step puts into it", "make it longer",
             )  # fmt: skip
     if given.cache in GROUPED:
         options = cache_options(given.cache, given.cache_args)
@@ -153,23 +153,26 @@ def asked_of(job: Job, config: Any) -> Asked:
     return Asked(given.cache, context, capacity, dict(given.cache_args), training, tuple(said))
 
 
-def _decoding(given: Inference, training: Training, config: Any, said: list[str]) -> tuple[Count, Training]:
+def _decoding(given: Inference, training: Training, config: Any, said: list[str], *, both: bool) -> tuple[Count, Training]:
     """(tokens in the cache, sizes of one token more)."""
     context: Count | None = given.context_length
     if context is None:
-        context = _usual(config)
+        context = _usual(config, after=1)
         said.append(f"context_length is {context}")
     sizes: dict[str, Any] = {"sequence_length": 1}
     if training.source_length is None and not hasattr(config, "max_source_positions"):  # which says it of audio
         sizes["source_length"] = _usual(config)
+        if both:
+            said.append(f"source_length is {sizes['source_length']}")
     return context, training.model_copy(update=sizes)
 
 
-def _usual(config: Any) -> Count:
+def _usual(config: Any, after: int = 0) -> Count:
+    """Tokens where nobody says, of which a model has positions for so many and ``after`` more."""
     parts = (config, getattr(config, "text_config", None))
     found = (getattr(part, name, None) for part in parts for name in LENGTHS)
     longest = next((value for value in found if value is not None), None)
-    return CONTEXT if longest is None else minimum(CONTEXT, longest)
+    return CONTEXT if longest is None else minimum(CONTEXT, longest - after)
 
 
 def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
@@ -182,6 +185,11 @@ def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
             lengths["max_cache_length"] = int(asked.capacity)
         told["inference"] |= lengths
     return told
+
+
+def _most(size: Count) -> int:
+    """The number, or the largest of many jobs'."""
+    return int(size.max()) if is_array(size) else int(size)  # type: ignore[union-attr]
 
 
 def _any(condition: Condition) -> bool:

@@ -54,10 +54,12 @@ class Training(Section):
     """Whether ``torch.compile`` makes the code that runs, which is not modelled."""
     batch: Literal["full", "padded", "packed"] = "full"
     """Rows of tokens: ``full`` ones, ``padded`` ones under an attention mask, or sequences ``packed`` by their positions."""
+    packed_sequences: Size | None = None
+    """Sequences in each packed row, which the kernels of ``flash_attention_2`` follow; to any other it makes no difference."""
     cross_entropy: Literal["plain", "chunked", "liger", "cce"] = "plain"
     """The loss of a language model's head: transformers' own, or one that never has its logits whole."""
-    attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager"] = "auto"
-    """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN."""
+    attention: Literal["auto", "cudnn", "flash", "efficient", "math", "eager", "flash_attention_2"] = "auto"
+    """The attention kernel; ``auto`` is resolved from GPU, torch and cuDNN, ``flash_attention_2`` are flash-attn's own."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """The norm gradients are clipped to; none without it."""
     set_to_none: bool = True

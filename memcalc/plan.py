@@ -62,6 +62,11 @@ class Plan:
         """Whether each gradient dies inside backward."""
         return self.in_backward or self.optimizer.frees_gradients
 
+    @property
+    def steps_alone(self) -> bool:
+        """Whether each parameter takes its step by itself inside backward, beside its own gradient."""
+        return (self.in_backward or self.optimizer.on_arrival) and self.backend == "torch" and not self.stage
+
     def setting(self, model: Model) -> Setting:
         """The question for the data-parallel engine."""
         return Setting(
@@ -92,6 +97,7 @@ def make_plan(job: Job) -> Plan:
             "training.compile", True, "lets a compiler decide what is fused, kept and recomputed, which is not modelled",
             "leave it out: eager code is what is estimated",
         )  # fmt: skip
+    _refuse_packed(training)
     if training.batch != "full" and training.cross_entropy in ("chunked", "cce"):
         raise NotModelledError(
             "training.batch", training.batch, f"leaves open how many labels count, which {training.cross_entropy} asks",
@@ -109,6 +115,23 @@ def make_plan(job: Job) -> Plan:
         clips=training.max_grad_norm is not None, assumptions=tuple(assumptions),
         in_backward=training.optimizer_in_backward, cross_entropy=training.cross_entropy,
     )  # fmt: skip
+
+
+def _refuse_packed(training: Training) -> None:
+    """Refuse packed rows whose sequences are not counted where flash-attn's kernels follow them; rows of others have none.
+
+    Raises:
+        InputError: a number of sequences of rows that are not packed, or of one, which is no packed row.
+        NotModelledError: none, though flash-attn's backward holds 128 rows more for each.
+    """
+    asked, path = training.packed_sequences, "training.packed_sequences"
+    if asked is None and training.attention == "flash_attention_2" and training.batch == "packed":
+        rule = "leaves open how many sequences there are, of which flash-attn's backward holds 128 rows more each"
+        raise NotModelledError("training.batch", "packed", rule, f"give {path}")
+    if asked is not None and training.batch != "packed":
+        raise InputError(path, asked, "are sequences of packed rows, and these are not", "leave it out, or use batch packed")
+    if asked == 1:
+        raise InputError(path, asked, "is a row of one sequence, which transformers finds nothing packed in", "use batch full")
 
 
 def _refuse_unused(job: Job, backend: str) -> None:

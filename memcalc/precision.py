@@ -8,9 +8,10 @@ from memcalc.records import dataclass
 from memcalc.registry import Registry
 from memcalc.tensors import Kind
 
-AUTOCAST_KINDS: frozenset[Kind] = frozenset({"linear", "conv", "expert"})
+AUTOCAST_KINDS: frozenset[Kind] = frozenset({"linear", "conv"})
 """Whose weights autocast casts: operators on its lower-precision list (pytorch aten/src/ATen/autocast_mode.h,
-AT_FORALL_LOWER_PRECISION_FP); embeddings and normalisations are not on it."""
+AT_FORALL_LOWER_PRECISION_FP); embeddings and normalisations are not on it, nor is ``_grouped_mm``, which takes a mixture's
+stacked matrices: what they multiply is cast to their dtype (transformers 5.23.0 integrations/moe.py:_grouped_mm)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,22 @@ from memcalc.families.base import load_family
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.job import Job
 from memcalc.models import Model
+from memcalc.reached import reached
 
 
 def prepared(model: Model, job: Job) -> Model:
-    """The model as the job trains it; itself where the job asks for nothing of the kind.
+    """The model as the job trains it, its parts marked that no gradient comes to.
+
+    Raises:
+        InputError: an unknown implementation, an argument it does not have, or adapters that cannot be.
+        NotModelledError: what is not modelled of it.
+    """
+    asked = _asked(model, job)
+    return reached(asked, sees=job.training.image_size is not None) if job.mode == "train" else asked
+
+
+def _asked(model: Model, job: Job) -> Model:
+    """The model with what the job asks for; itself where that is nothing of the kind.
 
     Raises:
         InputError: an unknown implementation, an argument it does not have, or adapters that cannot be.
@@ -25,7 +37,7 @@ def prepared(model: Model, job: Job) -> Model:
         if training.lora is not None:
             raise InputError("training.freeze", training.freeze[0], "is frozen already, as all is but adapters", "leave it out")
         thawed = job.model_copy(update={"training": training.model_copy(update={"freeze": []})})
-        return with_frozen(prepared(model, thawed), training.freeze)
+        return with_frozen(_asked(model, thawed), training.freeze)
     if job.implementation == USUAL:
         return _adapted(_told(model, job), job)
     from memcalc.implementations.base import Asked

@@ -84,6 +84,8 @@ class Tensor:
         spans: the repeated axes, outermost first, one for each ``*``.
         holds: numbers in each element, where several are packed into one.
         zeros: whether each is known to be all zeros before the first step, as a fresh bias is and a trained one is not.
+        idle: whether no gradient comes to it in training, though one is asked for: its part of the model does not run.
+        recast: whether autocast casts it anew at each use and keeps no copy of it, as of a view of a weight.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Tensor:
     spans: tuple[Span, ...] = field(default=())
     zeros: bool = False
     holds: int = 1
+    idle: bool = False
+    recast: bool = False
 
     @property
     def numel(self) -> Count:

@@ -6,7 +6,7 @@ import pytest
 
 from memcalc.api import estimate_mapping
 from memcalc.errors import InputError
-from memcalc.fit import Grid, fit, grid_of
+from memcalc.fit import PRECISIONS, Grid, fit, grid_of
 
 MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 1001}  # fmt: skip
@@ -82,3 +82,42 @@ def test_stages_that_fsdp2_lacks_are_torchs():
     assert {one.zero_stage: one.footprint.job["parallelism"]["zero_backend"] for one in found} == {
         0: "torch", 1: "torch", 2: "fsdp2", 3: "fsdp2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "grid", "said"), [
+    ({"mode": "decode"}, Grid(optimizers=["sgd"]), "--optimizers: sgd is of no use in mode decode, where nothing trains; "),
+    ({"mode": "decode"}, Grid(checkpointing=["none", "full"]), "--checkpointing: none,full is of no use in mode decode"),
+    ({"mode": "prefill"}, Grid(zero_stages=[0, 3]), "--zero-stages: 0,3 is of no use in mode prefill"),
+    ({"mode": "evaluate"}, Grid(caches=["dynamic"]), "--caches: dynamic is of no use in mode evaluate, which keeps no cache"),
+    ({}, Grid(caches=["static"]), "--caches: static is of no use in mode train, which keeps no cache; leave it out, or"),
+])  # fmt: skip
+def test_ways_that_a_mode_does_not_have_are_refused(keys, grid, said):
+    """Also where what is given is what would be tried anyway: it is not passed over in silence."""
+    job = {"model": MODEL, "memory": 4 * 2**30, **keys}
+    with pytest.raises(InputError, match=said):
+        fit(job, grid)
+
+
+def test_the_job_speaks_where_the_grid_is_silent():
+    """A job's own optimizer, precision and checkpointing are the one way; a grid's stand in their place."""
+    (one,) = fit({**JOB, "optimizer": "sgd", "precision": "fp32", "activation_checkpointing": "full"})
+    assert (one.optimizer, one.precision, one.checkpointing) == ("torch:SGD", "fp32", "full")
+    grid = Grid(precisions=["bf16-pure"], checkpointing=["none", "full"])
+    found = fit({**JOB, "optimizer": "sgd", "precision": "fp32"}, grid)
+    assert {(one.optimizer, one.precision) for one in found} == {("torch:SGD", "bf16-pure")}
+
+
+def test_every_default_precision_may_be_given_where_nothing_trains():
+    """Given, they are tried each; left open, the job's own alone is."""
+    job = {"model": MODEL, "memory": 4 * 2**30, "mode": "decode", "context_length": 64, "precision": "fp32"}
+    assert [one.precision for one in fit(job)] == ["fp32"]
+    assert {one.precision for one in fit(job, Grid(precisions=list(PRECISIONS)))} == set(PRECISIONS)
+
+
+def test_a_static_cache_ends_the_search_for_a_context():
+    """Its places bound what is found, and a cache too short for one token says so in numbers."""
+    job = {"model": MODEL, "memory": 4 * 2**30, "mode": "decode", "cache": "static", "precision": "bf16"}
+    (one,) = fit({**job, "max_cache_length": 100}, largest="context")
+    assert (one.largest, one.most, one.verdict) == (99, 99, "fits")
+    (one,) = fit({**job, "max_cache_length": 1}, largest="context")
+    assert one.reason == "inference.max_cache_length: 1 is less than the 2 tokens that the step puts into it; make it longer"

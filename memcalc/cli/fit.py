@@ -24,6 +24,13 @@ class Largest(StrEnum):
     context = "context"
 
 
+FLAGS = (
+    ("--optimizers", "adamw,sgd"), ("--precisions", "amp-bf16,fp32"), ("--checkpointing", "none,full"),
+    ("--zero-stages", "0,2"), ("--caches", "dynamic,static"),
+)  # fmt: skip
+"""The flags of the ways, and how one is given."""
+
+
 def _ways(name: str, text: str) -> Any:
     return typer.Option(name, help=text, rich_help_panel=WAYS, metavar="A,B,…", show_default=False)
 
@@ -31,11 +38,11 @@ def _ways(name: str, text: str) -> Any:
 @app.command()
 def fit(
     model: o.ModelArgument = None,
-    optimizers: Annotated[str, _ways("--optimizers", "Names (adamw,adamw8bit,adafactor,sgd).")] = "",
-    precisions: Annotated[str, _ways("--precisions", "Schemes (amp-bf16,bf16,bf16-pure).")] = "",
-    checkpointing: Annotated[str, _ways("--checkpointing", "none, selective, full (none,full).")] = "",
-    zero_stages: Annotated[str, _ways("--zero-stages", "0 to 3 (that of --zero-stage).")] = "",
-    caches: Annotated[str, _ways("--caches", "dynamic, static, … where nothing trains.")] = "",
+    optimizers: Annotated[str | None, _ways("--optimizers", "Names (adamw,adamw8bit,adafactor,sgd).")] = None,
+    precisions: Annotated[str | None, _ways("--precisions", "Schemes (amp-bf16,bf16,bf16-pure).")] = None,
+    checkpointing: Annotated[str | None, _ways("--checkpointing", "none, selective, full (none,full).")] = None,
+    zero_stages: Annotated[str | None, _ways("--zero-stages", "0 to 3 (that of --zero-stage).")] = None,
+    caches: Annotated[str | None, _ways("--caches", "dynamic, static, … where nothing trains.")] = None,
     largest: Annotated[Largest, typer.Option("--largest", help="batch, sequence or context.", metavar="WHAT")] = Largest.batch,
     mode: o.ModeName = None,
     context_length: o.ContextLength = None,
@@ -79,10 +86,8 @@ def fit(
     from memcalc.fit import grid_of
     from memcalc.formats.fits import show
 
-    grid = grid_of(
-        o.words(optimizers, ""), o.words(precisions, ""), o.words(checkpointing, ""), o.words(zero_stages, ""),
-        o.words(caches, ""),
-    )  # fmt: skip
+    given = (optimizers, precisions, checkpointing, zero_stages, caches)
+    grid = grid_of(*(None if text is None else o.words(text, *flag) for text, flag in zip(given, FLAGS, strict=True)))
     choices = find(mapping, grid, largest=largest.value, app_dir=app_dir)
     show(choices, largest.value, form.value, exact=exact)
     sizes = [one.largest for one in choices if one.largest is not None]

@@ -52,7 +52,7 @@ Checkpointing = Annotated[
     str | None, _option("--activation-checkpointing", group=TRAINING, text="none, selective, full, every-2.", metavar="")
 ]
 AttentionKernel = Annotated[
-    str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash, efficient, math, eager.", metavar="KERNEL")
+    str | None, _option("--attention", group=TRAINING, text="auto, cudnn, flash_attention_2, eager, …", metavar="KERNEL")
 ]
 Clipping = Annotated[float | None, _option("--max-grad-norm", group=TRAINING, text="Clip gradients to this norm.", metavar="X")]
 KeepGradients = Annotated[bool, _option("--keep-gradients", group=TRAINING, text="Zeroed, not dropped: set_to_none=False.")]
@@ -182,7 +182,7 @@ def hardware_mapping(**flags: str | None) -> dict[str, Any]:
     return mapping
 
 
-def words(text: str, needed: str) -> list[str]:
+def words(text: str, needed: str, example: str = "adam,adamw8bit,sophia") -> list[str]:
     """Words with commas between; at least one where ``needed`` names the flag.
 
     >>> words("adam, sgd", "--optimizers")
@@ -190,7 +190,7 @@ def words(text: str, needed: str) -> list[str]:
     """
     found = [word.strip() for word in text.split(",") if word.strip()]
     if needed and not found:
-        raise InputError(needed, NO_VALUE, "is missing", f"give names with commas between, as {needed} adam,adamw8bit,sophia")
+        raise InputError(needed, NO_VALUE, "is missing", f"give names with commas between, as {needed} {example}")
     return found
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from memcalc.errors import InputError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.families._decoder import Names
 from memcalc.families._forward import Batch, Context, causal_mask, positions, run_layers
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.transformer import Block
 from memcalc.play.checkpoint import checkpointed
+from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.values import Value
@@ -25,8 +26,11 @@ def only_written(machine: Machine) -> None:
 
     Raises:
         InputError: one was asked for.
+        NotModelledError: flash-attn's was.
     """
     asked = machine.policy.attention
+    if asked == FLASH_ATTN:
+        raise NotModelledError("training.attention", asked, "is not modelled of this model", "use auto")
     if asked not in ("auto", "eager"):
         raise InputError("training.attention", asked, "is not there for this model, whose attention is written out", "use auto")
 

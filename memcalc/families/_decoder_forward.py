@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.errors import NotModelledError
 from memcalc.families._alternating import Order
 from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
@@ -19,6 +20,7 @@ from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
 from memcalc.layers.base import Module
 from memcalc.layers.transformer import Block
+from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.values import Value
@@ -98,7 +100,11 @@ def decoded(
     masks: Masks | None = None,
 ) -> tuple[Value, Any]:
     """The same from the embeddings on, under the masks that are given or made here."""
-    context = Context(eager=eager, window=style.window)
+    flash = machine.policy.attention == FLASH_ATTN
+    if flash and (eager or masks is not None or style.masks is not None or machine.cache is not None):
+        raise NotModelledError("training.attention", FLASH_ATTN, "is not modelled of this model, or with a cache", "use auto")
+    machine.flashed |= flash
+    context = Context(eager=eager, flash=flash, window=style.window)
     given = batch.values.get("position_ids")
     context.place = place = positions(machine, batch.tokens) if given is None else given
     machine.heeded = style.masks is None and masks is None and (style.placed_masks or given is None)

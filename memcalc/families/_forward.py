@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.errors import InputError, NotModelledError
 from memcalc.layers.attending import Context
 from memcalc.layers.base import Stack
 from memcalc.play import losses
@@ -98,6 +99,9 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
 
     source: transformers 5.23.0 masking_utils.py: find_packed_sequence_indices, sdpa_mask, eager_mask
     """
+    if machine.flashed:
+        no_mask(machine, place, batch)
+        return None
     cache = machine.cache
     if cache is not None:  # and nothing is looked at for packed rows (masking_utils.py:_preprocess_mask_arguments)
         keys = cache.reach(machine, batch.tokens)
@@ -111,6 +115,26 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
     if place is not None:
         find_packed(machine, place, batch)
     return eager_mask(machine, batch, dtype) if eager else None
+
+
+def no_mask(machine: Machine, place: Value | None, batch: Batch) -> None:
+    """What flash-attn's kernels are given, once it is seen whether rows are packed (masking_utils.py:flash_attention_mask).
+
+    Raises:
+        InputError: several rows, which transformers would not look for sequences in.
+        NotModelledError: rows that are padded, of lengths that nobody knows.
+    """
+    if "attention_mask" in batch.values:
+        rule = "leaves open how many tokens are left, which are all that flash-attn's kernels are given"
+        raise NotModelledError("training.batch", "padded", rule, "use full, or attention flash")
+    if "position_ids" not in batch.values:
+        if place is not None:
+            find_packed(machine, place, batch)
+        return
+    if not machine.decide(batch.rows == 1):
+        rule = "are more than the one row in which transformers finds packed sequences for flash-attn (_is_packed_sequence)"
+        raise InputError("training.micro_batch_size", batch.rows, rule, "use 1, as DataCollatorWithFlattening does")
+    found_packed(machine, batch["position_ids"], batch)
 
 
 def allowed_mask(machine: Machine, batch: Batch, keys: Count) -> Value:

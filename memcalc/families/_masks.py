@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from memcalc.arrays import Count
-from memcalc.families._forward import Batch, find_packed
+from memcalc.families._forward import Batch, find_packed, no_mask
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import broadcast, compare, shifted
 from memcalc.play.reshape import expand
@@ -22,6 +22,9 @@ def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
     """
     from memcalc.families._given_masks import given_mask, is_given
 
+    if machine.flashed:
+        no_mask(machine, place, batch)
+        return None
     if is_given(batch):
         return given_mask(machine, batch, dtype, reach, eager=eager)
     if place is not None and machine.cache is None:

@@ -167,8 +167,18 @@ def layer(machine: Machine, block: Block, hidden: Value, given: Biases) -> tuple
     return hidden, own, cross
 
 
-def _later(machine: Machine, block: Block, hidden: Value, given: Any) -> Value:
-    return layer(machine, block, hidden, given)[0]
+def _later(machine: Machine, block: Block, hidden: Value, given: Biases) -> Value:
+    """One that is given biases and hands them on, through whatever nodes an engine of parallelism has put around it."""
+    hidden, own, cross = layer(machine, block, hidden, given)
+    if machine.policy.hooks is not None and not machine.again:
+        given.own, given.cross = _handed_on(own), None if cross is None else _handed_on(cross)
+    return hidden
+
+
+def _handed_on(bias: Value) -> Value:
+    made = bias.detached()
+    made.node, made.index = bias.node, bias.index
+    return made
 
 
 def stack(machine: Machine, root: Module, ids: Value, batch: Batch, encoder: Value | None) -> Value:

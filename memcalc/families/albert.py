@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.errors import InputError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.families import _encoder_heads as heads
 from memcalc.families._encoder import EncoderConfig, Part, embeddings, on_body, task_head, vocabulary_head
 from memcalc.families._encoder_forward import bert_embeddings, context_of
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch, Context
+from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.basic import Dropout, Linear, layer_norm
@@ -202,8 +204,12 @@ def play(machine: Machine, architecture: str, config: AlbertConfig, root: Any, b
 
     Raises:
         InputError: activation checkpointing, which this family's modules do not have.
+        NotModelledError: layers that are wrapped from outside, of which one runs many times here.
     """
     mode = machine.policy.checkpointing
+    if machine.policy.every:
+        rule = "is not modelled where one layer runs many times, as ALBERT's do"
+        raise NotModelledError("training.activation_checkpointing", f"every-{machine.policy.every}", rule, "use none")
     if mode != "none":
         rule = f"is refused ({architecture} does not support gradient checkpointing)"
         raise InputError("training.activation_checkpointing", mode, rule, "use none")
@@ -237,4 +243,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/albert/modeling_albert.py",
     play=play,
+    places=learned,
+    idle=under(AlbertModel=("pooler",)),  # the loss is of the last states
 )

@@ -6,6 +6,8 @@ from typing import Any
 
 from memcalc.families._bart_forward import play as bart_forward
 from memcalc.families._forward import Batch
+from memcalc.families._idle import CROSS, under
+from memcalc.families._places import both_sides
 from memcalc.families._seq2seq import Seq2SeqConfig, block
 from memcalc.families.base import PAIRS, Architecture, Family, MaybeZero, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
@@ -135,5 +137,7 @@ FAMILY = Family(
     source="transformers 5.23.0 models/bart/modeling_bart.py",
     inputs=PAIRS,
     play=play,
+    places=both_sides,
+    idle=under(BartForCausalLM=CROSS),
     caches=True,
 )

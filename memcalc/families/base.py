@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from memcalc.arrays import Count
 from memcalc.errors import InputError, did_you_mean, either
 from memcalc.layers.base import Layer
 from memcalc.records import dataclass
@@ -95,6 +96,11 @@ class Family:
         caches: whether it runs with a cache of keys and values too, where the machine has one: it then gives the logits of the
             last position in place of a loss.
         options: what ``implementation_args`` may say of transformers' code, by key of the config, each with its values.
+        idle: the modules that a training step does not reach, whose parameters get no gradient: of (config, architecture's
+            name, whether images are read).
+        places: how many positions it has, by the setting that sizes a sequence, of (config, architecture's name); None where
+            nothing ends: rotary positions and biases are made as far as they are read.
+        recast: the modules whose weights autocast casts anew at each use and keeps no copy of, by config.
     """
 
     model_type: str
@@ -108,6 +114,9 @@ class Family:
     play: Callable[..., tuple[Any, Any]] | None = None
     caches: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    idle: Callable[[Any, str, bool], tuple[str, ...]] | None = None
+    recast: Callable[[Any], tuple[str, ...]] | None = None
+    places: Callable[[Any, str], Mapping[str, Count]] | None = None
 
 
 @cache

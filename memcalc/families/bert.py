@@ -10,6 +10,8 @@ from memcalc.families._encoder import BertLikeConfig, Part, embeddings, encoder_
 from memcalc.families._encoder_forward import encoder
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Linear, layer_norm
@@ -96,4 +98,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/bert/modeling_bert.py",
     play=play,
+    places=learned,
+    idle=under(BertModel=("pooler",)),  # the loss is of the last states
 )

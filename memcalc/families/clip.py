@@ -17,6 +17,8 @@ from memcalc.families._clip import (
     vision_tower,
 )
 from memcalc.families._clip_forward import play
+from memcalc.families._idle import under
+from memcalc.families._places import of_words
 from memcalc.families.base import IMAGE, TEXT, Architecture, Family, FamilyConfig, Size
 from memcalc.layers.base import Maybe, Module
 from memcalc.layers.basic import Linear, Parameter
@@ -94,4 +96,7 @@ FAMILY = Family(
     source="transformers 5.23.0 models/clip/modeling_clip.py",
     inputs=TEXT | IMAGE,
     play=play,
+    places=of_words,
+    # a loss of the last states, or of their mean, is taken before it
+    idle=under(CLIPVisionModel=("post_layernorm",), CLIPForImageClassification=("post_layernorm",)),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memcalc.families._clip import ClipTextConfig, projected_text, text_tower
 from memcalc.families._clip_forward import play
+from memcalc.families._places import of_words
 from memcalc.families.base import Architecture, Family
 
 
@@ -23,4 +24,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/clip/modeling_clip.py",
     play=play,
+    places=of_words,
 )

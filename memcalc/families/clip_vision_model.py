@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memcalc.families._clip import ClipVisionConfig, projected_vision, vision_tower
 from memcalc.families._clip_forward import play
+from memcalc.families._idle import under
 from memcalc.families.base import IMAGE, Architecture, Family
 
 
@@ -24,4 +25,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/clip/modeling_clip.py",
     inputs=IMAGE,
     play=play,
+    idle=under(CLIPVisionModel=("post_layernorm",)),  # a loss of the last states is taken before it
 )

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from memcalc.arrays import Count, where
 from memcalc.families._deberta_forward import play
 from memcalc.families._encoder import EncoderConfig, Part, on_body, task_head, vocabulary_head
+from memcalc.families._places import unless_relative
 from memcalc.families.base import Architecture, Family, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Maybe, Module, Stack
 from memcalc.layers.basic import Buffer, Conv, Dropout, Embedding, Linear, Parameter, TiedLinear, layer_norm
@@ -208,4 +209,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/deberta_v2/modeling_deberta_v2.py",
     play=play,
+    places=unless_relative,
 )

@@ -10,6 +10,7 @@ from memcalc.families._encoder import Part, on_body, task_head
 from memcalc.families._encoder_forward import context_of
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch, Context, run_layers
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, Linear, TiedLinear, layer_norm
@@ -189,4 +190,5 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/distilbert/modeling_distilbert.py",
     play=play,
+    places=learned,
 )

@@ -18,6 +18,8 @@ from memcalc.families._encoder import (
 from memcalc.families._encoder_forward import encoder
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families._roberta import by_first_token
 from memcalc.families.base import Architecture, Family, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
@@ -182,4 +184,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/electra/modeling_electra.py",
     play=play,
+    places=learned,
+    idle=under(),
 )

@@ -133,5 +133,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/falcon/modeling_falcon.py",
     play=play,
+    recast=lambda config: ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),  # FalconLinear.forward: weight.T
     caches=True,
 )

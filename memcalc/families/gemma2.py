@@ -19,6 +19,7 @@ from memcalc.families.gemma import gemma_norm
 from memcalc.layers.basic import RotaryTable, ScaledEmbedding
 from memcalc.layers.pointwise import Softcap
 from memcalc.layers.transformer import Attention, Block, GatedMLP
+from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value
 
@@ -99,14 +100,16 @@ def build(config: Gemma2Config, architecture: str) -> Architecture:
 
 
 def play(machine: Machine, architecture: str, config: Gemma2Config, root: Any, batch: Batch) -> tuple[Value, Any]:
-    """A forward, as transformers runs it: attention is always written out, as no kernel of torch's caps scores."""
-    only_written(machine)
+    """A forward, as transformers runs it: attention is written out, as no kernel of torch's caps scores; flash-attn's do."""
+    flash = machine.policy.attention == FLASH_ATTN
+    if not flash:
+        only_written(machine)
     style = Style(
         both_norms, rotary_of(config, rotary_width(config)), window=config.sliding_window,
         order=lambda machine: layer_order(machine, config),
         kinds={kind: block(config, kind) for kind in layer_kinds(config)},
     )  # fmt: skip
-    return headed_forward(machine, architecture, config, root, batch, Names(), style, eager=True)
+    return headed_forward(machine, architecture, config, root, batch, Names(), style, eager=not flash)
 
 
 FAMILY = Family(

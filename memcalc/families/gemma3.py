@@ -123,6 +123,8 @@ def body(
         embeds, seen = _merged(machine, root, batch, config, embeds)
         if kept is not None:
             kept.append(seen[1])
+    else:
+        machine.idle.add(f"{machine.path}.vision_tower" if machine.path else "vision_tower")
     eager, style = machine.policy.attention == "eager", style_of(text)
     masks, numbers = _masks(machine, batch, embeds.dtype, style, eager=eager)
     hidden, _ = machine.call(
@@ -182,4 +184,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/gemma3/modeling_gemma3.py, models/siglip/modeling_siglip.py",
     inputs=TEXT | IMAGE,
     play=play,
+    idle=lambda config, architecture, sees: () if sees else ("vision_tower", "multi_modal_projector"),
 )

@@ -11,6 +11,8 @@ from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._encoder_heads import scores_loss
 from memcalc.families._forward import Batch, Context
+from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
@@ -183,5 +185,8 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt2/modeling_gpt2.py",
     play=play,
+    places=learned,
+    # its loss is the language model's alone: that of the choices is returned beside it
+    idle=under(GPT2DoubleHeadsModel=("multiple_choice_head",)),
     caches=True,
 )

@@ -10,6 +10,8 @@ from memcalc.families._classic_forward import learned_body, one_after_another
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._forward import Batch, Context
+from memcalc.families._idle import under
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
@@ -145,5 +147,7 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt_bigcode/modeling_gpt_bigcode.py",
     play=play,
+    places=learned,
+    idle=under(),
     caches=True,
 )

@@ -11,6 +11,7 @@ from memcalc.families._classic_forward import learned_body, one_after_another_we
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._forward import Batch, Context
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Depth, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Buffer, Dropout, Embedding, layer_norm
@@ -151,5 +152,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gpt_neo/modeling_gpt_neo.py",
     play=play,
+    places=learned,
     caches=True,
 )

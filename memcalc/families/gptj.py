@@ -11,6 +11,7 @@ from memcalc.families._classic_forward import dropped_mlp, only_written, through
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._forward import Batch, Context, causal_mask, positions
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, MaybeZero, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Buffer, Dropout, layer_norm
@@ -162,5 +163,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/gptj/modeling_gptj.py",
     play=play,
+    places=learned,
     caches=True,
 )

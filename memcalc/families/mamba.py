@@ -98,6 +98,12 @@ def play(machine: Machine, architecture: str, config: MambaConfig, root: Any, ba
     return causal_loss(machine, logits, batch["labels"]), logits
 
 
+RECAST: dict[str, tuple[str, ...]] = {
+    "mamba-ssm": ("conv1d", "x_proj", "dt_proj", "out_proj"), "torch": ("conv1d.weight", "dt_proj.bias"),
+}  # fmt: skip
+"""By kernels: what the fused function casts by itself (mamba-ssm 2.3.2.post1 mamba_ssm/ops/selective_scan_interface.py:
+MambaInnerFn.forward); a view of a weight, and a bias that is wanted in FP32."""
+
 FAMILY = Family(
     model_type="mamba",
     config=MambaConfig,
@@ -108,4 +114,5 @@ FAMILY = Family(
     attends=False,
     play=play,
     options={"kernels": get_args(Kernels)},
+    recast=lambda config: RECAST[config.kernels],
 )

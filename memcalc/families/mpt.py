@@ -15,6 +15,7 @@ from memcalc.families._classic_forward import only_written, through_layers
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, decoder_architecture
 from memcalc.families._forward import Batch, Context, held_count, written_mask
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Module
 from memcalc.layers.basic import Dropout, layer_norm
@@ -176,5 +177,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/mpt/modeling_mpt.py",
     play=play,
+    places=learned,
     caches=True,
 )

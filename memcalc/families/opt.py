@@ -10,6 +10,7 @@ from memcalc.errors import NotModelledError
 from memcalc.families._classic_heads import classic_forward
 from memcalc.families._decoder import Names, headed
 from memcalc.families._forward import Batch, Context, causal_mask, eager_mask, held_count, run_layers
+from memcalc.families._places import learned
 from memcalc.families.base import Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Dropout, Embedding, Linear, layer_norm
@@ -227,5 +228,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/opt/modeling_opt.py",
     play=play,
+    places=learned,
     caches=True,
 )

@@ -138,7 +138,8 @@ def _trunk(machine: Machine, root: Any, pixels: Value, *, keep: bool) -> tuple[V
     value = machine.call("embedder.pooler", forward.pooled_most, machine, root.part("embedder.pooler"), value)
     given = [value]
     for name, layers in forward.parts_of(root, "encoder.stages"):
-        value = forward.stage(machine, name, layers, value, in_place=False)
+        stage_of, _, list_of = name.rpartition(".")
+        value = machine.call(stage_of, forward.stage, machine, list_of, layers, value, in_place=False)
         if keep:
             given.append(value)
     return value, tuple(given)

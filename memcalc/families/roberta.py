@@ -7,6 +7,8 @@ from typing import Any
 from memcalc.families._encoder import BertLikeConfig
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
+from memcalc.families._places import after_padding
 from memcalc.families._roberta import play_roberta, roberta
 from memcalc.families.base import Architecture, Family, Size
 from memcalc.play.machine import Machine
@@ -16,6 +18,8 @@ class RobertaConfig(BertLikeConfig):
     """source: transformers 5.23.0 models/roberta/configuration_roberta.py"""
 
     vocab_size: Size = 50265
+    pad_token_id: int | None = 1
+    """Positions begin behind it."""
 
 
 def build(config: RobertaConfig, architecture: str) -> Architecture:
@@ -44,4 +48,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/roberta/modeling_roberta.py",
     play=play,
+    places=after_padding,
+    idle=under(RobertaModel=("pooler",)),  # the loss is of the last states
 )

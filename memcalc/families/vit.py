@@ -8,6 +8,7 @@ from memcalc.errors import NotModelledError
 from memcalc.families import _paired_heads as heads
 from memcalc.families import _vision_forward as vision
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
 from memcalc.families.base import IMAGE, Architecture, Family, FamilyConfig, Flag, Probability, Size
 from memcalc.layers.base import Layer, Maybe, Module, Stack
 from memcalc.layers.basic import Conv, Dropout, Linear, Parameter, layer_norm
@@ -169,4 +170,5 @@ FAMILY = Family(
     source="transformers 5.23.0 models/vit/modeling_vit.py",
     inputs=IMAGE,
     play=play,
+    idle=under(ViTModel=("pooler",)),  # the loss is of the last states
 )

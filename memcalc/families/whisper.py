@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.families._forward import Batch
+from memcalc.families._idle import CROSS, under
+from memcalc.families._places import of_decoder
 from memcalc.families._seq2seq import Seq2SeqConfig, block
 from memcalc.families._whisper_forward import play as whisper_forward
 from memcalc.families.base import PAIRS, Architecture, Family, Flag, Probability, Size
@@ -114,5 +116,7 @@ FAMILY = Family(
     source="transformers 5.23.0 models/whisper/modeling_whisper.py",
     inputs=PAIRS,
     play=play,
+    places=of_decoder,
+    idle=under(WhisperForCausalLM=CROSS),
     caches=True,
 )

@@ -7,6 +7,8 @@ from typing import Any
 from memcalc.families._encoder import BertLikeConfig
 from memcalc.families._encoder_heads import Output
 from memcalc.families._forward import Batch
+from memcalc.families._idle import under
+from memcalc.families._places import after_padding
 from memcalc.families._roberta import play_roberta, roberta
 from memcalc.families.base import Architecture, Family
 from memcalc.play.machine import Machine
@@ -14,6 +16,9 @@ from memcalc.play.machine import Machine
 
 class XLMRobertaConfig(BertLikeConfig):
     """source: transformers 5.23.0 models/xlm_roberta/configuration_xlm_roberta.py"""
+
+    pad_token_id: int | None = 1
+    """Positions begin behind it."""
 
 
 def build(config: XLMRobertaConfig, architecture: str) -> Architecture:
@@ -42,4 +47,6 @@ FAMILY = Family(
     build=build,
     source="transformers 5.23.0 models/xlm_roberta/modeling_xlm_roberta.py",
     play=play,
+    places=after_padding,
+    idle=under(XLMRobertaModel=("pooler",)),  # the loss is of the last states
 )

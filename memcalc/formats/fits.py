@@ -97,6 +97,8 @@ def remarks(choices: Sequence[Choice], largest: str, *, wide: bool = True) -> li
     if any(one.verdict == "unknown" and one.largest is not None for one in choices):
         said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None
     for one in choices:
+        if one.largest is not None and one.largest == one.most:
+            said[f"{one.most:,}: the model, or the cache, has no more places for a {largest}"] = None
         if one.largest is None:
             way = f"{one.cache} cache" if one.cache else f"{one.optimizer}"
             how = "" if one.cache else f", checkpointing {one.checkpointing}"

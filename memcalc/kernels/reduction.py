@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
-from memcalc.arrays import Count, is_array
+from memcalc.arrays import Count, is_array, recording_of
 from memcalc.records import dataclass
 
 MULTIPROCESSORS: dict[str, int] = {
@@ -148,11 +149,20 @@ def contiguous(shape: Sequence[Count], dims: Sequence[int] | None, accumulator: 
         strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
         return staging(layout([int(size) for size in sizes], strides, dims), accumulator, chip)
 
+    recording = recording_of(*shape)
+    if recording is not None:
+        chosen = None if dims is None else tuple(dims)
+        return cast(tuple[Count, Count], recording.atoms(2, _contiguous, chosen, accumulator, chip, *shape))
     if any(is_array(size) for size in shape):
         from memcalc.kernels.reductions import contiguous_arrays
 
         return contiguous_arrays(shape, dims, accumulator, chip)
     return one(*map(int, shape))
+
+
+def _contiguous(dims: Sequence[int] | None, accumulator: int, chip: Chip, *shape: Count) -> tuple[Count, Count]:
+    """:func:`contiguous`, the sizes last."""
+    return contiguous(shape, dims, accumulator, chip)
 
 
 def _block(dim0: int, dim1: int, most: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.play import attention as kernels
+from memcalc.play.flash_attn import flash_attention
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, clamped_in_place, mul, neg
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
@@ -28,6 +29,7 @@ class Context:
         sin: likewise.
         window: the window of a layer that slides, as a cache of keys and values has it; None of any other.
         eager: whether attention is written out.
+        flash: whether flash-attn's own kernels run, by ``place``.
         encoder: what an encoder gave, for attention to it.
         place: the positions, which layers are handed and a checkpoint keeps.
         bias: what is added to the scores for how far apart two positions are.
@@ -39,6 +41,7 @@ class Context:
     sin: Value | None = None
     window: Count | None = None
     eager: bool = False
+    flash: bool = False
     encoder: Value | None = None
     place: Value | None = None
     bias: Value | None = None
@@ -176,6 +179,9 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
             machine, query, key, value, context.mask, probability=layer.dropout, upcast=upcast, softcap=cap,
             held=context.weights,
         )  # fmt: skip
+    if context.flash:
+        capped = getattr(layer, "softcap", None) is not None
+        return flash_attention(machine, query, key, value, context.place, layer.dropout, capped=capped)
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256
     grouped = shared and context.mask is None and machine.decide(key.shape[-1] <= 256)
     one = machine.decide(query.shape[2] == 1)

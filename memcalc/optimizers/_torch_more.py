@@ -144,6 +144,7 @@ def _history(params: Sequence[Param], o: Options) -> Iterable[State]:
     constructor={"lr", "max_iter", "max_eval", "tolerance_grad", "tolerance_change", "line_search_fn"},
     temporaries=None,
     shared=_history,
+    regardless=True,  # zeros stand for a missing gradient (lbfgs.py:_gather_flat_grad)
 )
 def lbfgs(p: Param, o: Options) -> Iterator[State]:
     """Nothing for a parameter alone: all of it is kept once, under the first one."""

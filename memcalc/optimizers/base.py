@@ -30,7 +30,7 @@ class Param:
     """What an optimizer is handed: ``count`` identical tensors (a shard or a flat buffer under ZeRO).
 
     ``dtype`` is that of the tensor the optimizer updates, the fp32 master where the precision scheme keeps one; ``zeros``
-    says that every element is known to be zero before the first step.
+    says that every element is known to be zero before the first step, ``idle`` that no gradient ever comes to it.
     """
 
     shape: tuple[Count, ...]
@@ -40,6 +40,7 @@ class Param:
     kind: Kind = "linear"
     count: Count = 1
     zeros: bool = False
+    idle: bool = False
 
     @property
     def ndim(self) -> int:
@@ -168,6 +169,7 @@ class Optimizer:
         ignored: options accepted because the constructor has them, which change no byte.
         implementations: the step's forms; the first is CUDA's default.
         born: when the states are allocated.
+        regardless: whether its step makes states of parameters without a gradient too.
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
         frees_gradients: whether each gradient dies in backward, before the step.
@@ -193,6 +195,7 @@ class Optimizer:
     ignored: frozenset[str] = frozenset()
     implementations: tuple[Implementation, ...] = ("single",)
     born: Literal["first_step", "init"] = "first_step"
+    regardless: bool = False
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
@@ -202,6 +205,10 @@ class Optimizer:
     refuses: Refusals = no_refusals
     own: frozenset[str] = frozenset()
     preset: Mapping[str, Any] = field(default_factory=dict)
+
+    def minded(self, params: Iterable[Param]) -> list[Param]:
+        """Those of the parameters it is handed for which it keeps states: a step passes over what has no gradient."""
+        return [param for param in params if not param.idle or self.regardless or self.born == "init"]
 
     def resolve(self, arguments: Mapping[str, Any], path: str = "training.optimizer_args") -> Options:
         """Defaults overlaid by what was asked.

@@ -65,6 +65,7 @@ def muon(p: Param, o: Options) -> Iterator[State]:
     constructor=(),  # takes parameter groups alone, each with its own settings
     script=_mixed,
     group=lambda p, o: 1 - hidden_matrix(p),
+    regardless=True,
     needs="fewer than four dimensions where Muon takes it: a 4-D update is flattened and never given its shape back",
     accepts=lambda p: p.ndim < 4 or not hidden_matrix(p),
 )

@@ -15,6 +15,9 @@ from memcalc.records import dataclass
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 
+TABLE = "embed_tokens"
+"""What transformers calls each side's table where both sides share one: it looks up, and autocast casts nothing for it."""
+
 
 class ScalarOnlyError(Exception):
     """A partition that goes tensor by tensor cannot be evaluated over arrays; the sweep then takes its jobs one by one."""
@@ -92,8 +95,13 @@ class Setting:
 
     @property
     def trainable(self) -> tuple[Tensor, ...]:
-        """Parameters that receive a gradient."""
+        """Parameters that ask for a gradient."""
         return tuple(tensor for tensor in self.model.parameters if tensor.trainable)
+
+    @property
+    def reached(self) -> tuple[Tensor, ...]:
+        """Those of them to which one comes; ``p.grad`` of the others stays None."""
+        return tuple(tensor for tensor in self.trainable if not tensor.idle)
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
@@ -121,8 +129,15 @@ class Setting:
         return self.master(tensor) or self.dtype(tensor)
 
     def lowered(self, tensor: Tensor) -> bool:
-        """Whether autocast copies it: a matrix multiplication or convolution reads it, itself or as a tied head."""
-        return tensor.kind in AUTOCAST_KINDS or tensor.name in self.model.tied.values()
+        """Whether autocast keeps a copy of it: a matrix multiplication or convolution reads it, itself or as a tied head.
+
+        source: pytorch aten/src/ATen/autocast_mode.cpp:cached_cast, which remembers leaves that ask for a gradient
+        """
+        if tensor.recast or not tensor.trainable:
+            return False
+        return tensor.kind in AUTOCAST_KINDS or any(
+            first == tensor.name and TABLE not in other.split(".") for other, first in self.model.tied.items()
+        )
 
     def uniform(self, path: str = "training.precision") -> str:
         """The one dtype of all trainable parameters, for engines that keep them in one flat buffer.
@@ -211,6 +226,7 @@ def handed(setting: Setting, tensor: Tensor, shape: tuple[Count, ...] | None = N
         kind=tensor.kind,
         count=tensor.count if count is None else count,
         zeros=tensor.zeros,
+        idle=tensor.idle,
     )
 
 
@@ -218,7 +234,7 @@ def engine_args(given: Mapping[str, Any], known: Mapping[str, Any], engine: str)
     """An engine's options, defaults filled in.
 
     Raises:
-        InputError: an option the engine does not have, or one that is not of its default's type.
+        InputError: an option the engine does not have, one that is not of its default's type, or a size below 0.
     """
     for key, value in given.items():
         path = f"parallelism.zero_args.{key}"
@@ -226,15 +242,20 @@ def engine_args(given: Mapping[str, Any], known: Mapping[str, Any], engine: str)
             raise InputError(
                 path, value, f"is not an option memcalc knows of {engine}", did_you_mean(key, known) if known else ""
             )
-        default = known[key]
-        if isinstance(value, bool) != isinstance(default, bool) or (not isinstance(value, bool) and not _whole(value)):
-            raise InputError(path, value, f"is not of the kind of its default, {default!r}", "give one like it")
+        if (rule := _unlike(value, known[key])) is not None:
+            raise InputError(path, value, *rule)
     return {**known, **{key: value if isinstance(value, bool) else int(value) for key, value in given.items()}}
 
 
-def _whole(value: Any) -> bool:
+def _unlike(value: Any, default: Any) -> tuple[str, str] | None:
+    """(rule, way out) of a value that is not of its default's kind; None of one that is."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else ("is not true or false", f"the default is {str(default).lower()}")
+    usual = f"the default is {default}"
     # configs write 5e8, which YAML and JSON read as a float
-    return isinstance(value, int | float) and value == int(value) and value >= 0 if not isinstance(value, bool) else False
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        return "is not a whole number", usual
+    return ("is below 0", f"use a size; {usual}") if value < 0 else None
 
 
 def scalar(value: Count) -> int:

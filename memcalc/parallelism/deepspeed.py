@@ -195,7 +195,7 @@ def _partitioned(setting: Setting, args: dict[str, int], padded: Count, kept: Co
     buckets = 2 if args["overlap_comm"] else 1
     # under overlap_comm each goes into a bucket as it comes, with the last micro-batch
     whole = setting.stage == 1 and not args["overlap_comm"]
-    grads = each(setting.trainable, setting.grad_dtype, "gradient", ".grad") if whole else []
+    grads = each(setting.reached, setting.grad_dtype, "gradient", ".grad") if whole else []
     return Layout(
         resident=(
             *_unsharded(setting),
@@ -291,7 +291,7 @@ def _bf16_optimizer(setting: Setting) -> Layout:
         ),
         forward=(),
         backward=(),
-        gradients=tuple(each(setting.trainable, setting.grad_dtype, "gradient", ".grad")),
+        gradients=tuple(each(setting.reached, setting.grad_dtype, "gradient", ".grad")),
         step=(),
         params=(_flat_param(partition),),
         multiplicity=setting.shards * setting.replicas,

@@ -18,27 +18,24 @@ from memcalc.parallelism.base import (
     ScalarOnlyError,
     Setting,
     buffers_of,
-    engine_args,
     handed,
     scaler_scalars,
     step_casts,
     steps_in_turn,
 )
+from memcalc.parallelism.fsdp2_members import outermost
+from memcalc.parallelism.fsdp2_sharding import sharding_of
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
-
-ARGS = {"reduce_in_float32": False, "reshard_root": False, "no_sync": False}
-"""MixedPrecisionPolicy(reduce_dtype=torch.float32); reshard_after_forward=True for the root too, whose default is False; and
-set_requires_gradient_sync(False) before all micro-batches but the last."""
 
 
 def layouts(setting: Setting, ranks: int) -> list[Layout]:
     """The distinct layouts, rank 0's first."""
-    engine_args(setting.args, ARGS, "FSDP2")
     if setting.stage < 2:
         raise InputError(
             "parallelism.zero_stage", setting.stage, "is not something FSDP2 does", "use 3, or 2 to keep gathered parameters"
         )
+    sharding_of(setting)
     for tensor in setting.trainable:
         if not tensor.shape:
             raise InputError("model", tensor.name, "has no dimension to shard", "use zero_backend deepspeed or megatron")
@@ -102,7 +99,9 @@ def _rank(setting: Setting, rank: int, multiplicity: Count) -> Layout:
     params = tuple(
         handed(setting, tensor, shape=(_local(tensor, setting, rank), *tensor.shape[1:])) for tensor in setting.trainable
     )
-    sizes = [(p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t)]
+    sizes = [
+        (p.name, p.numel, p.count) for p, t in zip(params, setting.trainable, strict=True) if setting.master(t) and not p.idle
+    ]
     return Layout(
         resident=tuple(resident),
         forward=tuple(forward),
@@ -125,9 +124,10 @@ def _gradients(setting: Setting) -> list[Holding]:
         ScalarOnlyError: numbers are arrays, and which layers form a group cannot be told from them.
     """
     groups: dict[object, tuple[str, Count, Count]] = {}
-    for tensor in setting.trainable:
-        outer = tensor.spans[0] if tensor.spans else None
-        prefix = tensor.name.split("*")[0] if outer else "root"
+    for tensor in setting.reached:
+        unit = outermost(tensor.name) if tensor.spans else "root"
+        outer = tensor.spans[0] if unit.endswith("*") else None
+        prefix = unit.removesuffix("*")
         inner = tensor.count if outer is None else tensor.count // maximum(outer.count, 1)
         times: Count = 1 if outer is None else outer.count
         key = (prefix, None if outer is None or outer.indices is None else tuple(outer.indices))

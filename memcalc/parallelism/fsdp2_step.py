@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.parallelism.base import Setting
-from memcalc.parallelism.fsdp2_sharding import sharding_of
-from memcalc.parallelism.fsdp2_units import Piece, Unit, Units, Wrapped, refused
-from memcalc.play.around import Call, Hooks
+from memcalc.parallelism.fsdp2_gathers import ALL_REDUCE, REDUCE, Gathers, freed
+from memcalc.parallelism.fsdp2_units import Unit, Units, refused
+from memcalc.play.around import Call
 from memcalc.play.pointwise import to
 from memcalc.play.values import Life, Storage, Value
 from memcalc.tensors import itemsize
@@ -27,29 +27,21 @@ if TYPE_CHECKING:
     from memcalc.play.graph import Leaf
     from memcalc.play.machine import Machine
 
-GATHER, REDUCE, ALL_REDUCE = 1, 2, 3
-"""Streams beside the one that computes: FSDPCommContext.all_gather_copy_in_stream, reduce_scatter_stream, all_reduce_stream."""
 
-
-class FullyShard(Hooks):
+class FullyShard(Gathers):
     """The hooks of ``fully_shard`` on every unit of a model.
 
     Attributes:
-        sharding: how it is sharded.
-        wrapped: its units.
         order: units in the order forward left them (post_forward_order).
-        previous: the last all-gather's buffer, let go of once the next is copied out of (comm_ctx.all_gather_state).
         scattered: the last reduce-scatter's input, let go of before the next one's (comm_ctx.reduce_scatter_states).
     """
 
     def __init__(self, setting: Setting, units: Units | None = None) -> None:
-        if setting.scheme.main_gradient is not None:
-            raise refused(f"has no second set of gradients, as {setting.scheme.name} has")
-        self.sharding, self.wrapped = sharding_of(setting), Wrapped(setting, units)
+        super().__init__(setting, units)
         self.order: list[Unit] = []
-        self.previous: Storage | None = None
         self.scattered: Storage | None = None
         self.syncs = True
+        self.one_by_one = self.wrapped.nested
 
     def known(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         """The unit of a module; the root's where its forward is not under way."""
@@ -72,16 +64,14 @@ class FullyShard(Hooks):
         unit: Unit = call.known
         if call.again:
             if not unit.whole:
-                self._unshard(machine, unit)
-                self._wait(machine, unit)
+                self.unshard(machine, unit)
+                self.wait(machine, unit)
             return
         if unit.state == "forward":  # another of its modules has been entered
             return
-        if unit.places:
-            raise refused(f"shards {unit.name}, which runs more than once a step")
         unit.state = "forward"
-        self._unshard(machine, unit)
-        self._wait(machine, unit)
+        self.unshard(machine, unit)
+        self.wait(machine, unit)
 
     def after_forward(self, machine: Machine, call: Call) -> None:
         """Let go of (FSDPParamGroup.post_forward); the root's stay, and with it goes the last gather's buffer."""
@@ -89,14 +79,14 @@ class FullyShard(Hooks):
         if call.again or call.path != unit.paths[-1]:
             return
         if self.sharding.reshards and not unit.stays and (not unit.root or self.sharding.reshards_root):
-            _freed(unit.whole)
+            self.reshard(machine, unit)
         if unit.pieces:  # else it has no group, and none is gathered ahead of it
             unit.places.append(len(self.order))
             self.order.append(unit)
         unit.state = "idle"
         if unit.root:
             self.previous = None
-            missed = self.wrapped.missed()
+            missed = self.wrapped.missed(machine.idle)
             if missed is not None:
                 start = missed.rstrip(".")
                 raise refused(f"shards the members of {start} by themselves, and this model's are not played by themselves")
@@ -108,54 +98,6 @@ class FullyShard(Hooks):
         if self.sharding.gathered is not None and self.sharding.reduced is None:
             yield f"gradients are reduced in {self.sharding.gathered}; zero_args.reduce_in_float32 has them in FP32"
 
-    def _unshard(self, machine: Machine, unit: Unit) -> None:
-        """An all-gather begins: its buffer is made, and what is cast for it dies (foreach_all_gather)."""
-        if unit.gather is not None or unit.whole or not unit.pieces:
-            return
-        copied: Count = 0
-        total: Count = 0
-        for piece in unit.pieces:
-            size = self.sharding.rows(piece.shape) * itemsize(self._gathered(piece))
-            total = total + size
-            copied = copied + (size if self._gathered(piece) != piece.dtype else 0)
-        ranks = self.sharding.ranks
-        if not machine.decide(ranks > 1):
-            return
-        flat = None
-        if self.sharding.gathered is not None and machine.decide(copied > 0):
-            flat = machine.held_by_engine(copied, "communication", "all-gather input", stream=GATHER)
-        unit.gather = machine.held_by_engine(total * ranks, "communication", "all-gather output", stream=GATHER)
-        del flat
-
-    def _gathered(self, piece: Piece) -> str:
-        """The dtype of a gathered parameter (FSDPParam.init_dtype_attrs)."""
-        return self.sharding.gathered if self.sharding.gathered is not None and "float" in piece.dtype else piece.dtype
-
-    def _wait(self, machine: Machine, unit: Unit) -> None:
-        """Parameters are copied out of the gather's buffer (FSDPParamGroup.wait_for_unshard)."""
-        if unit.whole or not unit.pieces:
-            return
-        forward = unit.state == "forward"
-        before = self.previous if forward else None  # the function's own name of it keeps it to its end
-        cast = None  # over one rank, where the last lives until there is another (FSDPParam.all_gather_inputs)
-        for piece in unit.pieces:
-            dtype = self._gathered(piece)
-            size = self.sharding.whole(piece.shape) * itemsize(dtype)
-            if unit.gather is None and dtype != piece.dtype:
-                cast = machine.held_by_engine(size, "temporary", f"{self._label(unit, piece.name)} ({dtype})", dtype)
-            unit.whole.append(
-                machine.held_by_engine(size, "parameter_copy", f"{self._label(unit, piece.name)} (gathered)", dtype)
-            )
-        del cast
-        if forward:
-            self.previous = unit.gather
-        unit.gather = None
-        del before
-
-    def _label(self, unit: Unit, name: str) -> str:
-        """A parameter's name from its unit down, so that layers alike are one line of an explanation."""
-        return name.removeprefix(f"{unit.paths[0]}.") if len(unit.paths) == 1 else name
-
     # -- backward ---------------------------------------------------------------------------------------------------------
 
     def before_backward(self, machine: Machine, call: Call) -> None:
@@ -164,12 +106,12 @@ class FullyShard(Hooks):
         if unit.state == "before":
             return
         unit.state = "before"
-        self._unshard(machine, unit)
-        self._wait(machine, unit)
+        self.unshard(machine, unit)
+        self.wait(machine, unit)
         if unit.places:
             place = unit.places.pop()
             if place > 0:
-                self._unshard(machine, self.order[place - 1])
+                self.unshard(machine, self.order[place - 1])
 
     def after_backward(self, machine: Machine, call: Call) -> None:
         """Gradients are reduced (FSDPParamGroup.post_backward), once the first of the unit's modules is through."""
@@ -185,11 +127,11 @@ class FullyShard(Hooks):
             if leaf.name in unit.sums and leaf.gradient is not None:
                 leaf.gradient = None  # unsharded_accumulated_grad += grad
         if not self.syncs:
-            _freed(unit.whole)
+            freed(unit.whole)
             self._summed(machine, unit, leaves)
             return
         found = [leaf for leaf in leaves if leaf.name in unit.sums or leaf.gradient is not None]
-        _freed(unit.whole)
+        freed(unit.whole)
         self.scattered = None
         if found:
             self._reduced(machine, unit, found)
@@ -236,6 +178,8 @@ class FullyShard(Hooks):
             if unit.state != "behind":
                 machine.path = unit.paths[0]
                 self._post_backward(machine, unit)
+            if unit.fewer:
+                raise refused(f"keeps what {unit.name} left on fewer ranks for good, where backward never comes to it")
             unit.state = "idle"
             unit.all_reduced = unit.gather = None
             unit.places.clear()
@@ -253,14 +197,10 @@ class FullyShard(Hooks):
         """The buffers that the next unit takes over."""
         ahead = next((unit.gather for unit in self.wrapped.all() if unit.gather is not None), None)
         held = {"gather": self.previous, "ahead": ahead, "scattered": self.scattered}
+        for unit in self.wrapped.all():  # one that runs again takes what it left on fewer ranks
+            held |= {f"{unit.name} {place}": piece for place, piece in enumerate(unit.fewer)}
         return {key: storage.life for key, storage in held.items() if storage is not None}
 
     def kept(self) -> Iterable[Storage]:
         """The sharded gradients."""
         return [unit.reduced for unit in self.wrapped.all() if unit.reduced is not None]
-
-
-def _freed(parameters: list[Storage]) -> None:
-    """One after the other (FSDPParamGroup._to_sharded)."""
-    while parameters:
-        parameters.pop(0)

@@ -5,13 +5,14 @@ source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fully_shard.py:fully_s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memcalc.arrays import Count, maximum
 from memcalc.errors import NotModelledError
 from memcalc.models import Model
+from memcalc.parallelism.fsdp2_members import each_member, managed, of_kind, outermost
 from memcalc.play.values import Storage
 from memcalc.records import dataclass
 from memcalc.tensors import Tensor
@@ -62,6 +63,7 @@ class Unit:
         state: where it is.
         gather: the buffer of an all-gather under way.
         whole: the gathered parameters; empty where they are sharded.
+        fewer: this rank's pieces of them among fewer ranks, from forward to backward.
         sums: whole gradients in ``reduce_dtype`` that wait for the last micro-batch, by leaf.
         reduced: the buffer the sharded gradients are views of.
         all_reduced: what an all-reduce works on, held until backward is through.
@@ -73,6 +75,7 @@ class Unit:
         self.state: State = "idle"
         self.gather: Storage | None = None
         self.whole: list[Storage] = []
+        self.fewer: list[Storage] = []
         self.sums: dict[str, Storage] = {}
         self.reduced: Storage | None = None
         self.all_reduced: Storage | None = None
@@ -85,18 +88,15 @@ class Unit:
 
 
 def usual_units(model: Model) -> Units:
-    """Every member of each outermost list of layers by itself.
+    """Every member of each outermost list of layers by itself; of a list whose members hold lists, each member by its number.
 
     Raises:
-        NotModelledError: there is no such list, or it is inside of another.
+        NotModelledError: there is no such list.
     """
-    starts = dict.fromkeys(tensor.name.split("*")[0] for tensor in model.parameters if "*" in tensor.name)
-    inner = [start for start in starts if any(part.isdigit() for part in start.split("."))]
-    if inner:
-        raise refused(f"shards a list that {inner[0].rstrip('.')} is in")
+    starts = dict.fromkeys(outermost(tensor.name) for tensor in model.parameters if "*" in tensor.name)
     if not starts:
         raise refused("finds no list of layers to shard one by one")
-    return Units(tuple((f"{start}*",) for start in starts))
+    return Units(tuple((start,) for start in starts))
 
 
 class Wrapped:
@@ -105,6 +105,7 @@ class Wrapped:
     Attributes:
         model: whose.
         lists: what stands before the place of a member of each list that is sharded by members, as ``model.layers.``.
+        nested: whether a module that is sharded by its name holds a list of layers.
         met: units by the paths of their modules; None for a module that is in none of its own.
     """
 
@@ -113,6 +114,8 @@ class Wrapped:
         self.units = units or usual_units(setting.model)
         self.lists = [paths[0][:-1] for paths in self.units.groups if paths[0].endswith("*")]
         self.met: dict[str, Unit | None] = {}
+        named = {path for paths in self.units.groups for path in paths if not path.endswith("*")}
+        self.nested = any("*" in each.name and _inside(each.name, named) for each in self.model.parameters)
 
     def unit(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         """The unit of the module at a path."""
@@ -124,29 +127,32 @@ class Wrapped:
         """Every unit met, once; the root first, as ``named_modules`` has it."""
         return list(dict.fromkeys(unit for unit in self.met.values() if unit is not None))
 
-    def missed(self) -> str | None:
-        """A list of which no member was met."""
+    def missed(self, idle: Collection[str]) -> str | None:
+        """A list of which no member was met, or a module sharded by its name, outside of those that do not run."""
         met = [path for path, unit in self.met.items() if unit is not None and not unit.root]
-        return next((start for start in self.lists if not any(path.startswith(start) for path in met)), None)
+        wanted = [path.removesuffix("*") for paths in self.units.groups for path in paths if path.endswith("*") or self.nested]
+        return next((one for one in wanted if not _inside(one, idle) and not any(path.startswith(one) for path in met)), None)
 
     def _made(self, machine: Machine, path: str, layer: Any) -> Unit | None:
         if path == self.model.prefix:
-            return Unit((path,), self._pieces("", [each for each in self.model.parameters if self._left(each.name)]), root=True)
+            return Unit(
+                (path,), self._pieces(machine, "", [each for each in self.model.parameters if self._left(each.name)]), root=True
+            )
         for paths in self.units.groups:
             if path in paths and not path.endswith("*"):
-                return self._grouped(paths)
+                return self._grouped(machine, paths)
         for start in self.lists:
             if path.startswith(start) and "." not in path[len(start) :]:
                 stays = (f"{start}-1",) in self.units.stays and self._last(machine, start, path[len(start) :])
-                return Unit((path,), self._pieces(f"{path}.", self._members(start, layer)), stays=stays)
+                return Unit((path,), self._pieces(machine, f"{path}.", self._members(start, layer)), stays=stays)
         return None
 
-    def _grouped(self, paths: tuple[str, ...]) -> Unit:
+    def _grouped(self, machine: Machine, paths: tuple[str, ...]) -> Unit:
         known = next((unit for path in paths if (unit := self.met.get(path)) is not None), None)
         if known is not None:
             return known
-        inside = [each for each in self.model.parameters if any(each.name.startswith(f"{path}.") for path in paths)]
-        return Unit(paths, self._pieces("", inside), stays=paths in self.units.stays)
+        inside = [each for each in self.model.parameters if _inside(each.name, paths)]
+        return Unit(paths, self._pieces(machine, "", inside), stays=paths in self.units.stays)
 
     def _left(self, name: str) -> bool:
         """Whether a parameter is in no group."""
@@ -174,19 +180,22 @@ class Wrapped:
         """The parameters of a member of a list, named from the member down."""
         if self.model.adapter is None and layer is not None:
             return [tensor for tensor in layer.tensors() if tensor.role == "parameter"]
-        found = [tensor for tensor in self.model.parameters if tensor.name.startswith(f"{start}*.")]
-        names = [tensor.name for tensor in found]
-        if len(set(names)) < len(names):
-            raise refused(f"shards {start}*, whose members are of several kinds, with adapters on them")
-        return [replace(tensor, name=tensor.name[len(start) + 2 :], count=1) for tensor in found]
+        listed = [tensor for tensor in self.model.parameters if tensor.name.startswith(f"{start}*.")]
+        found = of_kind([replace(tensor, name=tensor.name[len(start) + 2 :]) for tensor in listed], layer)
+        if found is None:
+            raise refused(f"shards {start}*, whose members are of kinds that are not told apart, with adapters on them")
+        spans = [(tensor, maximum(tensor.spans[0].count, 1)) for tensor in found]
+        return [replace(tensor, count=tensor.count // times, spans=tensor.spans[1:]) for tensor, times in spans]
 
-    def _pieces(self, start: str, tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
-        found = []
-        for tensor in tensors:
-            if "*" in tensor.name:
-                raise refused(f"shards {start}{tensor.name}, a list within a layer, which is not modelled")
-            found.append(Piece(f"{start}{tensor.name}", tensor.shape, self.dtype(tensor)))
-        return tuple(found)
+    def _pieces(self, machine: Machine, start: str, tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
+        found = {tensor.name: tensor for tensor in each_member(machine, tensors)}
+        names = [(name, name.split(".")) for name in found]
+        return tuple(Piece(f"{start}{name}", found[name].shape, self.dtype(found[name])) for name in managed(names))
+
+
+def _inside(name: str, paths: Collection[str]) -> bool:
+    """Whether a name is inside of one of some modules."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def refused(rule: str) -> NotModelledError:

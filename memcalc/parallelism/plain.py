@@ -29,6 +29,9 @@ FIRST_BUCKET = 2**20
 DDP_ARGS = {"bucket_cap_mb": 25, "gradient_as_bucket_view": False}
 """pytorch torch/nn/parallel/distributed.py:DistributedDataParallel.__init__."""
 
+UNUSED = "DistributedDataParallel is told find_unused_parameters=True, without which its second step fails"
+"""Said where a parameter gets no gradient (pytorch torch/csrc/distributed/c10d/reducer.cpp:ensure_prior_reduction_finished)."""
+
 
 def layouts(setting: Setting) -> list[Layout]:
     """The one layout all ranks share."""
@@ -39,11 +42,15 @@ def layouts(setting: Setting) -> list[Layout]:
         *each(setting.trainable, setting.master, "master_parameter", " (master)"),
         *scaler_scalars(setting),
     ]
-    gradients = [] if scheme.gradient_lives == "layer" else each(setting.trainable, setting.grad_dtype, "gradient", ".grad")
+    gradients = [] if scheme.gradient_lives == "layer" else each(setting.reached, setting.grad_dtype, "gradient", ".grad")
+    always = scheme.main_gradient_lives == "always"  # a buffer of them is made for all that might come
     main = each(
-        setting.trainable, lambda tensor: scheme.main_gradient if setting.master(tensor) else None, "gradient", ".main_grad"
+        setting.trainable if always else setting.reached,
+        lambda tensor: scheme.main_gradient if setting.master(tensor) else None,
+        "gradient",
+        ".main_grad",
     )
-    if scheme.main_gradient_lives == "always":
+    if always:
         resident += main
     else:
         gradients += main
@@ -53,7 +60,7 @@ def layouts(setting: Setting) -> list[Layout]:
             forward=tuple(autocast_copies(setting)),
             backward=(),
             gradients=tuple(gradients),
-            step=tuple(step_casts(setting, [(t.name, t.numel, t.count) for t in setting.trainable if setting.master(t)])),
+            step=tuple(step_casts(setting, [(t.name, t.numel, t.count) for t in setting.reached if setting.master(t)])),
             params=tuple(handed(setting, tensor) for tensor in setting.trainable),
             multiplicity=setting.shards * setting.replicas,
             in_turn=steps_in_turn(setting),
@@ -75,7 +82,8 @@ def ddp(setting: Setting) -> list[Layout]:
     if args["gradient_as_bucket_view"]:
         # p.grad is then a view of its bucket and holds no memory of its own
         gradients = ()
-    return [replace(layout, resident=(*layout.resident, *held), gradients=gradients)]
+    notes = layout.notes if setting.reached == setting.trainable else (*layout.notes, UNUSED)
+    return [replace(layout, resident=(*layout.resident, *held), gradients=gradients, notes=notes)]
 
 
 def ddp_buckets(setting: Setting, cap: int) -> list[Count]:

@@ -68,5 +68,5 @@ def _rank(setting: Setting, whole: Layout, resident: tuple[Holding, ...], mine: 
         if (master := setting.master(tensor)) is not None
     )
     params: tuple[Param, ...] = tuple(handed(setting, tensor, count=times) for tensor, times in tensors)
-    casts = step_casts(setting, [(p.name, p.numel, p.count) for p in params])
+    casts = step_casts(setting, [(p.name, p.numel, p.count) for p in params if not p.idle])
     return replace(whole, resident=(*resident, *masters), params=params, step=tuple(casts))

@@ -137,8 +137,8 @@ def wanted(machine: Machine, indices: Value, out: Value) -> Value:
     return out
 
 
-PLACE = re.compile(r"(\d+|\*|first|last|end)(-?(\d+|\*|first|last))*")
-"""A place in a list of modules, as the machine names it."""
+PLACE = re.compile(r"(encoder_layer_)?(\d+|\*|first|last|end)(-?(\d+|\*|first|last))*")
+"""A place in a list of modules, as the machine names it; torchvision's ViT has a word before it."""
 
 
 def counted(name: str) -> str:
@@ -150,5 +150,7 @@ def counted(name: str) -> str:
     ('h.*.attn.weight', 'h.*.attn.weight', 'h.*.attn.weight')
     >>> counted("layers.0-last-0.mlp.weight"), counted("classifier.1.weight")
     ('layers.*.mlp.weight', 'classifier.*.weight')
+    >>> counted("layers.encoder_layer_last.mlp.0.bias")
+    'layers.encoder_layer_*.mlp.*.bias'
     """
-    return ".".join("*" if PLACE.fullmatch(part) else part for part in name.split("."))
+    return ".".join((found[1] or "") + "*" if (found := PLACE.fullmatch(part)) else part for part in name.split("."))

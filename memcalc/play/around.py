@@ -41,7 +41,13 @@ class Call:
 
 
 class Hooks:
-    """An engine that does nothing; others override what they do."""
+    """An engine that does nothing; others override what they do.
+
+    Attributes:
+        one_by_one: whether layers alike have to be played one after the other, none of them for many.
+    """
+
+    one_by_one = False
 
     def known(self, machine: Machine, path: str, layer: Any) -> Any:
         """What the engine knows of the module at a path; None for one that nothing happens around."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memcalc.arrays import Count, ceil_div, maximum, round_up, where
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.reshape import expand, narrow
-from memcalc.play.values import Value
+from memcalc.play.values import Shape, Value
 from memcalc.play.written_out import additive, math_kernel
 
 if TYPE_CHECKING:
@@ -66,20 +66,19 @@ def _flash(machine: Machine, query: Value, key: Value, value: Value, mask: Any, 
     if p > 0:
         machine.scratch(0 if machine.found() else 16, "rng_state made twice")
     elif not machine.found():
-        machine.scratches(_splits(machine, query, key))
+        machine.scratches(accumulators(machine, query.shape, key.shape[2], machine.policy.behaviour.multiprocessors))
     machine.record(out, (query, key, value), (query, key, value, out, lse, seed, offset), _flash_backward)
     return out if machine.same(out.shape[-1], width) else narrow(machine, out, 3, width)
 
 
-def _splits(machine: Machine, query: Value, key: Value) -> list[tuple[str, Count]]:
-    """What a forward with few queries takes to split the keys (flash_api.cpp:set_params_splitkv)."""
+def accumulators(machine: Machine, shape: Shape, keys: Count, multiprocessors: int) -> list[tuple[str, Count]]:
+    """What a forward with few queries, (batch, heads, length, size), takes to split keys (flash_api.cpp:set_params_splitkv)."""
     from memcalc.kernels.attention import flash_splits
 
-    batch, heads, length, dim = query.shape
+    batch, heads, length, dim = shape
     block = where(dim <= 64, 256, where(dim <= 128, 128, 64))
     blocks = batch * heads * ceil_div(length, 64)
-    multiprocessors = machine.policy.behaviour.multiprocessors
-    key_blocks = ceil_div(key.shape[2], block)
+    key_blocks = ceil_div(keys, block)
     # one for all that fill the GPU, which the function says too
     few = blocks * 5 < multiprocessors * 4
     splits = machine.each(flash_splits, blocks, multiprocessors, key_blocks, only=few, otherwise=1)

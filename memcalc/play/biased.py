@@ -90,7 +90,7 @@ def no_bias(machine: Machine, query: Value, key: Value) -> Value:
     _, heads, length, _ = query.shape
     zeros = machine.new((1, heads, length, key.shape[2]), query.dtype, "zeros")
     if machine.policy.checkpointing != "none" and machine.training and machine.recording:
-        leaf = Leaf(f"{machine.path}.position_bias", zeros.shape, zeros.dtype)
+        leaf = Leaf("", zeros.shape, zeros.dtype)  # no parameter: nothing hooks it
         leaf.meta = zeros.detached()  # accumulate_grad.h: the node holds its variable
         zeros.node = leaf
     return zeros

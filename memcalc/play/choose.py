@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcalc.arrays import Condition, not_
-from memcalc.errors import InputError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.play.values import Value
 
@@ -38,7 +38,10 @@ def kernel_of(machine: Machine, asked: str, call: Call, allowed: tuple[str, ...]
 
     Raises:
         InputError: the one that was asked for cannot, or none of those allowed.
+        NotModelledError: none of torch's own was asked for, of a model whose attention is not played with another's.
     """
+    if asked not in (*BACKENDS, "auto", "eager"):
+        raise NotModelledError("training.attention", asked, "is not modelled of this model", "use auto, or flash")
     order = allowed or (CUDNN_FIRST if prefers_cudnn(call.behaviour) else BACKENDS)
     for backend in order if asked in ("auto", "eager") else (asked,):
         refused = next((why for condition, why in CHECKS[backend](call) if machine.decide(condition)), None)

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
-from memcalc.arrays import Condition, Count, is_array
-
-
-class SplitError(Exception):
-    """A decision that differs from job to job, of jobs evaluated together: ``condition`` tells them apart."""
-
-    def __init__(self, condition: Any) -> None:
-        super().__init__("jobs of different structure")
-        self.condition = condition
+from memcalc.arrays import Condition, Count, SplitError, is_array, recording_of
 
 
 class Decisions:
@@ -35,20 +27,28 @@ class Decisions:
 
     def each(self, function: Callable[..., int], *counts: Count, only: Condition = True, otherwise: int = 0) -> Count:
         """A function of whole numbers, job by job where they are arrays; jobs that ``only`` leaves out have another answer."""
-        if not any(is_array(count) for count in counts):
-            return function(*counts) if only else otherwise
-        import numpy
-
-        *columns, asked = numpy.broadcast_arrays(*counts, only)
-        found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
-        known: dict[tuple[int, ...], int] = {}
-        for place in zip(*numpy.nonzero(asked), strict=True):
-            key = tuple(int(column[place]) for column in columns)
-            if key not in known:
-                known[key] = function(*key)
-            found[place] = known[key]
-        return found
+        recording = recording_of(*counts, only)
+        if recording is not None:
+            return cast(Count, recording.atom(_each, function, only, otherwise, *counts))
+        return _each(function, only, otherwise, *counts)
 
     def same(self, first: Count, second: Count) -> bool:
         """Whether two extents are equal."""
         return first is second or self.decide(first == second)
+
+
+def _each(function: Callable[..., int], only: Condition, otherwise: int, *counts: Count) -> Count:
+    """:meth:`Decisions.each` of numbers or arrays."""
+    if not any(is_array(count) for count in counts):
+        return function(*counts) if only else otherwise
+    import numpy
+
+    *columns, asked = numpy.broadcast_arrays(*counts, only)
+    found = numpy.full(asked.shape, otherwise, dtype=numpy.int64)
+    known: dict[tuple[int, ...], int] = {}
+    for place in zip(*numpy.nonzero(asked), strict=True):
+        key = tuple(int(column[place]) for column in columns)
+        if key not in known:
+            known[key] = function(*key)
+        found[place] = known[key]
+    return found

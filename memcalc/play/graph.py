@@ -116,9 +116,9 @@ class Engine:
         while self.ready:
             node = heappop(self.ready)[2]
             grads = self.waiting.pop(node)
-            machine.reached(node, grads)
+            machine.reached(node, grads, self.waiting)
             self._evaluate(node, grads)
-        machine.reached(None)
+        machine.reached(None, (), self.waiting)
         if machine.policy.hooks is not None:
             machine.policy.hooks.end_of_backward(machine)
         machine.recording, machine.path, machine.autocast = before, path, cast

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from memcalc.play.decisions import Decisions
 from memcalc.play.graph import Backward, Leaf, Node
 from memcalc.play.memory import Memory
 from memcalc.play.policy import Policy
-from memcalc.play.stretch import Section, Stretch, life_of
+from memcalc.play.stretch import Section, Stretch, life_of, lives_due
 from memcalc.play.values import Life, Shape, Storage, Value
 from memcalc.tensors import Kind
 
@@ -42,6 +42,8 @@ class Machine(Memory, Decisions):
         held: what the script around the model holds until backward is through.
         cache: of keys and values, where they are kept from forward to forward; None where they are not.
         encoded: what an encoder gave before the first operator; None where there is none, or it is still to run.
+        flashed: whether attention is that of flash-attn's own kernels.
+        idle: paths of modules that this forward has no use for, lists of layers and all.
         uneven: whether what turns of a stretch hand on is of another size than what the first was given.
     """
 
@@ -53,9 +55,10 @@ class Machine(Memory, Decisions):
         self.parameters: dict[str, Value] = {}
         self.tied: dict[str, str] = {}
         self.assumed: dict[str, None] = {}
+        self.idle: set[str] = set()
         self.frames: list[Any] = []
         self.sections: list[Section] = []
-        self.unrolled = self.in_stead = self.heeded = False
+        self.unrolled = self.in_stead = self.heeded = self.flashed = False
         self.held: Any = None
         self.cache: KeyValueCache | None = None
         self.encoded: Value | None = None
@@ -255,17 +258,20 @@ class Machine(Memory, Decisions):
         outer.append((Stretch(times, self.tape, carried), None))
         self.tape, self._outer = outer, before
 
-    def reached(self, node: Node | None, grads: Sequence[Value | None] = ()) -> None:
-        """Backward comes to a node: where it enters or leaves a section that stands for many, the tape is told."""
+    def reached(self, node: Node | None, grads: Sequence[Value | None], due: Mapping[Node, Sequence[Value | None]]) -> None:
+        """Backward comes to a node: where it enters or leaves a section that stands for many, the tape is told.
+
+        ``due`` are the gradients that wait for other nodes: one of them may be added to in every turn of a section.
+        """
         section = self._section
         if section is not None and (node is None or node.sequence < section.first):
-            self._close(section, grads)
+            self._close(section, grads, due)
         if self._section is None and node is not None and self.sections and node.sequence <= self.sections[-1].last:
             self._section = section = self.sections.pop()
             section.outer, self.tape = self.tape, []
             self._outer = section.outer
             section.given, section.waiting = life_of(grads), self._waiting()
-            section.held = self._carried()
+            section.held, section.due = self._carried(), lives_due(due)
 
     def _waiting(self) -> Life | None:
         """A gradient that waits for its update."""
@@ -275,7 +281,7 @@ class Machine(Memory, Decisions):
         """What an engine of parallelism holds from one module to the next."""
         return {} if self.policy.hooks is None else dict(self.policy.hooks.carried())
 
-    def _close(self, section: Section, grads: Sequence[Value | None]) -> None:
+    def _close(self, section: Section, grads: Sequence[Value | None], due: Mapping[Node, Sequence[Value | None]]) -> None:
         gives = life_of(grads)
         carried: tuple[tuple[Life, Life], ...] = (
             ((section.given, gives),) if section.given is not None and gives is not None else ()
@@ -285,5 +291,6 @@ class Machine(Memory, Decisions):
             carried += ((first, later),)
             self.uneven |= not self.same(first.size, later.size)
         carried += carried_pairs(section.held, self._carried())
+        carried += carried_pairs(section.due, lives_due(due))
         section.outer.append((Stretch(section.times, self.tape, carried), None))
         self.tape, self._section, self._outer = section.outer, None, None

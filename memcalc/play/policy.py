@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from memcalc.arrays import Count
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.kernels.workspaces import Workspaces
 from memcalc.play.choose import Call, kernel_of
@@ -49,6 +50,7 @@ class Policy:
         on_gradient: told of every gradient as it is stored.
         hooks: the engine of parallelism that does something around modules; None for none.
         attention: the kernel asked for, or ``auto``.
+        sequences: how many stand in each row, where flash-attn's kernels follow them; None where they follow none.
         cross_entropy: the loss of a language model's head: ``plain``, ``chunked``, ``liger`` or ``cce``.
         checkpointing: ``none``, ``selective`` or ``full``.
         every: of how many layers the last is recomputed, where that is not said for all; 0 where it is.
@@ -67,6 +69,7 @@ class Policy:
         trains: Callable[[str], bool] = lambda name: True,
         on_gradient: Callable[[Machine, Leaf], None] | None = None,
         attention: str = "auto",
+        sequences: Count | None = None,
         checkpointing: str = "none",
         asks_inputs: bool = True,
         cross_entropy: str = "plain",
@@ -82,7 +85,7 @@ class Policy:
         self.cross_entropy, self.asks_inputs = cross_entropy, asks_inputs
         self.gradients_kept, self.adapter, self.hooks, self.updates = gradients_kept, adapter, hooks, updates
         self.dtype, self.keeps, self.trains, self.on_gradient = dtype, keeps, trains, on_gradient
-        self.attention, self.behaviour = attention, behaviour or Behaviour()
+        self.attention, self.sequences, self.behaviour = attention, sequences, behaviour or Behaviour()
         self.workspaces = Workspaces(self.behaviour)
 
     def dtype_of(self, kind: Kind) -> str:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.play.values import Life, Value
 from memcalc.tape.events import Event
 
+if TYPE_CHECKING:
+    from memcalc.play.graph import Node
+
 
 def life_of(grads: Sequence[Value | None]) -> Life | None:
     """The memory of the first gradient there is."""
     return next((value.storage.life for value in grads if value is not None), None)
+
+
+def lives_due(due: Mapping[Node, Sequence[Value | None]]) -> dict[str, Life]:
+    """The memory of the gradients that wait, by node and result; a node waits as long as any of its gradients is to come."""
+    return {
+        f"{id(node)}.{index}": value.storage.life
+        for node, values in due.items()
+        for index, value in enumerate(values)
+        if value is not None
+    }
 
 
 class Section:
@@ -24,6 +37,7 @@ class Section:
         self.given: Life | None = None
         self.waiting: Life | None = None
         self.held: dict[str, Life] = {}
+        self.due: dict[str, Life] = {}
 
 
 class Told:

@@ -100,6 +100,9 @@ def build(
             "training.cross_entropy", job.training.cross_entropy, "is not what the model itself computes",
             "give a module that does, as py:package.module:factory, or use engine analytic",
         )  # fmt: skip
+    if job.training.attention == "flash_attention_2":
+        rule = "runs the kernels of the package flash-attn, which are neither traced nor measured here"
+        raise NotModelledError("training.attention", job.training.attention, rule, "use engine analytic, or attention flash")
     torch.manual_seed(seed)
     given = parse_inputs(inputs)
     source = SHORT.get(job.model, job.model) if isinstance(job.model, str) else job.model

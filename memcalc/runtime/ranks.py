@@ -97,7 +97,7 @@ def wrapped(module: Any, backend: str, stage: int, args: Mapping[str, Any], sche
 def _fully_sharded(module: Any, stage: int, scheme: Scheme, args: Mapping[str, Any]) -> Any:
     """Each layer one group and the root the last, as ``torch.distributed.fsdp.fully_shard`` is meant to be called.
 
-    Of what it is not told it has its own defaults: layers are resharded after forward, and the root is not.
+    Of what it is not told it has its own defaults: layers are resharded after forward, to all ranks, and the root is not.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -106,11 +106,12 @@ def _fully_sharded(module: Any, stage: int, scheme: Scheme, args: Mapping[str, A
     if scheme.copy is not None or reduced:
         gathered = None if scheme.copy is None else getattr(torch, scheme.copy)
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=gathered, **reduced)
+    after: dict[str, Any] = {"reshard_after_forward": int(args.get("reshard_after_forward", 0)) or True} if stage == 3 else {}
     for layer in repeated_layers(module):
         if any(True for _ in layer.parameters()):
-            fully_shard(layer, **told)
-    if stage == 3 and args.get("reshard_root"):
-        told["reshard_after_forward"] = True
+            fully_shard(layer, **told, **after)
+    if args.get("reshard_root"):
+        told |= after
     return fully_shard(module, **told)
 
 

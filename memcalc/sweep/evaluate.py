@@ -7,9 +7,11 @@ engine's own findings, and last its device. A refused point is a row with the wo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from memcalc.positions import places_of, too_long
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
@@ -77,8 +79,34 @@ def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
         rows.put("num_parameters", bare, counts[at])
 
 
+def _placed(stretch: Stretch, part: Planned, variants: list[Variant], variant_of: Array) -> Planned:
+    """The points whose sequences their models have positions for; the others are refused, each length in its own words."""
+    rows, mine = part.rows, variant_of[part.rows]
+    none = np.iinfo(np.int64).max
+    source = part.job.training.source_length
+    tokens = stretch.number("training.sequence_length")[rows]
+    kept = np.ones(len(rows), dtype=bool)
+    for setting in ("sequence_length", "source_length"):
+        sizes = tokens if setting == "sequence_length" else np.full(len(rows), NONE if source is None else source)
+        most = np.array([none if one.model is None else places_of(one.model).get(setting, none) for one in variants])[mine]
+        over = np.flatnonzero(kept & (sizes > most))
+        firsts, which = distinct(mine[over], sizes[over]) if len(over) else ((), over)
+        for index, first in enumerate(firsts):
+            at = over[first]
+            model = variants[int(mine[at])].model
+            assert model is not None
+            stretch.refuse(rows[over[which == index]], str(too_long(model, setting, int(sizes[at]), int(most[at]))))
+        kept[over] = False
+    if kept.all():
+        return part
+    return replace(part, rows=rows[kept], shards=part.shards[kept], replicas=part.replicas[kept])
+
+
 def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of: Array) -> None:
     """The figures of points of one plan, structure by structure."""
+    part = _placed(stretch, part, variants, variant_of)
+    if not len(part.rows):
+        return
     structures: dict[object, int] = {}
     own = [one.structure if one.structure is not None else ("alone", at) for at, one in enumerate(variants)]
     kind = np.array([structures.setdefault(structure, len(structures)) for structure in own])[variant_of[part.rows]]
@@ -92,7 +120,7 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     given = [stretch.number(f"training.{key}")[part.rows] for key in ("micro_batch_size", "sequence_length")]
     accumulation = stretch.number(ACCUMULATION)[part.rows]
     points = Points(part.rows, same, counts, part.shards, part.replicas, accumulation, *given)
-    solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse)
+    solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse, stretch.known.shared)
     huge = stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
     if huge.any():
         solver.singly(points.take(np.flatnonzero(huge)))

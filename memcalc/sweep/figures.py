@@ -15,6 +15,7 @@ import numpy as np
 from memcalc.arrays import Count, is_array, rounded
 from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
+from memcalc.engines.analytic.structures import Shared, Structure
 from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.errors import NotModelledError
 from memcalc.job import Job
@@ -22,6 +23,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
 from memcalc.plan_checks import check_parameters
+from memcalc.symbols import Reading
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
 from memcalc.tape.forms import forms_of
@@ -39,7 +41,7 @@ NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
 
 
-def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
+def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared, object] | None = None) -> Figures:
     """Every figure, for one job or for many.
 
     Args:
@@ -47,6 +49,7 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
         plan: the job resolved; ranks and accumulation may be arrays.
         model: its tensors; sizes may be arrays, of a shape that broadcasts with the plan's.
         ranks: 1, or any larger number where there are several.
+        shared: what was played for such jobs before, and what makes the model the one it is; None for one job.
 
     Raises:
         InputError: as an estimate does.
@@ -65,7 +68,7 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
     found["states_bound"] = account.by_bound.stretch.top
     found["num_parameters"] = model.num_parameters
     if job.scope == "step":
-        found |= _step(job, plan, model, ranks, account)
+        found |= _step(job, plan, model, ranks, account, shared)
     textbook = STATES_PER_PARAMETER.get(plan.optimizer.name)
     if textbook is not None and textbook == int(textbook):
         states = int(textbook) * model.num_trainable_parameters
@@ -73,22 +76,35 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
     return found
 
 
-def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account) -> Figures:
+def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account, shared: tuple[Shared, object] | None) -> Figures:
     """What the whole step comes to; nothing where it cannot be played."""
     try:
+        if shared is not None and (found := shared[0].find(shared[1], job, plan, model, account, ranks)) is not None:
+            return _read(*found)
         steps, _ = steps_of(job, plan, model, account, ranks)
     except NotModelledError:
         return {}
     if len(steps) > 1 and any(is_array(size) for size in (job.training.micro_batch_size, job.training.sequence_length)):
         raise ScalarOnlyError  # which rank is the highest differs from job to job
     forms = max((forms_of(steady_tape(*step)) for step in steps), key=lambda forms: forms.top(rounded) if len(steps) > 1 else 0)
-    tops = forms.role_tops(requested)
+    return _told(forms.role_tops(requested), forms.top(requested), forms.top(rounded), forms.top(allocated_bound))
+
+
+def _read(structure: Structure, reading: Reading) -> Figures:
+    """The same from formulas."""
+    asked, blocks, bound = (
+        structure.arrays().measured(measure).read(reading) for measure in (requested, rounded, allocated_bound)
+    )
+    return _told(asked.role_tops(STEP_ROLES), asked.top(), blocks.top(), bound.top())
+
+
+def _told(tops: dict[Role, Count], asked: Count, blocks: Count, bound: Count) -> Figures:
     return {
         **{COMPONENTS[role]: tops.get(role, 0) for role in STEP_ROLES},
-        "peak_requested": forms.top(requested),
-        "peak_rounded": forms.top(rounded),
-        "peak_bound": forms.top(allocated_bound),
-        "peak_low": forms.top(rounded),
+        "peak_requested": asked,
+        "peak_rounded": blocks,
+        "peak_bound": bound,
+        "peak_low": blocks,
     }
 
 

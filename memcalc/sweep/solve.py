@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from memcalc.arrays import SplitError
+from memcalc.engines.analytic.structures import Shared
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
-from memcalc.play.decisions import SplitError
+from memcalc.reached import reached
 from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
@@ -75,6 +77,7 @@ class Solver:
             the points' count.
         answer: takes rows and their figures.
         refuse: takes rows and the error they share.
+        shared: what was played for such jobs before.
         strict: whether code that cannot work on arrays, and does not say so, is an error; for tests.
     """
 
@@ -86,6 +89,7 @@ class Solver:
     models: Sequence[Model | None]
     answer: Callable[[Array, Figures], None]
     refuse: Callable[[Array, str], None]
+    shared: Shared
 
     def solve(self, points: Points) -> None:
         """Answer every point."""
@@ -140,7 +144,9 @@ class Solver:
 
         ranks = 2 if self.several else 1
         job = self._job(points.batch[across[0]], points.tokens[across[0]], across[1])
-        found = figures(job, plan, model(np.int64), ranks)
+        # models that differ are held as arrays, and none of them is what makes the others
+        owner = self.models[int(points.variant[0])]
+        found = figures(job, plan, model(np.int64), ranks, None if owner is None else (self.shared, owner))
         # ints that no array has touched are exact already
         arrays = any(isinstance(value, np.ndarray) for value in found.values())
         near = suspects(plan, model(np.float64), ranks) if arrays else max(found.values()) >= NEAR
@@ -231,7 +237,8 @@ class Solver:
             distinct_variants, which = np.unique(variants, return_inverse=True)
             configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
             config, name = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind)), ""
-        return build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
+        built = build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
+        return reached(built, sees=self.job.training.image_size is not None)
 
 
 def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:

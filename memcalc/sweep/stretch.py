@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from memcalc.engines.analytic.structures import Shared
 from memcalc.errors import MemcalcError
 from memcalc.job import read_job
 from memcalc.plan import Plan
@@ -34,6 +35,7 @@ class Known:
     plans: Memo[Plan | str] = field(default_factory=Memo)
     limits: Memo[Limit] = field(default_factory=Memo)
     refusals: Memo[str] = field(default_factory=Memo)
+    shared: Shared = field(default_factory=Shared)
 
 
 class Stretch:

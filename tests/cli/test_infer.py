@@ -58,3 +58,17 @@ def test_what_cannot_be_is_one_clear_error(memcalc, words, says):
     answer = memcalc(*WORDS, *words)
     assert (answer.code, answer.out) == (2, "")
     assert says in answer.err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("gpt2",), {"context_length is 128"}),
+    (("gpt2", "--mode", "prefill"), {"sequence_length is 128"}),
+    (("t5-small",), {"context_length is 128", "source_length is 128"}),
+    (("t5-small", "--mode", "prefill"), {"sequence_length is 128", "source_length is sequence_length"}),
+    (("gpt2", "--set", "n_positions=64"), {"context_length is 63"}),
+    (("gpt2", "--context-length", "7"), set()),
+])  # fmt: skip
+def test_every_length_that_was_assumed_is_told(memcalc, words, said):
+    """What the job leaves open is among the assumptions, and nothing that it says."""
+    told = json.loads(memcalc("infer", *words, "--format", "json").out)["assumptions"]
+    assert {line for line in told if "_length is" in line} == said

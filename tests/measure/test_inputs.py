@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="the oracle is real modules")
 
 from memcalc.campaign import RunSettings  # noqa: E402
 from memcalc.engines.measure.here import Ask, measure_here  # noqa: E402
-from memcalc.errors import InputError  # noqa: E402
+from memcalc.errors import InputError, NotModelledError  # noqa: E402
 from memcalc.job import read_job  # noqa: E402
 from memcalc.runtime.build import build  # noqa: E402
 from memcalc.runtime.inputs import Input, called, inferred, make_batch, parse_inputs  # noqa: E402
@@ -145,3 +145,9 @@ def test_placed_inputs_are_told_from_named_ones():
     assert [tensor.numel() for tensor in placed] == [1]
     assert list(named) == ["mask"]
     assert Input("args0", "int64", (1,), 5).text() == "args0=int64[1]<5"
+
+
+def test_flash_attns_own_kernels_are_not_run_here():
+    """A module is built neither to trace nor to measure kernels of another package."""
+    with pytest.raises(NotModelledError, match="neither traced nor measured"):
+        build(read_job({"model": {"model_type": "llama"}, "attention": "flash_attention_2"}))

@@ -163,3 +163,15 @@ def test_partitions_that_need_one_job_say_so(setting):
 
     with pytest.raises(ScalarOnlyError):
         layouts(setting(model_of([(np.array([3, 4]), 5)]), "fp32", 1, 2), "torch", 2)
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("reduce_bucket_size", -1, "is below 0; use a size; the default is 500000000"),
+    ("reduce_bucket_size", 1.5, "is not a whole number; the default is 500000000"),
+    ("overlap_comm", 1, "is not true or false; the default is false"),
+    ("sub_group_size", True, "is not a whole number; the default is 1000000000"),
+])  # fmt: skip
+def test_an_option_of_another_kind_says_which_kind_it_is(setting, key, value, said):
+    """Negative sizes, fractions and words for switches each break a rule of their own."""
+    with pytest.raises(InputError, match=f"parallelism.zero_args.{key}: {value} {said}"):
+        deepspeed.layouts(setting(MILLION, "bf16", 2, 2, **{key: value}), 2)

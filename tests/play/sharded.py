@@ -1,6 +1,6 @@
 """Run under ``torchrun``: a small model under ``fully_shard`` on real ranks over gloo, every storage followed.
 
-    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]       # and once more with 4
+    torchrun --nproc-per-node 2 -m tests.play.sharded OUT.json [CASE ...]       # and once more with 4, and with 8
 
 What rank 0 lives through in a steady iteration's forward, loss and backward stands in OUT.json: how high it is at each of
 FSDP2's own allocations, at its highest, where backward begins and at its end.
@@ -20,13 +20,15 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_collectives
 
+from memcalc.job import read_job
 from memcalc.precision import SCHEMES
-from memcalc.runtime.build import cast_parameters, with_lora
+from memcalc.runtime.build import build, cast_parameters, with_lora
 from memcalc.runtime.checkpointing import switch_on
+from memcalc.runtime.inputs import make_batch
 from memcalc.runtime.live import LiveBytes
 from memcalc.runtime.ranks import World, wrapped
 from memcalc.runtime.walk import plain_parts
-from tests.play.sharded_cases import CASES, MODELS
+from tests.play.sharded_cases import CASES, asked
 
 STEADY = 4
 """Iterations behind the first."""
@@ -99,14 +101,12 @@ def told(events: list[tuple[str, int, str]]) -> dict[str, Any]:
 
 def lived(case: dict[str, Any]) -> dict[str, Any]:
     """A steady iteration."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
+    job = read_job(asked(case))
     scheme = SCHEMES.get(case["precision"], "")
-    config = AutoConfig.for_model(**MODELS[case["model"]], use_cache=False)
-    module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    built = build(job)
+    module = built.module
     if "lora" in case:
-        module = with_lora(module, {**case["lora"], "target_modules": ["q_proj", "v_proj"]})
+        module = with_lora(module, {"target_modules": ["q_proj", "v_proj"], **case["lora"]})
     cast_parameters(module.train(), scheme)
     switch_on(module, case.get("activation_checkpointing", "none"))
     here = World(dist.get_rank(), dist.get_world_size())
@@ -115,8 +115,7 @@ def lived(case: dict[str, Any]) -> dict[str, Any]:
     else:
         module = wrapped(module, "fsdp2", case["zero_stage"], case.get("zero_args", {}), scheme, here)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, foreach=True)
-    tokens = torch.randint(0, 90, (case["micro_batch_size"], case["sequence_length"]))
-    labels = tokens.clone()
+    batch = make_batch(built.inputs, "cpu", scheme.parameter or "float32", seed=0)
     steps = case.get("gradient_accumulation_steps", 1)
     kinds: Any = _fsdp_collectives.DefaultReduceScatter
     reduce, found = kinds.__call__, []
@@ -129,7 +128,7 @@ def lived(case: dict[str, Any]) -> dict[str, Any]:
                 if case.get("zero_args", {}).get("no_sync"):
                     module.set_requires_gradient_sync(step == steps - 1)
                 written.write("forward", 0)
-                out = module(input_ids=tokens, labels=labels)
+                out = module(**batch)
                 written.write("loss", 0)
                 loss = out.loss / steps if steps > 1 else out.loss
                 del out
@@ -163,15 +162,16 @@ def in_units(module: Any, scheme: Any, case: dict[str, Any]) -> Any:
     if scheme.copy is not None:
         told["mp_policy"] = MixedPrecisionPolicy(param_dtype=getattr(torch, scheme.copy), reduce_dtype=reduced)
     units = case.get("units", {"groups": [["model.layers.*"]], "stays": []})
+    after = int(case.get("zero_args", {}).get("reshard_after_forward", 0)) or True
     for paths in units["groups"]:
-        stays = {"reshard_after_forward": False} if paths in units["stays"] else {}
+        stays = {"reshard_after_forward": False if paths in units["stays"] else after}
         if not paths[0].endswith("*"):
             fully_shard([module.get_submodule(path) for path in paths], **told, **stays)
             continue
         layers = list(module.get_submodule(paths[0][:-2]))
         for layer in layers:
             last = layer is layers[-1] and [f"{paths[0][:-1]}-1"] in units["stays"]
-            fully_shard(layer, **told, **({"reshard_after_forward": False} if last else {}))
+            fully_shard(layer, **told, reshard_after_forward=False if last else after)
     return fully_shard(module, **told)
 
 
@@ -179,8 +179,8 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     gc.disable()  # what only a cycle holds dies between steps, not whenever Python looks for it
-    asked = {name: case for name, case in CASES.items() if case["dp"] == dist.get_world_size()}
-    found = {name: lived(case) for name, case in asked.items() if name in (sys.argv[2:] or CASES)}
+    here = {name: case for name, case in CASES.items() if case["dp"] == dist.get_world_size()}
+    found = {name: lived(case) for name, case in here.items() if name in (sys.argv[2:] or CASES)}
     if dist.get_rank() == 0:
         before = json.loads(Path(sys.argv[1]).read_text()) if Path(sys.argv[1]).exists() else {}
         Path(sys.argv[1]).write_text(json.dumps({**before, **found}))

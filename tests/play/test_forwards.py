@@ -103,7 +103,7 @@ def test_layers_of_the_decoders_before_llama_are_counted_too(family, cache):
         ({**LLAMA, "model_type": "mistral", **LIKE["mistral"]}, "decode", "context_length", [1, 38, 39, 40, 41, 500]),
         ({**LLAMA, "model_type": "gemma2", **LIKE["gemma2"]}, "prefill", "sequence_length", [1, 2, 39, 40, 41, 90]),
         (LLAMA, "evaluate", "micro_batch_size", [1, 2, 7, 64]),
-        ({"model_type": "opt", **MODELS["opt"]}, "decode", "context_length", [1, 2, 40, 500]),
+        ({"model_type": "opt", **MODELS["opt"]}, "decode", "context_length", [1, 2, 40, 290]),
         ({"model_type": "falcon", **MODELS["falcon"], "alibi": True}, "decode", "context_length", [1, 2, 40, 500]),
         ({"model_type": "bloom", **MODELS["bloom"]}, "prefill", "sequence_length", [1, 2, 40, 90]),
     ],

@@ -92,7 +92,12 @@ def test_data_parallel_engines_know_it_too():
 
 REFUSED = [
     (["embed_token"], InputError, "training.freeze: embed_token is no module of"),
-    (["layers.9"], InputError, "training.freeze: layers.9 is no module of"),
+    (["layers.9"], InputError, "training.freeze: layers.9 asks for a place that is not there: layers has 6; use layers.0-5"),
+    (
+        ["layers.2-9"],
+        InputError,
+        "training.freeze: layers.2-9 asks for a place that is not there: layers has 6; use layers.0-5",
+    ),
     (["layers.3-1"], InputError, "is a range that ends before it begins"),
     (["layers.*"], InputError, "is no module's name"),
     (["model", "lm_head"], InputError, "has no trainable parameter"),
@@ -141,3 +146,10 @@ def test_flags_reach_the_job():
 
 if __name__ == "__main__":
     record()
+
+
+def test_a_bare_size_has_no_modules_to_freeze():
+    """The error says that a size was given, not that its one tensor is called otherwise."""
+    said = r"training\.freeze: layers\.5 names a module, and a bare size has none; name a model, or leave it out"
+    with pytest.raises(InputError, match=said):
+        estimate_mapping({"model": {"params": 1_000_000}, "freeze": ["layers.5"]})

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks.played.against import heights, played
 from benchmarks.played.cases import MODELS
-from memcalc.engines.analytic.step import play_job, play_step
+from memcalc.engines.analytic.step import play_job
 from memcalc.errors import InputError, NotModelledError
-from memcalc.families.base import load_family
 from memcalc.job import read_job
-from memcalc.kernels.behaviour import Behaviour
-from memcalc.plan import make_plan
-from memcalc.readers.config import build_model
-from memcalc.tape.fold import fold, requested
+from tests.play.batches import check_arrays
 
 GEMMA3: dict[str, Any] = MODELS["gemma3"]
 SEEN, READ = GEMMA3["vision_config"], GEMMA3["text_config"]
@@ -95,21 +90,7 @@ def test_scattering_takes_a_whole_number_for_each_element():
 
 def test_arrays_of_jobs_are_each_job_alone():
     """Batches and lengths as int64 arrays give, element by element, the folded heights of each job alone."""
-    asked = read_job(job(precision="amp-bf16", image_size=32))
-    family = load_family("gemma3")
-    config = family.config.model_validate(job()["model"])
-
-    def folded(rows: Any, tokens: Any) -> Any:
-        model = build_model(family, config, family.usual, name="", dtype=None)
-        training = asked.training.model_copy(update={"micro_batch_size": rows, "sequence_length": tokens})
-        step = play_step(asked.model_copy(update={"training": training}), make_plan(asked), model, family, Behaviour())
-        found = fold(step.events, requested).stretch
-        return found.top, found.total
-
-    points = [(2, 24), (3, 16), (7, 72)]
-    top, total = folded(*(np.array(column, dtype=np.int64) for column in zip(*points, strict=True)))
-    for place, point in enumerate(points):
-        assert (top[place], total[place]) == folded(*point)
+    check_arrays(job(precision="amp-bf16", image_size=32))
 
 
 @pytest.mark.parametrize(

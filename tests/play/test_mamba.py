@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks.played.against import heights, played, traced
-from memcalc.engines.analytic.step import play_job, play_step
+from memcalc.engines.analytic.step import play_job
 from memcalc.errors import InputError, NotModelledError
-from memcalc.families.base import load_family
 from memcalc.job import read_job
-from memcalc.kernels.behaviour import Behaviour
-from memcalc.plan import make_plan
 from memcalc.prepared import prepared
-from memcalc.readers.config import build_model
 from memcalc.readers.source import read_model
 from memcalc.tape.events import Repeat
-from memcalc.tape.fold import fold, requested
+from tests.play.batches import check_arrays
 from tests.play.test_step import events_of, sizes
 
 H, STATE, RANK, KERNEL = 48, 4, 3, 4
@@ -84,21 +79,7 @@ def test_a_tape_does_not_grow_with_the_tokens():
 @pytest.mark.parametrize("kernels", ["mamba-ssm", "torch"])
 def test_arrays_of_jobs_are_each_job_alone(kernels):
     """Batches and lengths as int64 arrays give, element by element, the folded heights of each job alone."""
-    asked = read_job(job(5, precision="amp-bf16"))
-    family = load_family("mamba")
-    config = family.config.model_validate({**job(5)["model"], "kernels": kernels})
-
-    def folded(rows: Any, tokens: Any) -> Any:
-        model = build_model(family, config, family.usual, name="", dtype=None)
-        training = asked.training.model_copy(update={"micro_batch_size": rows, "sequence_length": tokens})
-        step = play_step(asked.model_copy(update={"training": training}), make_plan(asked), model, family, Behaviour())
-        found = fold(step.events, requested).stretch
-        return found.top, found.total
-
-    points = [(2, 24), (3, 16), (7, 72)]
-    top, total = folded(*(np.array(column, dtype=np.int64) for column in zip(*points, strict=True)))
-    for place, point in enumerate(points):
-        assert (top[place], total[place]) == folded(*point)
+    check_arrays(job(5, precision="amp-bf16"), kernels=kernels)
 
 
 def test_the_fused_kernel_is_its_restatement():

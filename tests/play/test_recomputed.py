@@ -111,3 +111,11 @@ def test_qlora_as_its_authors_run_it():
 
 if __name__ == "__main__":
     record()
+
+
+def test_albert_is_told_the_one_way_it_has():
+    """Its layer runs many times, and transformers refuses to recompute it: nothing but none is offered."""
+    found = estimate_mapping({"model": "albert-base-v2", "activation_checkpointing": "every-1"})
+    assert any(
+        "every-1 is not modelled where one layer runs many times, as ALBERT's do; use none;" in w for w in found.warnings
+    )

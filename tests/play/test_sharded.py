@@ -19,7 +19,7 @@ from memcalc.errors import InputError
 from memcalc.job import read_job
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.parallelism.engines import hooks_of
-from memcalc.parallelism.fsdp2_step import GATHER, REDUCE
+from memcalc.parallelism.fsdp2_gathers import GATHER, REDUCE
 from memcalc.parallelism.fsdp2_units import Units
 from memcalc.plan import make_plan
 from memcalc.prepared import prepared
@@ -27,18 +27,12 @@ from memcalc.readers.source import read_model
 from memcalc.tape.events import Alloc, Mark
 from memcalc.tape.fold import fold, requested
 from memcalc.tape.unroll import unroll
-from tests.play.sharded_cases import CASES, MODELS
+from tests.play.sharded_cases import CASES, MODELS, asked
 from tests.play.test_step import sizes
 
 OWN = ("all-gather input", "all-gather output", "(gathered)", "reduce-scatter input", "reduced gradients")
 """How the names of FSDP2's own buffers end."""
 RECORDED = json.loads((Path(__file__).parent / "sharded.json").read_text())
-
-
-def asked(case: dict[str, Any]) -> dict[str, Any]:
-    """The job of a case."""
-    keys = {key: value for key, value in case.items() if key != "units" and (key != "dp" or "dp_shard" not in case)}
-    return {**keys, "model": MODELS[case["model"]], "attention": "eager", "optimizer": "sgd"}
 
 
 @cache
@@ -125,6 +119,18 @@ def test_sharded_gradients_are_a_ranks_share_in_the_parameters_dtype():
         assert tops(asked(CASES[name]))["gradient"] == 4 * (PADDED + 5 * L) // 2
 
 
+def test_what_is_left_on_fewer_ranks_is_a_share_of_what_was_gathered():
+    """By hand, FP32 over four ranks, then two: each layer leaves half from its forward to its backward.
+
+    Highest where the first layer of backward, the last, is copied out: the root, its own and every layer's half; its gather, of
+    two ranks, is as large as one of four.
+    """
+    to_two = tops(asked(CASES["to fewer"]))
+    root = R + 64 * 2  # 99 rows of both tables are 25 for each of four ranks
+    assert to_two["parameter_copy"] == 4 * (root + 5 * L // 2 + L)
+    assert to_two["communication"] == tops({**asked(CASES["fp32"]), "dp": 4})["communication"]
+
+
 def test_more_ranks_take_less_for_good_and_the_same_for_a_moment():
     """Eight times the ranks: an eighth of the gradients, the same gathered parameters but for their padding."""
     two, sixteen = (tops({**asked(CASES["fp32"]), "dp": ranks}) for ranks in (2, 16))
@@ -135,7 +141,17 @@ def test_more_ranks_take_less_for_good_and_the_same_for_a_moment():
 @settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(2, 70), st.integers(1, 3), st.integers(2, 5)), min_size=2, max_size=4),
-    st.sampled_from(["mixed", "reduced in fp32", "kept gathered", "mixed, checkpointed"]),
+    st.sampled_from(
+        [
+            "mixed",
+            "reduced in fp32",
+            "kept gathered",
+            "mixed, checkpointed",
+            "to fewer",
+            "a layer that is shared",
+            "lists of lists",
+        ]
+    ),
 )
 def test_arrays_of_ranks_are_each_job_alone(points, name):
     """Ranks that shard, replicas and batches as int64 arrays give the folded heights of each job alone."""
@@ -151,6 +167,7 @@ def test_arrays_of_ranks_are_each_job_alone(points, name):
         return folded.top, folded.total, folded.role_top
 
     shards, replicas, rows = (np.array(column, dtype=np.int64) for column in zip(*points, strict=True))
+    shards *= 2 if name == "to fewer" else 1
     replicas[:] = replicas[0]  # whether there are several is one for all
     top, total, roles = heights(shards, replicas, rows)
     for place in range(len(points)):
@@ -174,19 +191,85 @@ def test_an_estimate_has_the_step_on_its_streams():
     assert streams == {0, GATHER, REDUCE}
 
 
+def test_a_shared_layer_is_gathered_for_each_pass_and_reduced_once():
+    """Six passes and the root: autograd hands a shared parameter its gradient when the last of its uses has given its part."""
+    events = [event for event in unroll(played("a layer that is shared", unrolled=True).events) if isinstance(event, Alloc)]
+    times = {name: sum(event.buffer.site == name for event in events) for name in ("all-gather output", "reduce-scatter input")}
+    assert times == {"all-gather output": 1 + 6 + 6, "reduce-scatter input": 1 + 1}
+
+
+def test_a_stage_of_layers_is_one_unit():
+    """By hand: gathered parameters are the root's and at most one of ResNet's stages; the second is the larger."""
+    case = CASES["lists of lists"]
+    model = read_model(asked(case)["model"])
+
+    def whole(start: str) -> int:
+        found = [tensor for tensor in model.parameters if tensor.name.startswith(start)]
+        return sum(tensor.elements for tensor in found)
+
+    stages = "resnet.encoder.stages."
+    root = whole("") - whole(stages)
+    assert all(tensor.shape[0] % 2 == 0 for tensor in model.parameters)  # nothing is padded
+    assert tops(asked(case))["parameter_copy"] == 4 * (root + max(whole(f"{stages}0."), whole(f"{stages}1.")))
+
+
+def test_a_tower_that_does_not_run_is_never_gathered():
+    """Words alone leave Gemma 3's tower as it is, but for what of it is the root's; the gradients are those of the rest."""
+    alone, seen = (tops(asked(CASES[name])) for name in ("a tower that does not run", "a tower"))
+    model = read_model(MODELS["gemma3"])
+    unused = [tensor for tensor in model.parameters if ".vision_tower." in tensor.name or ".multi_modal" in tensor.name]
+    assert seen["gradient"] - alone["gradient"] == 4 * sum(tensor.elements for tensor in unused) // 2
+
+
+def test_adapters_stand_on_the_layers_of_their_kind():
+    """By hand: Qwen's dense and sparse layers have matrices of their own, and both have adapters of rank 4 on two 64 x 64."""
+    model = {"model_type": "qwen2_moe", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 98,
+             "num_hidden_layers": 2, "decoder_sparse_step": 2, "num_experts": 2, "intermediate_size": 96,
+             "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "tie_word_embeddings": False}  # fmt: skip
+    job = {**asked(CASES["fp32"]), "model": model, "lora": {"r": 4, "target_modules": ["q_proj", "o_proj"]}}
+    events = [event.buffer for event in unroll(play_job(job).events) if isinstance(event, Alloc)]
+    attention = 4 * 64 * 64 + 3 * 64 + 2 * 64 + 2 * 2 * 4 * 64
+    dense, sparse = 3 * 64 * 96, 2 * 3 * 64 * 32 + 2 * 64 + 3 * 64 * 48 + 2 * 64  # the last, of one row, is padded to two
+    root = 2 * 98 * 64 + 64
+    gathers = {buffer.requested // 4 for buffer in events if buffer.site == "all-gather output"}
+    assert gathers == {root, attention + dense, attention + sparse}
+
+
+def test_what_fsdp2_does_otherwise_is_refused():
+    """Layers of several kinds in 4 bits are not told apart, and no peak is told."""
+    model = {"model_type": "qwen2_moe", "num_hidden_layers": 4, "decoder_sparse_step": 2, "num_experts": 4}
+    keys = {"optimizer": "sgd", "micro_batch_size": 1, "zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "precision": "fp32"}
+    answer = estimate_mapping({"model": model, **keys, "quantization": "nf4", "lora": {"r": 4, "target_modules": ["q_proj"]}})
+    assert answer.peak.allocated is None
+    assert any("layers.*, whose members are of kinds that are not told apart" in warning for warning in answer.warnings)
+
+
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("given", "said"),
     [
-        ({"model_type": "albert", "num_hidden_layers": 3}, "fsdp2 shards albert.encoder.albert_layer_groups.0"),
-        ({"model_type": "resnet"}, "fsdp2 shards a list that resnet.encoder.stages.0.layers is in"),
+        ({"zero_args": {"reshard_after_forward": 3}}, r"reshard_after_forward: 3 does not divide the 4 ranks that shard"),
+        ({"zero_args": {"reshard_after_forward": 1}}, r"reshard_after_forward: 1 is False to fully_shard.*use zero_stage 2"),
+        ({"zero_args": {"reshard_after_forward": True}}, r"reshard_after_forward: True is a number.*with zero_stage 3"),
+        ({"zero_args": {"reshard_after_forward": 2}, "zero_stage": 2}, r"forward: 2 has no use under zero_stage 2"),
     ],
 )
-def test_what_fsdp2_does_otherwise_is_refused(model, said):
-    """A layer that runs more than once, and lists of lists, are not played, and no peak is told."""
-    keys = {"optimizer": "sgd", "micro_batch_size": 1, "zero_stage": 3, "zero_backend": "fsdp2", "dp": 2, "precision": "fp32"}
-    answer = estimate_mapping({"model": model, **keys})
+def test_a_number_of_ranks_after_forward_is_a_factor_of_use(given, said):
+    """What torch refuses or takes for a truth value is an error that says what to write."""
+    with pytest.raises(InputError, match=said):
+        estimate_mapping({**asked(CASES["to fewer"]), **given})
+
+
+def test_layers_that_backward_never_gathers_are_refused_on_fewer_ranks():
+    """What a tower without gradients left after forward is let go of by nobody (FSDPParam.to_sharded), and no peak is told."""
+    answer = estimate_mapping({**asked(CASES["a tower without gradients"]), "dp": 4, "zero_args": {"reshard_after_forward": 2}})
     assert answer.peak.allocated is None
-    assert any(said in warning for warning in answer.warnings)
+    assert any("left on fewer ranks for good, where backward never comes" in warning for warning in answer.warnings)
+
+
+def test_all_ranks_after_forward_are_the_default():
+    """As many ranks as shard change nothing (_get_post_forward_mesh_info)."""
+    whole, told_ = ({**asked(CASES["fp32"]), "zero_args": args} for args in ({}, {"reshard_after_forward": 2}))
+    assert sizes(play_job(whole).events) == sizes(play_job(told_).events)
 
 
 def test_options_of_fsdp2_are_checked():

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from memcalc.arrays import Count, product
-from memcalc.engines.analytic.moments import END, GRADIENT, is_moment, written
+from memcalc.engines.analytic.moments import END, GRADIENT, REDUCTION_STREAM, is_moment, written
 from memcalc.play.adapting import counted
 from memcalc.records import dataclass
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark
 from memcalc.tensors import itemsize
 
 GRAD = ".grad"
-REDUCTION_STREAM = 1
-"""The number by which the stream of ``overlap_comm`` is told from the one that computes (stage_1_and_2.py:reduction_stream)."""
 
 
 @dataclass(frozen=True, slots=True)

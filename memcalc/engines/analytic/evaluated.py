@@ -9,12 +9,13 @@ from memcalc.arrays import Count, rounded
 from memcalc.behaving import Assumed, behaviour_of
 from memcalc.engines.analytic.evaluating import Forwards, play_forwards, tape_of
 from memcalc.engines.analytic.explain import PLAYED, held_by_role
-from memcalc.engines.analytic.peak import components_of, phases_through, through
+from memcalc.engines.analytic.peak import read_tapes
 from memcalc.engines.analytic.static import Account
 from memcalc.engines.analytic.step import family_of
 from memcalc.engines.analytic.whole import Whole
 from memcalc.errors import NotModelledError
-from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank
+from memcalc.families.base import load_family
+from memcalc.footprint import Components, Footprint, Held, Peak, Rank
 from memcalc.inference import Asked, asked_of, check_inference, told_of
 from memcalc.job import Job
 from memcalc.models import Model
@@ -22,8 +23,9 @@ from memcalc.parallelism.base import Layout
 from memcalc.parallelism.engines import layouts
 from memcalc.plan import Plan, make_plan
 from memcalc.plan_checks import check_settings
-from memcalc.tape.events import COMPONENTS, ROLES, Mark, Role, allocs
-from memcalc.tape.fold import fold, requested
+from memcalc.positions import check_positions
+from memcalc.tape.events import COMPONENTS, Mark, Role, allocs
+from memcalc.tape.fold import fold
 from memcalc.units import checked_bytes
 
 HELD: tuple[Role, ...] = ("parameter", "buffer")
@@ -38,22 +40,19 @@ def estimate_forward(job: Job, model: Model, *, replayed: bool = True, explained
         InputError: keys of training, or of another mode.
         NotModelledError: several ranks.
     """
-    from memcalc.engines.analytic.estimate import component_bytes, number, phases_of, states_of
+    from memcalc.engines.analytic.estimate import component_bytes, number, phases_of, states_of, summary_of
 
     check_inference(job)
     plan = make_plan(job)
     ignored = check_settings(job, model)
-    asked = asked_of(job, model.config)
+    check_positions(job, model)
+    both = model.config is not None and "source_length" in load_family(model.family).inputs
+    asked = asked_of(job, model.config, both=both)
     account = kept(plan, model)
     checked_bytes(number(account.by_bound.stretch.top), "states")
-    parameters = number(model.num_parameters)
     components = Components(**{**component_bytes(account), "cache": None if asked.kind else 0})
     footprint = Footprint(
-        model=ModelSummary(
-            name=model.name, family=model.family, architecture=model.architecture, num_parameters=parameters,
-            num_trainable_parameters=number(model.num_trainable_parameters),
-            num_tensors=number(sum((tensor.count for tensor in model.parameters), 0)),
-        ),
+        model=summary_of(model),
         job=told_of(job, asked, plan), engine="analytic", components=components, optimizer_states={},
         peak=Peak(low=number(account.by_rounded.stretch.top)), states=states_of(account), phases=phases_of(account),
         host={"optimizer_states": 0},
@@ -101,8 +100,6 @@ def _whole(
     job: Job, asked: Asked, plan: Plan, model: Model, account: Account, footprint: Footprint, *, replayed: bool, explained: bool
 ) -> Whole:
     """With the peak, where the forward can be played; else as it is, with the reason."""
-    from memcalc.bounds import bounded
-
     try:
         forwards, assumed = forwards_of(job, plan, model)
         steps = tape_of(account.layout.resident, forwards_of(job, plan, model, count=ITERATIONS)[0])
@@ -110,27 +107,11 @@ def _whole(
         said = f"the peak of the forward is not modelled: {error}; peak.low is what the parameters alone take"
         return Whole(replace(footprint, warnings=(*footprint.warnings, said)))
     tape = tape_of(account.layout.resident, forwards)
-    by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
-    played = through(steps, asked_settings(job)) if replayed else None
-    phase, instant = by_rounded.instant()
-    told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
-    peak = Peak(
-        requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-        allocated=None if played is None else max(peaks["allocated"] for peaks in played.values()),
-        reserved=None if played is None else max(peaks["reserved"] for peaks in played.values()),
-        low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=ITERATIONS,
-    )  # fmt: skip
-    buffers = footprint.buffers
     if explained:
         listed = {COMPONENTS[role] for role in PLAYED}
-        buffers = (*(held for held in buffers if held.component not in listed), *held_by_role(tape))
-    found = replace(
-        footprint, job=told, components=components_of(footprint.components, by_requested), peak=peak, buffers=buffers,
-        at_peak={COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))},
-        phases=footprint.phases if played is None else phases_through(footprint, played),
-        assumptions=(*footprint.assumptions, *assumed.assumptions, *forwards.assumed),
-    )  # fmt: skip
-    return Whole(bounded(found), steps)
+        kept_for_good = (held for held in footprint.buffers if held.component not in listed)
+        footprint = replace(footprint, buffers=(*kept_for_good, *held_by_role(tape)))
+    return read_tapes(footprint, tape, steps, assumed, forwards.assumed, asked_settings(job), replayed=replayed)
 
 
 def _kept_buffers(account: Account) -> list[Held]:

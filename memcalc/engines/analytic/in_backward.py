@@ -12,24 +12,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcalc.engines.analytic.static import state_holdings
+from memcalc.engines.analytic.update import step_alone
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.optimizers.base import Param
-from memcalc.optimizers.player import Player
-from memcalc.optimizers.step import sections
 from memcalc.parallelism.base import handed
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
 from memcalc.play.graph import Leaf
 from memcalc.play.stretch import Told
 from memcalc.play.values import Life
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Role, allocs
+from memcalc.tape.events import allocs
 
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
-
-GRADIENT = "gradient"
-"""The name under which a script finds the gradient it is given, so that it may let go of it early."""
 
 
 class InBackward:
@@ -73,36 +70,13 @@ class InBackward:
         """One parameter's own step, on the tape; a script may let go of the gradient before its end."""
         known = self.known[counted(leaf.name)]
         param = replace(known, shape=leaf.shape, dtype=leaf.dtype, grad_dtype=leaf.dtype, name=counted(leaf.name), count=1)
-        births = births_of(self.plan, param)
-        if births:
+        births = [allocs(held.buffer, held.times) for _, held in state_holdings(self.plan, [param])]
+        if births and self.plan.optimizer.born != "init":
             machine.tape.append((Told(births, first=True), None))
-        events, gone = self._events(param)
+        _, events, gone = step_alone(self.plan, param, self.chip)
         place = next((index for index, event in enumerate(events) if event is gone), len(events))
         if before := events[:place]:
             machine.tape.append((Told(before), None))
         leaf.gradient = None
         if after := events[place + 1 :]:
             machine.tape.append((Told(after), None))
-
-    def _events(self, param: Param) -> tuple[list[Event], Event]:
-        """What the step makes and lets go, and the one among them that is the gradient's end."""
-        entry, options, form = self.plan.optimizer, self.plan.options, self.plan.implementation
-        player, nodes = Player(self.chip), ((1, param),)
-        buffer = Buffer(f"{param.name}.grad", 0, "gradient")
-        gone = Free(buffer)
-        player.left[GRADIENT] = (Alloc(buffer), gone)
-        events = player.run(sections(entry, [param], options, form), nodes)
-        return [*events, *player.end()], gone
-
-
-def births_of(plan: Plan, param: Param) -> list[Event]:
-    """States that an instance for this parameter alone makes at its first step; nothing where its constructor made them."""
-    entry, options = plan.optimizer, plan.options
-    if entry.born == "init":
-        return []
-    shared = entry.shared([param], options) if entry.shared is not None else ()
-    born: list[Event] = []
-    for state in (*entry.states(param, options), *shared):
-        role: Role = "master_parameter" if state.part == "master" else "optimizer_state"
-        born.append(allocs(Buffer(f"{param.name} {state.name}", state.nbytes, role, state.place), state.count))
-    return born

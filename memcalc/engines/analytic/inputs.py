@@ -6,6 +6,7 @@ What there is of it follows runtime/family_inputs.py, which a test holds it to.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, minimum
@@ -69,6 +70,8 @@ def read_inputs(training: Any, family: Family, model: Model, floating: str) -> R
         said = [each for each in sizes.assumed if "input_ids" in shapes or family.inputs >= TEXT or "sequence" not in each]
         return reading_of(sizes.rows, sizes.tokens, shapes, (*said, *more))
     shapes = {**text_shapes(architecture, family, sizes), **given_shapes(training.batch, sizes)}
+    if "source_length" in family.inputs and training.source_length is None and "ForCausalLM" not in architecture:
+        sizes = replace(sizes, assumed=(*sizes.assumed, "source_length is sequence_length"))
     if "token_type_ids" in shapes and training.image_size is not None:  # Gemma 3, which sees where it is asked to
         shapes["pixel_values"] = ((sizes.rows, model.config.vision_config.num_channels, *(training.image_size,) * 2), floating)
     return reading_of(sizes.rows, sizes.tokens, shapes, sizes.assumed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memcalc.arrays import Count, maximum, rounded
+from memcalc.arrays import Count, SplitError, maximum, rounded
 from memcalc.engines.analytic.peak import steps_of
 from memcalc.engines.analytic.static import accounts
 from memcalc.engines.analytic.tapes import steady_tape
@@ -14,7 +14,6 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.plan import Plan, make_plan
 from memcalc.plan_checks import check_parameters
-from memcalc.play.decisions import SplitError
 from memcalc.prepared import prepared
 from memcalc.tape.fold import fold
 

@@ -18,6 +18,9 @@ from memcalc.tape.events import Alloc, Event, Free, Mark, Repeat
 GRADIENT, END = "a gradient came", "the end of backward"
 """What is marked: that a parameter's gradient is there, under the parameter's name; and that all are."""
 
+REDUCTION_STREAM = 1
+"""The number by which the stream of ``overlap_comm`` is told from the one that computes (deepspeed 0.19.8
+runtime/zero/stage_1_and_2.py, stage3.py: reduction_stream, reduce_and_partition_stream)."""
 Told = Callable[[Event], Sequence[Event]]
 """What a reader puts in the place of one event; of a moment, in that of its birth."""
 

@@ -17,7 +17,9 @@ Needs = list[tuple[Buffer, Count]]
 
 def step_needs(plan: Plan, layout: Layout, model: Model) -> Needs:
     """(buffer, how many of it) alive where the step's own requested bytes are highest, of one job."""
-    events = list(unroll(_once(kernels_events(plan, layout, model))))
+    unrolled = unroll(_once(kernels_events(plan, layout, model)))
+    # a gradient that is used inside backward is listed by itself
+    events = [event for event in unrolled if not isinstance(event, Alloc | Free) or event.buffer.role != "gradient"]
     total = top = end = 0
     for place, event in enumerate(events, 1):
         size = int(event.buffer.requested)  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
@@ -22,8 +23,9 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase
-from memcalc.tape.fold import Fold, fold, requested
+from memcalc.records import dataclass
+from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase, Role
+from memcalc.tape.fold import fold, requested
 
 
 def whole_step(
@@ -130,35 +132,88 @@ def _read(
     footprint: Footprint, around: Around, played: Played, assumed: Assumed, settings: AllocatorSettings | None, *,
     replayed: bool, explained: bool,
 ) -> Whole:  # fmt: skip
+    tape = steady_tape(around, played)
+    if explained:
+        footprint = replace(footprint, buffers=_explained(footprint, tape))
+    return read_tapes(footprint, tape, two_steps(around, played), assumed, played.assumed, settings, replayed=replayed)
+
+
+def read_tapes(
+    footprint: Footprint, tape: Sequence[Event], steps: Sequence[Event], assumed: Assumed, said: Sequence[str],
+    settings: AllocatorSettings | None, *, replayed: bool,
+) -> Whole:  # fmt: skip
+    """A footprint of what is kept, with all that its step, or its forward, comes to.
+
+    Args:
+        footprint: what is kept.
+        tape: the iteration that is reported.
+        steps: two iterations, of which it is the second.
+        assumed: what it was assumed to run on.
+        said: what was assumed on the way.
+        settings: the allocator's; its defaults where None.
+        replayed: whether the steps are played through it.
+    """
+    by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
+    phase, instant = by_rounded.instant()
+    stretch = by_rounded.stretch
+    summit = Summit(
+        int(by_requested.stretch.top), by_requested.stretch.role_top, int(stretch.top), stretch.at_top, phase, instant
+    )
+    found = through(steps, settings) if replayed else None
+    return Whole(assembled(footprint, summit, assumed, said, found), steps)
+
+
+@dataclass
+class Summit:
+    """The highest points of one job's step.
+
+    Attributes:
+        requested: of all bytes as asked for.
+        role_tops: each role's own, as asked for.
+        rounded: of all bytes in blocks of 512.
+        at_top: what was live then, by role.
+        phase: when that was.
+        instant: what was made last.
+    """
+
+    requested: int
+    role_tops: dict[Role, Any]
+    rounded: int
+    at_top: dict[Role, Any]
+    phase: Phase
+    instant: str
+
+
+def assembled(
+    footprint: Footprint, summit: Summit, assumed: Assumed, more: Sequence[str], found: dict[Phase, dict[str, int]] | None
+) -> Footprint:
+    """The footprint with the peak of the step, and its bounds.
+
+    Args:
+        footprint: of what is kept.
+        summit: the step's highest points.
+        assumed: what it was assumed to run on.
+        more: what else was assumed on the way.
+        found: what the allocator makes of each phase; None where it was not played through it.
+    """
     from memcalc.bounds import bounded
 
-    tape = steady_tape(around, played)
-    by_requested, by_rounded = fold(tape, requested), fold(tape, rounded)
-    steps = two_steps(around, played)
-    found = through(steps, settings) if replayed else None
-    phase, instant = by_rounded.instant()
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
-    return Whole(
-        bounded(
-            replace(
-                footprint,
-                job=told,
-                components=components_of(footprint.components, by_requested),
-                peak=Peak(
-                    requested=int(by_requested.stretch.top), rounded=int(by_rounded.stretch.top),
-                    allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
-                    reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
-                    low=int(by_rounded.stretch.top), phase=phase, instant=instant, iteration=2,
-                ),
-                at_peak={
-                    COMPONENTS[role]: int(size) for role in ROLES if (size := by_rounded.stretch.at_top.get(role, 0))
-                },
-                phases=footprint.phases if found is None else phases_through(footprint, found),
-                assumptions=(*footprint.assumptions, *assumed.assumptions, *played.assumed),
-                buffers=_explained(footprint, tape) if explained else footprint.buffers,
-            )
-        ),
-        steps,
+    return bounded(
+        replace(
+            footprint,
+            job=told,
+            components=components_of(footprint.components, summit.role_tops),
+            peak=Peak(
+                requested=summit.requested, rounded=summit.rounded,
+                allocated=None if found is None else max(peaks["allocated"] for peaks in found.values()),
+                reserved=None if found is None else max(peaks["reserved"] for peaks in found.values()),
+                low=summit.rounded, phase=summit.phase, instant=summit.instant, iteration=2,
+            ),
+            at_peak={COMPONENTS[role]: int(size) for role in ROLES if (size := summit.at_top.get(role, 0))},
+            phases=footprint.phases if found is None else phases_through(footprint, found),
+            assumptions=(*footprint.assumptions, *assumed.assumptions, *more),
+        )
     )  # fmt: skip
 
 
@@ -179,9 +234,8 @@ def through(steps: Sequence[Event], settings: AllocatorSettings | None = None) -
     return {phase: peaks for (iteration, phase), peaks in summits(steps, settings).items() if iteration == 2}
 
 
-def components_of(known: Components, by_requested: Fold) -> Components:
+def components_of(known: Components, tops: dict[Role, Any]) -> Components:
     """Each role's own highest point over the whole step."""
-    tops = by_requested.stretch.role_top
     assert not any(is_array(top) for top in tops.values()), "one job's"
     found = {COMPONENTS[role]: int(tops.get(role, 0)) for role in ROLES if role != "context"}
     return replace(known, **found)

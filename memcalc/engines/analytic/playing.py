@@ -14,6 +14,7 @@ from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.policy import Policy, Updates
 
@@ -65,6 +66,7 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
         computed(plan, model)[0], keeps=plan.scheme.keeps, trains=trains,
         adapter=model.adapter,
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
+        sequences=job.training.packed_sequences if job.training.attention == FLASH_ATTN else None,
         cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
         gradients_kept=keeps_gradients(plan), updates=_updates(plan, model, behaviour),
     )  # fmt: skip
@@ -90,6 +92,7 @@ def require_heeded(machine: Machine, training: Any, model: Model, family: Family
                                "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
     for key, heeded, way_out in (
         ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
+        ("attention", machine.flashed or training.attention != FLASH_ATTN, "use auto, or flash"),
         ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
         ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
     ):

@@ -127,7 +127,9 @@ def account(plan: Plan, layout: Layout, model: Model) -> Account:
         )  # fmt: skip
     update = kernels_events(plan, layout, model)
     states = list(state_holdings(plan, layout.params))
-    return Account(layout, list(steady_step(plan, layout, [holding for _, holding in states], update)), states)
+    alone = plan.steps_alone and model.shapes_known
+    kept = [holding for _, holding in states]
+    return Account(layout, list(steady_step(plan, layout, kept, update, alone=alone)), states)
 
 
 def allocated_bound(size: Count) -> Count:
@@ -141,7 +143,7 @@ def allocated_bound(size: Count) -> Count:
 
 def state_holdings(plan: Plan, params: Iterable[Param]) -> Iterable[tuple[str, Holding]]:
     """(part, buffers) of every state tensor the optimizer keeps for these parameters, shared tables last."""
-    handed = list(params)
+    handed = plan.optimizer.minded(params)
     for param in handed:
         for state in plan.optimizer.states(param, plan.options):
             yield state.part, _held(state, f"{param.name} {state.name}", param.count)
@@ -162,9 +164,14 @@ def _held(state: State, site: str, times: Count) -> Holding:
     return Holding(Buffer(site, state.nbytes, role, state.place), state.count * times)
 
 
-def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Iterable[Event]) -> Iterable[Event]:
-    """One step of a run that is under way: what is kept is there from the start."""
-    gradients = gradients_held(plan, layout)
+def steady_step(
+    plan: Plan, layout: Layout, states: list[Holding], update: Iterable[Event], *, alone: bool = False
+) -> Iterable[Event]:
+    """One step of a run that is under way: what is kept is there from the start.
+
+    ``alone`` says that every parameter takes its step inside backward, each in ``update`` beside its own gradient.
+    """
+    gradients = () if alone else gradients_held(plan, layout)
     step = () if own_masters(plan) else layout.step  # memcalc's own step says itself what it casts
     kept = keeps_gradients(plan)
     yield Mark("init")
@@ -179,6 +186,9 @@ def steady_step(plan: Plan, layout: Layout, states: list[Holding], update: Itera
     again = tuple(within(_pairs(layout.forward)))
     if again:
         yield Repeat(plan.accumulation - 1, again)
+    if alone:
+        yield Repeat(1, tuple(update))
+        update = ()
     yield Mark("optimizer_step")
     yield from _all(allocs, (*layout.cast, *step))
     yield from _all(frees, layout.cast)

@@ -62,6 +62,7 @@ def play_step(
             machine.policy.on_gradient = _into_its_bucket
         if hooks is not None:
             machine.policy.hooks = hooks()
+            machine.unrolled |= machine.policy.hooks.one_by_one
         machine.path = model.prefix
         reading = read_inputs(job.training, family, model, held(plan, model))
         more = tuple(allocs(buffer, times) for buffer, times in _held(plan, model, reading, machine.policy.dtype))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from memcalc.arrays import ceil_div, product
 from memcalc.engines.analytic.gathers import Coordinator, Limits, own_parameters
-from memcalc.engines.analytic.moments import END, GRADIENT, Gradients, is_moment, mark, written
+from memcalc.engines.analytic.moments import END, GRADIENT, REDUCTION_STREAM, Gradients, is_moment, mark, written
 from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.engines.analytic.under_deepspeed import norm_events
 from memcalc.engines.analytic.update import update_events
@@ -34,7 +34,6 @@ TO, FROM = "forward comes to a module", "forward leaves a module"
 BACK_TO, BACK_FROM = "backward comes to a module", "backward leaves a module"
 AGAIN_TO, AGAIN_FROM = "a module is run again", "a module has been run again"
 KINDS = frozenset({TO, FROM, BACK_TO, BACK_FROM, AGAIN_TO, AGAIN_FROM, GRADIENT, END})
-REDUCTION_STREAM = 1
 ASSUMED = (
     "the model is built under deepspeed.zero.Init, whose linear layers save their weight, not a view that keeps it gathered",
     "ZeRO-3 fetches ahead at every module but activation functions, which are no modules here",

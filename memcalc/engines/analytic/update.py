@@ -14,8 +14,9 @@ from memcalc.engines.analytic.order import in_order
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.optimizers.base import Param
-from memcalc.optimizers.player import Node, Player, chosen, leaves
+from memcalc.optimizers.player import Left, Node, Player, chosen, leaves
 from memcalc.optimizers.script import in_turn, together
+from memcalc.optimizers.step import sections
 from memcalc.optimizers.step import step_events as library_events
 from memcalc.optimizers.textbook import one_by_one, textbook_events
 from memcalc.parallelism.base import Layout, handed
@@ -83,8 +84,34 @@ def step_events(
 
 def kernels_events(plan: Plan, layout: Layout, model: Model) -> list[Event]:
     """``step_events`` without the casts around it and reductions' staging, and with no clipping's events before it."""
+    if plan.steps_alone and model.shapes_known:
+        return _each_with_gradient(plan, layout, model)
     update = update_events(plan, layout, model)
     return _scaled(plan, update, [Alloc(FOUND_INF)]) if plan.scheme.scaler and not own_masters(plan) else update
+
+
+def _each_with_gradient(plan: Plan, layout: Layout, model: Model) -> list[Event]:
+    """Every parameter's step inside backward, beside its own gradient and no other."""
+
+    def visit(param: Param, left: Left, key: object) -> tuple[list[Event], Left]:
+        born, events, gone = step_alone(plan, param, None)
+        return [born, *events, *(() if any(event is gone for event in events) else (gone,))], left
+
+    return Player().walk(stepped(in_order(model, layout.params)), {}, visit, ())[0]
+
+
+def step_alone(plan: Plan, param: Param, chip: Chip | None) -> tuple[Alloc, list[Event], Free]:
+    """(its gradient's birth, what its own step makes and lets go, the gradient's end, which a script may say among these)."""
+    gradient = Buffer(f"{param.name} grad", param.numel * itemsize(param.grad_dtype), "gradient")
+    born, gone = Alloc(gradient), Free(gradient)
+    player = Player(chip)
+    player.left[GRADIENT] = (born, gone)
+    events = player.run(sections(plan.optimizer, [param], plan.options, plan.implementation), ((1, param),))
+    return born, [*events, *player.end()], gone
+
+
+GRADIENT = "gradient"
+"""The name under which a script finds the gradient it is given, so that it may let go of it early."""
 
 
 def _scaled(plan: Plan, own: Iterable[Event], unscaled: list[Event]) -> list[Event]:
@@ -102,7 +129,7 @@ def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = 
     Without a ``chip`` what reductions need for a moment is left out. Of a model whose shapes are not known one tensor stands
     for many, so that only lists over all of them are told.
     """
-    nodes, known = in_order(model, layout.params), model.shapes_known
+    nodes, known = stepped(in_order(model, layout.params)), model.shapes_known
     optimizer, options, form = plan.optimizer, plan.options, plan.implementation
     if plan.in_backward:
         return _one_each(plan, nodes, chip, known=known)
@@ -111,6 +138,11 @@ def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = 
     if layout.in_turn:
         return one_by_one(optimizer, nodes, options, form, known=known, chip=chip)
     return library_events(optimizer, nodes, options, form, known=known, chip=chip)
+
+
+def stepped(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Those that have a gradient: steps and clipping pass over others."""
+    return chosen(nodes, lambda param: not param.idle) if any(param.idle for _, param in leaves(nodes)) else nodes
 
 
 def _one_each(plan: Plan, nodes: Sequence[Node], chip: Chip | None, *, known: bool) -> list[Event]:
@@ -136,7 +168,7 @@ def _gradients(plan: Plan, layout: Layout, model: Model) -> tuple[Node, ...]:
     setting = plan.setting(model)
     dtypes = {tensor.name: setting.grad_dtype(tensor) for tensor in setting.trainable}
     params = [handed(setting, tensor) for tensor in setting.trainable] if plan.backend == "torch" else list(layout.params)
-    return in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params])
+    return stepped(in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params]))
 
 
 def _norms(plan: Plan, gradients: Sequence[Node], dtype: str | None, chip: Chip | None) -> list[Event]:

@@ -31,7 +31,7 @@ from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.presence import as_real_tensors
-from memcalc.engines.trace.refusals import require_one_rank, require_own_step
+from memcalc.engines.trace.refusals import refuse_too_long, require_one_rank, require_own_step
 from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
@@ -107,6 +107,8 @@ def trace_job(job: Job, feed: Feed | None = None) -> Traced:
         NotModelledError: several ranks, or code that asks for a tensor's values.
     """
     feed = feed or Feed()
+    if not feed.inputs:
+        refuse_too_long(job, feed.app_dir, feed.base_dir)
 
     def make() -> Built:
         return build(job, inputs=feed.inputs, app_dir=feed.app_dir, base_dir=feed.base_dir)

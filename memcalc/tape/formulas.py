@@ -1,0 +1,323 @@
+"""A tape whose sizes are formulas, read as the few sums that may be its peak, for any sizes its recording holds for.
+
+At every instant the live bytes are a sum of formulas: a polynomial. An instant whose every term is counted at most as often as
+another's can never be the peak; what is left is worked out for a job in microseconds. For a hundred thousand jobs at once,
+``memcalc.tape.formula_arrays`` does the same with arrays.
+
+>>> from memcalc.symbols import Monomial, NotParametricError, Reading, Recording, int_of, lower, terms_of
+>>> from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat
+>>> recording = Recording()
+>>> rows = recording.input("rows", 10)
+>>> layer, scratch = Buffer("layer", 100 * rows, "activation"), Buffer("scratch", 300, "temporary")
+>>> tape = [Mark("forward"), Repeat(3, (Alloc(layer), Alloc(scratch), Free(scratch)))]
+>>> read = Formulas(tape, recording).measured(lambda size: size)
+>>> len(read.instants), read.highest(recording.read({"rows": 20})).top
+(1, 6300)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from memcalc.arrays import Count
+from memcalc.records import dataclass
+from memcalc.symbols import Monomial, NotParametricError, Reading, Recording, is_symbol, lower, terms_of
+from memcalc.tape.events import Event, Phase, Role
+from memcalc.tape.walk import Instant, Row, Sum, Term, walk_of
+
+Measure: TypeAlias = Callable[[Count], Count]
+Table: TypeAlias = Any
+"""A matrix of whole numbers."""
+Total: TypeAlias = tuple[tuple[int, int], ...]
+"""A polynomial: which of some monomials, and how often each is counted."""
+WIDE = 2.0**62
+"""Numbers from here on may not fit int64, and are reckoned with in Python's."""
+
+
+@dataclass
+class Moment:
+    """A moment that may be the peak.
+
+    Attributes:
+        total: live bytes: which products of atoms, and how often each.
+        live: the sizes that are live, by role.
+        phase: when it is.
+        sites: (size, site) of what was made last, the last first.
+        roles: bytes by role, once somebody has asked.
+    """
+
+    total: Total
+    live: dict[Role, Sum]
+    phase: Phase
+    sites: Sequence[tuple[Any, str]]
+    roles: dict[Role, Any] | None = None
+
+
+@dataclass
+class Highest:
+    """The peak of one job.
+
+    Attributes:
+        top: its bytes.
+        roles: what was live then, by role.
+        phase: when it was.
+        site: what was made last.
+    """
+
+    top: int
+    roles: dict[Role, int]
+    phase: Phase
+    site: str
+
+
+@dataclass
+class Measured:
+    """What may be the peak in one measure, and what may be a role's own.
+
+    Attributes:
+        recording: where the formulas are.
+        terms: what each size comes to, multiplied with the turns of what repeats it.
+        monomials: the products of atoms.
+        instants: in their order, those that cannot win left out.
+        own: of each role, the sums that may be its highest.
+    """
+
+    recording: Recording
+    terms: dict[Term, Any]
+    monomials: Sequence[Monomial]
+    instants: Sequence[Moment]
+    own: dict[Role, Sequence[Total]] = field(default_factory=dict)
+
+    def highest(self, reading: Reading) -> Highest:
+        """The peak of one job: of instants alike, the first."""
+        values = self._values(reading)
+        totals = [sum([count * values[place] for place, count in instant.total]) for instant in self.instants]
+        top = max(totals, default=0)
+        found = self.instants[totals.index(top)] if top > 0 else None
+        if found is None:
+            return Highest(0, {}, "init", "")
+        if found.roles is None:
+            found.roles = {role: self._sum_of(live) for role, live in found.live.items()}
+        site = next((site for size, site in found.sites if not is_symbol(size) or reading.value(size)), "?")
+        return Highest(top, {role: reading.value(size) for role, size in found.roles.items()}, found.phase, site)
+
+    def _sum_of(self, live: Sum) -> Any:
+        """The polynomial of what is live."""
+        found: dict[Monomial, int] = {}
+        for term, count in live.items():
+            for monomial, times in terms_of(self.terms[term]):
+                found[monomial] = found.get(monomial, 0) + count * times
+        return self.recording.polynomial({monomial: count for monomial, count in found.items() if count})
+
+    def role_tops(self, reading: Reading) -> dict[Role, int]:
+        """Each role's own highest point."""
+        values = self._values(reading)
+        return {
+            role: max([sum([count * values[place] for place, count in total]) for total in totals], default=0)
+            for role, totals in self.own.items()
+        }
+
+    def _values(self, reading: Reading) -> list[int]:
+        return [reading.monomial(one) for one in self.monomials]
+
+
+class Formulas:
+    """A tape of formulas, walked once, and its instants that may be the peak in any measure.
+
+    Raises:
+        NotParametricError: a size is below zero.
+    """
+
+    def __init__(self, tape: Iterable[Event], recording: Recording, place: str = "device") -> None:
+        self.recording = recording
+        walked = walk_of(tape, place)
+        self.sizes, self.turns = walked.sizes, walked.turns
+        for size in (*walked.sizes, *walked.turns):
+            _require_size(size)
+        self.terms = walked.terms()
+        sure = np.array([self._product(term, walked.sizes, _least) > 0 for term in self.terms], dtype=bool)
+        listed = list(walked.instants.items())
+        table = self._table([row for row, _ in listed])
+        kept = _highest(table, table, sure)
+        self.instants: list[Instant] = [listed[place][1] for place in kept]
+        self.table = table[kept]
+        self.own: dict[Role, Table] = {}
+        for role, rows in walked.own.items():
+            mine = self._table(list(rows))
+            self.own[role] = mine[_highest(mine, mine, sure)]
+        self.read: dict[Measure, Measured] = {}
+
+    def measured(self, measure: Measure) -> Measured:
+        """The polynomials in a measure.
+
+        Raises:
+            NotParametricError: a size is below zero.
+        """
+        found = self.read.get(measure)
+        if found is None:
+            found = self.read[measure] = self._measured(measure)
+        return found
+
+    def _measured(self, measure: Measure) -> Measured:
+        sizes = [measure(size) for size in self.sizes]
+        made = {term: self._product(term, sizes, lambda size: size) for term in self.terms}
+        polynomials = Polynomials(self.recording, [made[term] for term in self.terms])
+        instants = [
+            Moment(total, self.instants[place].roles, self.instants[place].phase, self.instants[place].sites)
+            for place, total in polynomials.highest(self.table)
+        ]
+        own: dict[Role, Sequence[Total]] = {}
+        for role, rows in self.own.items():
+            own[role] = [total for _, total in polynomials.highest(rows)]
+        return Measured(self.recording, made, polynomials.monomials, instants, own)
+
+    def _table(self, rows: Sequence[Row]) -> Table:
+        """Rows as a matrix: how often each term is live."""
+        columns = {term: place for place, term in enumerate(self.terms)}
+        table = np.zeros((len(rows), len(columns)), dtype=np.int64)
+        for number, row in enumerate(rows):
+            for term, count in row:
+                table[number, columns[term]] = count
+        return table
+
+    def _product(self, term: Term, sizes: Sequence[Any], of: Callable[[Any], Any]) -> Any:
+        """A term: a size, multiplied with the turns of what repeats it."""
+        size, turns = term
+        found = of(sizes[size])
+        for turn in turns:
+            found = found * of(self.turns[turn])
+        return found
+
+
+class Polynomials:
+    """Sums of polynomials, and which of them may be the highest.
+
+    Attributes:
+        recording: where the formulas are.
+        monomials: all that the polynomials have.
+        table: a row for each of the polynomials.
+    """
+
+    def __init__(self, recording: Recording, summands: Sequence[Any]) -> None:
+        self.recording = recording
+        self.monomials, self.table = _matrix([dict(terms_of(one)) for one in summands])
+        self.divisor = math.lcm(*(rounding[1] for rounding in map(recording.rounding_of, self._atoms()) if rounding), 1)
+        lower_bounds, upper_bounds = ([self._bound(one, upper=upper) for one in self.monomials] for upper in (False, True))
+        self.bases, both = _matrix([*lower_bounds, *upper_bounds])
+        self.lower, self.upper = both[: len(self.monomials)], both[len(self.monomials) :]
+        for place in sorted({place for monomial in (*self.monomials, *self.bases) for place in monomial}):
+            _require_size(recording.single(place))
+        self.sure, self.sure_monomials = (
+            np.array([self._is_sure(one) for one in listed], dtype=bool) for listed in (self.bases, self.monomials)
+        )
+
+    def highest(self, rows: Table) -> list[tuple[int, Total]]:
+        """(number of a row, its polynomial) of the sums that may be the highest, whatever quotients are rounded to."""
+        if not len(rows):
+            return []
+        sums = _times(rows, self.table)
+        first = _highest(sums, sums, self.sure_monomials)
+        sums = sums[first]
+        positive, negative = np.maximum(sums, 0), np.minimum(sums, 0)
+        least = _times(positive, self.lower) + _times(negative, self.upper)
+        most = _times(positive, self.upper) + _times(negative, self.lower)
+        found = []
+        for place in _highest(least, most, self.sure):
+            counts = sums[place].tolist()
+            found.append((first[place], tuple((number, count) for number, count in enumerate(counts) if count)))
+        return found
+
+    def _atoms(self) -> set[int]:
+        return {place for monomial in self.monomials for place in monomial}
+
+    def _is_sure(self, monomial: Monomial) -> bool:
+        """Whether a product is above zero for all sizes."""
+        return all(_least(self.recording.single(place)) > 0 for place in monomial)
+
+    def _bound(self, monomial: Monomial, *, upper: bool) -> dict[Monomial, int]:
+        """The divisor times a product with its quotients not rounded up, or rounded up as far as may be."""
+        product: dict[Monomial, int] = {(): self.divisor}
+        for place in monomial:
+            rounding = self.recording.rounding_of(place)
+            factor: dict[Monomial, int] = {(place,): 1}
+            if rounding is not None and not any(count % rounding[1] for count in product.values()):
+                number, divisor = rounding
+                product = {one: count // divisor for one, count in product.items()}
+                factor = dict(number.terms)
+                if upper:
+                    factor[()] = factor.get((), 0) + divisor - 1
+            product = _multiplied(product, factor)
+        return product
+
+
+def _highest(least: Table, most: Table, sure: Table) -> list[int]:
+    """The rows that may be the highest, or the first of several that are, in their order.
+
+    A row goes that is at most what another is at least, term by term, if that stands before it or is higher for ``sure``.
+    """
+    kept: list[int] = []
+    lows = np.empty_like(least)
+    order = np.argsort(-most.astype(np.float64).sum(axis=1), kind="stable")
+    for place in order.tolist():
+        others = lows[: len(kept)]
+        covered = (others >= most[place]).all(axis=1)
+        if covered.any():
+            higher = (others[covered][:, sure] > most[place][sure]).any(axis=1)
+            earlier = np.array(kept)[covered] < place
+            if (higher | earlier).any():
+                continue
+        lows[len(kept)] = least[place]
+        kept.append(place)
+    return sorted(kept)
+
+
+def _matrix(rows: Sequence[dict[Monomial, int]]) -> tuple[list[Monomial], Table]:
+    """(monomials, a row of counts for each sum)."""
+    places: dict[Monomial, int] = {}
+    for row in rows:
+        for monomial in row:
+            places.setdefault(monomial, len(places))
+    wide = any(abs(count) >= WIDE for row in rows for count in row.values())
+    table = np.zeros((len(rows), len(places)), dtype=object if wide else np.int64)
+    for number, row in enumerate(rows):
+        for monomial, count in row.items():
+            table[number, places[monomial]] = count
+    return list(places), table
+
+
+def _times(first: Table, second: Table) -> Table:
+    """A product of matrices that does not wrap around."""
+    if first.dtype != object and second.dtype != object:
+        most = np.abs(first).astype(np.float64) @ np.abs(second).astype(np.float64)
+        if not most.size or most.max() < WIDE:
+            return first @ second
+    return first.astype(object) @ second.astype(object)
+
+
+def _multiplied(first: dict[Monomial, int], second: dict[Monomial, int]) -> dict[Monomial, int]:
+    found: dict[Monomial, int] = {}
+    for one, count in first.items():
+        for other, times in second.items():
+            both = tuple(sorted((*one, *other)))
+            found[both] = found.get(both, 0) + count * times
+    return found
+
+
+def _least(size: Any) -> int:
+    """What a number is at least; 0 where that is not known."""
+    return lower(size) or 0
+
+
+def _require_size(size: Any) -> None:
+    """That a number is no less than zero, which is asked and holds wherever the formulas are read.
+
+    Raises:
+        NotParametricError: it is.
+    """
+    if lower(size) is None and not size >= 0:
+        raise NotParametricError("a size is below zero")
