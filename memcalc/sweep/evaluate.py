@@ -12,13 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from memcalc.positions import places_of, too_long
-from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
 from memcalc.sweep.figures import MANY_PARAMETERS
 from memcalc.sweep.layout import Block
 from memcalc.sweep.plans import Planned, planned
-from memcalc.sweep.resolve import Limit, Reader, Variant
+from memcalc.sweep.resolve import Reader, Variant
 from memcalc.sweep.solve import Points, Solver, distinct
 from memcalc.sweep.stretch import Known, Stretch
 from memcalc.sweep.table import ABSENT, Table
@@ -135,11 +134,10 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
 def _judge(stretch: Stretch) -> None:
     """The verdicts of the answered points, and whom the device refuses."""
     which, codes = stretch.codes("fit")
-    block, known = stretch.block, stretch.known
     for index, code in enumerate(codes):
         rows = np.flatnonzero(stretch.alive & (which == index))
         if len(rows):
-            found: Limit = known.limits.get((block.first, code), lambda: resolve.limit(block.part("fit", code)))  # noqa: B023
+            found = stretch.limit(code)
             if found.error is not None:
                 stretch.refuse(rows, found.error)
                 for name in FIGURES:

@@ -22,7 +22,7 @@ from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
-from memcalc.plan_checks import check_parameters
+from memcalc.plan_checks import check_parameters, check_settings
 from memcalc.symbols import Reading
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
@@ -57,6 +57,8 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared
         SplitError: the jobs' steps differ in structure.
     """
     check_parameters(plan, model)
+    # a sequence length is no error of a model of images, which may be swept beside models of text
+    check_settings(job.model_copy(update={"training": job.training.model_copy(update={"sequence_length": None})}), model)
     account = accounts(plan, model, ranks)[0]
     tops = account.by_requested.stretch.role_top
     known = [role for role in MODELLED if role not in account.layout.partial]

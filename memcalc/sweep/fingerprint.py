@@ -20,7 +20,8 @@ def digest(value: Any) -> str:
 
 def sources(blocks: Sequence[Block], reader: Reader) -> str:
     """A digest of what every model and device that the points name holds now."""
-    named = {("model", name) for name in _models(blocks)} | {("device", name) for name in _words(blocks, "hardware.gpu")}
+    named = {("model", name) for name in _models(blocks)}
+    named |= {("device", name) for key in ("hardware.gpu", "behaviour.gpu") for name in _words(blocks, key)}
     return digest([[kind, name, _content(kind, name, reader)] for kind, name in sorted(named)])
 
 

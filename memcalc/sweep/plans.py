@@ -16,6 +16,9 @@ from memcalc.sweep.axes import NONE, RANKS, Array
 from memcalc.sweep.solve import distinct
 from memcalc.sweep.stretch import Stretch
 
+SCALARS = ("source_length", "image_size")
+"""Sizes of what a model reads that a job holds as one number: points that differ in them are answered apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -43,11 +46,25 @@ def planned(stretch: Stretch) -> Iterator[Planned]:
             continue
         stretch.rows.put("zero_stage", rows, setting.job.parallelism.zero_stage)
         stretch.by_states[rows] = setting.job.scope == "states"
-        yield from _under(stretch, setting.job, (block.first, code), rows)
+        for job, mine in _played_alike(stretch, setting.job, rows):
+            yield from _under(stretch, job, (block.first, code), mine)
+
+
+def _played_alike(stretch: Stretch, job: Job, rows: Array) -> Iterator[tuple[Job, Array]]:
+    """The points of one setting, parted by what else their step is played on: GPU, and sizes that no array holds."""
+    gpus, gpu_of = stretch.gpus()
+    if job.scope == "states" or job.behaviour.gpu is not None:  # no kernel runs, or not on the device that is to hold it
+        gpus, gpu_of = (None,), np.zeros_like(gpu_of)
+    sizes = {key: stretch.number(f"training.{key}")[rows] for key in SCALARS}
+    firsts, which = distinct(gpu_of[rows], *sizes.values())
+    for index, first in enumerate(firsts.tolist()):
+        training = job.training.model_copy(update=_one(sizes, first))
+        hardware = job.hardware.model_copy(update={"gpu": gpus[gpu_of[rows[first]]]})
+        yield job.model_copy(update={"training": training, "hardware": hardware}), rows[which == index]
 
 
 def _under(stretch: Stretch, job: Job, key: tuple[int, int], rows: Array) -> Iterator[Planned]:
-    """The points of one setting, parted by whether they have several ranks."""
+    """The points of one job, parted by whether they have several ranks."""
     given = {key.partition(".")[2]: stretch.number(key)[rows] for key in RANKS}
     dp, shard, replicate = (np.maximum(given[name], 0) for name in ("dp", "dp_shard", "dp_replicate"))
     shards, replicas, contradicted, idle = spread(dp, shard, replicate, job.parallelism.zero_stage)
@@ -75,7 +92,7 @@ def _under(stretch: Stretch, job: Job, key: tuple[int, int], rows: Array) -> Ite
 
 
 def _one(given: Mapping[str, Array], at: int) -> dict[str, int | None]:
-    """One point's ranks, as a job has them."""
+    """One point's ranks or sizes, as a job has them."""
     return {name: None if table[at] == NONE else int(table[at]) for name, table in given.items()}
 
 

@@ -58,6 +58,7 @@ class Stretch:
         self.alive = np.ones(len(numbers), dtype=bool)
         self.by_states = np.zeros(len(numbers), dtype=bool)
         self._coded: dict[Kind, tuple[Array, list[int]]] = {}
+        self._gpus: tuple[Sequence[str | None], Array] | None = None
 
     def number(self, key: str) -> Array:
         """A number of every point."""
@@ -74,6 +75,23 @@ class Stretch:
                 values, which = np.unique(codes, return_inverse=True)
                 self._coded[kind] = which, values.tolist()
         return self._coded[kind]
+
+    def limit(self, code: int) -> Limit:
+        """What the points of one code of hardware must fit."""
+        return self.known.limits.get((self.block.first, code), lambda: resolve.limit(self.block.part("fit", code)))
+
+    def gpus(self) -> tuple[Sequence[str | None], Array]:
+        """(the devices that living points must fit, unknown ones as they are written; which of those each point has)."""
+        if self._gpus is None:
+            self._gpus = (None,), np.zeros(self.rows.rows, dtype=np.int64)
+            if any("hardware.gpu" in axis.keys for axis in self.block.axes):
+                which, codes = self.codes("fit")
+                named: list[str | None] = [None] * len(codes)
+                for index in np.unique(which[self.alive]).tolist():
+                    named[index] = self.limit(codes[index]).gpu or self.block.part("fit", codes[index]).get("hardware.gpu")
+                at = {gpu: index for index, gpu in enumerate(dict.fromkeys(named))}
+                self._gpus = list(at), np.array([at[gpu] for gpu in named], dtype=np.int64)[which]
+        return self._gpus
 
     def refuse(self, rows: Array, text: str) -> None:
         """These points end here, with one error."""
