@@ -5,7 +5,7 @@ Each way is folded over arrays of sizes to find where it ends, and then estimate
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memcalc.api import estimate_read, model_of
@@ -150,45 +150,70 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
     if not trains(job):
         names, cache = ("", training.precision, "", 0), "none" if job.mode == "evaluate" else job.inference.cache
     try:
-        size, at_one = _largest(job, model, key)
-        footprint = _estimated(job, model, key, max(size, 1))
+        size, least, at_least = _largest(job, model, key)
+        footprint = _estimated(job, model, key, max(size, least))
         for _ in range(FRAGMENTED):  # the allocator may need more than the fold says
             if not size or footprint.fits is None or footprint.fits.verdict in ("fits", "unknown"):
                 break
             size -= max(1, size // 32)
-            footprint = _estimated(job, model, key, max(size, 1))
+            size = size if size >= least else 0
+            footprint = _estimated(job, model, key, max(size, least))
     except MemcalcError as error:
         return Choice(*names, None, "unknown", reason=str(error), cache=cache)
     assert footprint.fits is not None
     told = footprint.job["training"]["optimizer"] or "", *names[1:]
     most = most_of(job, model, key)
     most = None if most is None else int(most)
-    return Choice(*told, size, footprint.fits.verdict, at_one, footprint, footprint.fits.reason, cache, most)
+    return Choice(*told, size, footprint.fits.verdict, at_least, footprint, footprint.fits.reason, cache, most)
 
 
-def _largest(job: Job, model: Model, key: str) -> tuple[int, int]:
-    """(the largest size whose folded peak is within the memory less what stands beside it, the peak at a size of 1).
+def _largest(job: Job, model: Model, key: str) -> tuple[int, int, int]:
+    """(the largest size whose folded peak is within the memory less what stands beside it, 0 for none; the smallest that can
+    be; the peak at that).
 
     Raises:
-        InputError: not even a size of 1 can be.
+        InputError: no size can be.
+        NotModelledError: no size's step can be played.
     """
-    from memcalc.engines.analytic.many import peaks
-
     limit, most = _limit(job, model.family), most_of(job, model, key)
     end = LONGEST if most is None else max(1, min(int(most), LONGEST))
     sizes = [2**power for power in range(end.bit_length())]
     sizes += [] if sizes[-1] == end else [end]
-    found = [int(peak) for peak in peaks(job, model, key, sizes)]
-    beyond = next((place for place, peak in enumerate(found) if peak > limit), len(found))
-    if beyond in (0, len(found)):
-        return sizes[-1] if beyond else 0, found[0]
+    found = _peaks(job, model, key, sizes)
+    first = next((place for place, peak in enumerate(found) if not isinstance(peak, MemcalcError)), None)
+    if first is None:
+        assert isinstance(found[0], MemcalcError)
+        raise found[0]
+    least, at_least = sizes[first], found[first]
+    assert isinstance(at_least, int)
+    beyond = next((place for place in range(first, len(found)) if not _within(found[place], limit)), len(found))
+    if beyond in (first, len(found)):
+        return (0 if beyond == first else sizes[-1]), least, at_least
     low, high = sizes[beyond - 1], sizes[beyond]
     while high - low > 1:
         step = max(1, (high - low) // REFINED)
         tried = list(range(low, high, step))
-        fitting = [size for size, peak in zip(tried, peaks(job, model, key, tried), strict=True) if peak <= limit]
+        peaks = _peaks(job, model, key, tried)
+        fitting = [size for size, peak in zip(tried, peaks, strict=True) if _within(peak, limit)]
         low, high = max(fitting), min([size for size in tried if size > max(fitting)], default=high)
-    return low, found[0]
+    return low, least, at_least
+
+
+def _within(peak: int | MemcalcError, limit: int) -> bool:
+    return isinstance(peak, int) and peak <= limit
+
+
+def _peaks(job: Job, model: Model, key: str, sizes: Sequence[int]) -> list[int | MemcalcError]:
+    """The folded peak of each size, or why it cannot be: what is refused of some sizes is asked of each half by itself."""
+    from memcalc.engines.analytic.many import peaks
+
+    try:
+        return [int(peak) for peak in peaks(job, model, key, sizes)]
+    except MemcalcError as error:
+        if len(sizes) == 1:
+            return [error]
+    half = len(sizes) // 2
+    return _peaks(job, model, key, sizes[:half]) + _peaks(job, model, key, sizes[half:])
 
 
 def _limit(job: Job, family: str) -> int:

@@ -121,3 +121,18 @@ def test_a_static_cache_ends_the_search_for_a_context():
     assert (one.largest, one.most, one.verdict) == (99, 99, "fits")
     (one,) = fit({**job, "max_cache_length": 1}, largest="context")
     assert one.reason == "inference.max_cache_length: 1 is less than the 2 tokens that the step puts into it; make it longer"
+
+
+def test_sizes_that_cannot_be_are_passed_over():
+    """Packed rows under flash-attn's kernels come one at a time, and hold as many tokens as sequences at least."""
+    job = {
+        "model": "llama-3.2-1b", "memory": "80GiB", "batch": "packed", "packed_sequences": 4, "attention": "flash_attention_2",
+    }  # fmt: skip
+    grid = Grid(("sgd",), ("bf16-pure",), ("none",))
+    (batch,), (sequence,) = (fit(job, grid, largest=largest) for largest in ("batch", "sequence"))
+    assert (batch.largest, batch.verdict) == (1, "fits")
+    assert sequence.largest is not None
+    assert sequence.largest > 1000
+    (none,) = fit({**job, "packed_sequences": 10**9, "sequence_length": 2}, grid, largest="batch")
+    assert none.largest is None
+    assert "array" not in none.reason

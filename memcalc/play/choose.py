@@ -41,7 +41,7 @@ def kernel_of(machine: Machine, asked: str, call: Call, allowed: tuple[str, ...]
         NotModelledError: none of torch's own was asked for, of a model whose attention is not played with another's.
     """
     if asked not in (*BACKENDS, "auto", "eager"):
-        raise NotModelledError("training.attention", asked, "is not modelled of this model", "use auto, or flash")
+        raise NotModelledError("training.attention", asked, "is not modelled of this model", "use auto")
     order = allowed or (CUDNN_FIRST if prefers_cudnn(call.behaviour) else BACKENDS)
     for backend in order if asked in ("auto", "eager") else (asked,):
         refused = next((why for condition, why in CHECKS[backend](call) if machine.decide(condition)), None)

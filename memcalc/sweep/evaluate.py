@@ -15,7 +15,7 @@ from memcalc.positions import places_of, too_long
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
-from memcalc.sweep.figures import MANY_PARAMETERS
+from memcalc.sweep.figures import MANY_PARAMETERS, MANY_SCORES, MANY_TOKENS
 from memcalc.sweep.layout import Block
 from memcalc.sweep.plans import Planned, planned
 from memcalc.sweep.resolve import Limit, Reader, Variant
@@ -121,7 +121,9 @@ def _solve(stretch: Stretch, part: Planned, variants: list[Variant], variant_of:
     accumulation = stretch.number(ACCUMULATION)[part.rows]
     points = Points(part.rows, same, counts, part.shards, part.replicas, accumulation, *given)
     solver = Solver(part.job, part.plan, part.several, models, stretch.answer, stretch.refuse, stretch.known.shared)
-    huge = stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
+    rows, tokens = (np.maximum(sizes, 1).astype(np.float64) for sizes in given)
+    huge = (rows * tokens >= MANY_TOKENS) | (rows * tokens * tokens >= MANY_SCORES)
+    huge |= stretch.rows.numbers["num_parameters"][part.rows] >= MANY_PARAMETERS
     if huge.any():
         solver.singly(points.take(np.flatnonzero(huge)))
         points, kind = points.take(np.flatnonzero(~huge)), kind[~huge]

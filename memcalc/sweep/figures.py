@@ -37,6 +37,9 @@ MANY_PARAMETERS = 2**50
 """From here on jobs are taken one by one: below, no product of a count and a dtype's size on the way to a figure can wrap."""
 STEP_ROLES: tuple[Role, ...] = ("parameter_copy", "gradient", "input", "activation", "temporary", "communication", "workspace")
 """Roles whose highest point the step decides."""
+MANY_TOKENS, MANY_SCORES = 2.0**33, 2.0**41
+"""So are jobs of so many tokens, or of so many pairs of tokens that may look at each other: below, 2**29 bytes of each token
+and 2**21 of each pair, more than any layers take, come to no more than int64 holds."""
 NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
 
@@ -116,6 +119,7 @@ def exact_figures(job: Job, plan: Plan, model: Model, ranks: int) -> Figures:
     """
     found = figures(job, plan, model, ranks)
     checked_bytes(int(found["states_bound"]), "states")
+    checked_bytes(int(found.get("peak_rounded", 0)), "the step")
     for column in found:
         checked_bytes(int(found[column]), column)
     return found

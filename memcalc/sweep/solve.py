@@ -144,8 +144,8 @@ class Solver:
 
         ranks = 2 if self.several else 1
         job = self._job(points.batch[across[0]], points.tokens[across[0]], across[1])
-        # models that differ are held as arrays, and none of them is what makes the others
-        owner = self.models[int(points.variant[0])]
+        # of models that differ, none tells what the others are
+        owner = self.models[int(points.variant[0])] if (points.variant == points.variant[0]).all() else None
         found = figures(job, plan, model(np.int64), ranks, None if owner is None else (self.shared, owner))
         # ints that no array has touched are exact already
         arrays = any(isinstance(value, np.ndarray) for value in found.values())

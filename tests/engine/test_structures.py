@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -104,6 +107,32 @@ def test_models_of_one_name_are_not_mixed_up(kinds):
         for config in (small, large):
             mapping = {"model": config, "micro_batch_size": 2, "sequence_length": tokens}
             assert estimate_mapping(mapping, replayed=False) == alone(mapping, False, kinds)
+
+
+def test_tensors_that_were_changed_are_another_model(kinds):
+    """A model of the same config whose tensors are held in another dtype is not answered for the first."""
+    model = read_model("distilgpt2")
+    other = replace(model, tensors=tuple(replace(tensor, dtype="bfloat16") for tensor in model.tensors))
+    for tokens in (20, 30, 40):
+        jobs = read_job({"model": "distilgpt2", "precision": "as-is", "micro_batch_size": 2, "sequence_length": tokens})
+        found = [estimate_whole(jobs, one, replayed=False).footprint.components.parameters for one in (model, other)]
+        assert found[0] == 2 * found[1]
+
+
+def test_many_threads_may_ask(kinds, monkeypatch):
+    """Threads that ask for more kinds than are remembered each get the answer that they would get alone."""
+    monkeypatch.setattr(structures, "KINDS", 1)
+    mappings = [{"model": {**LLAMA, "vocab_size": 900 + size % 3}, "micro_batch_size": 2, "sequence_length": size}
+                for size in range(8, 26)]  # fmt: skip
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(partial(estimate_mapping, replayed=False), mappings))
+    assert found == [alone(mapping, False, kinds) for mapping in mappings]
+
+
+def test_more_bytes_than_there_can_be_are_refused(kinds):
+    """A step of 2**63 bytes and more is an error, as so many bytes of states are."""
+    with pytest.raises(InputError, match="the step"):
+        estimate(LLAMA, micro_batch_size=2**31, sequence_length=2**20)
 
 
 def test_what_is_remembered_has_an_end(kinds, monkeypatch):

@@ -277,6 +277,37 @@ def test_chunks_do_not_change_a_row():
         assert list(run(spec, chunk=chunk)) == whole
 
 
+MIXTRAL = {
+    "model_type": "mixtral", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 1000, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
+
+
+MISTRAL = {**MODELS[0], "model_type": "mistral"}
+
+
+@pytest.mark.parametrize(
+    ("model", "axis"), [(MIXTRAL, {"model.num_experts_per_tok": [1, 3]}), (MISTRAL, {"model.sliding_window": [4, 80]})]
+)
+def test_models_of_one_size_do_not_answer_for_each_other(model, axis):
+    """Models that differ in a number that no parameter depends on keep their own steps, chunk after chunk."""
+    spec = {"base": {"model": model}, "grid": {"sequence_length": [64, 100], "micro_batch_size": [2, 3], **axis}}
+    for chunk in (4, 3, 100):
+        sweep = run(spec, chunk=chunk)
+        assert differences(sweep, list(sweep)) == []
+
+
+def test_absurd_sizes_do_not_wrap():
+    """Steps of more bytes than int64 holds are errors, and those just below are exact, as they are alone."""
+    sizes = [2, 2**16, 2**20, 2**31 - 1, 2**31, 2**40]
+    for attention in ("auto", "eager"):
+        base = {"model": MODELS[0], "attention": attention, "optimizer": "sgd", "precision": "bf16"}
+        sweep = run({"base": base, "grid": {"micro_batch_size": sizes, "sequence_length": sizes}})
+        rows = list(sweep)
+        assert differences(sweep, rows) == []
+        assert 5 < sum(row["error"] is not None for row in rows) < len(rows) - 5
+
+
 def test_what_does_not_apply_is_null():
     """A sequence length is null for a model of images and for a bare size, and stands for a model of text."""
     rows = list(

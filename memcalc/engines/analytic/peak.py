@@ -26,6 +26,7 @@ from memcalc.plan import Plan
 from memcalc.records import dataclass
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase, Role
 from memcalc.tape.fold import fold, requested
+from memcalc.units import checked_bytes
 
 
 def whole_step(
@@ -195,9 +196,13 @@ def assembled(
         assumed: what it was assumed to run on.
         more: what else was assumed on the way.
         found: what the allocator makes of each phase; None where it was not played through it.
+
+    Raises:
+        InputError: 2**63 bytes and more.
     """
     from memcalc.bounds import bounded
 
+    checked_bytes(summit.rounded, "the step")
     told = {**footprint.job, "behaviour": {**footprint.job["behaviour"], **assumed.told()}}
     return bounded(
         replace(

@@ -92,7 +92,7 @@ def require_heeded(machine: Machine, training: Any, model: Model, family: Family
                                "checkpointing", "use activation_checkpointing every-1, or none")  # fmt: skip
     for key, heeded, way_out in (
         ("activation_checkpointing", machine.layers or not machine.policy.every, "use none or full"),
-        ("attention", machine.flashed or training.attention != FLASH_ATTN, "use auto, or flash"),
+        ("attention", machine.flashed or training.attention != FLASH_ATTN, "use auto"),
         ("batch", machine.heeded or training.batch == "full", "use full, or engine trace"),
         ("cross_entropy", machine.in_stead or training.cross_entropy == "plain", "use plain"),
     ):

@@ -164,7 +164,7 @@ class Kinds:
         if kind is None:
             kind = Kind(given, model, plan, footprint)
             while len(self.known) >= KINDS:
-                del self.known[next(iter(self.known))]
+                self.known.pop(next(iter(self.known)), None)  # which another thread may have let go of
         self.known[key] = kind
         kind.jobs += 1
         if kind.jobs < ALONE or kind.alone:
@@ -255,9 +255,9 @@ def _key(job: Job, model: Model) -> Any:
     shown = job.model_copy(update={"training": job.training.model_copy(update=dict.fromkeys(sizes, LEAST))})
     own: Any = id(model)
     if model.adapter is None and hasattr(model.config, "model_dump_json"):
-        trained = tuple(tensor.trainable for tensor in model.tensors)
+        tensors = tuple((tensor.trainable, tensor.dtype) for tensor in model.tensors)
         read = (model.name, model.family, model.architecture, model.dtype, model.implementation, model.assumptions)
-        own = (*read, trained, model.config.model_dump_json())
+        own = (*read, tensors, model.config.model_dump_json())
     return own, tuple(sizes), shown.model_dump_json()
 
 
