@@ -12,7 +12,7 @@ from typing import Any
 
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
-from memcalc.play.adapting import ADAPTER, Peft
+from memcalc.play.adapting import ADAPTER, Peft, counted
 from memcalc.tensors import Tensor
 
 PREFIX = "base_model.model."
@@ -79,7 +79,7 @@ def adapted(model: Model, options: Mapping[str, Any], quantization: str | None =
     """
     found = with_adapters(model, options)
     mark = f".lora_A.{ADAPTER}.weight"
-    targets = frozenset(one.name.removesuffix(mark) for one in found.parameters if one.name.endswith(mark))
+    targets = frozenset(counted(one.name.removesuffix(mark)) for one in found.parameters if one.name.endswith(mark))
     packed: frozenset[str] = frozenset()
     if quantization is not None:
         if options.get("use_dora"):
@@ -108,7 +108,7 @@ def quantized(model: Model, *, nested: bool) -> tuple[Model, frozenset[str]]:
             continue
         tensors += packed(tensor, nested=nested)
         paths.add(module.removesuffix(".base_layer"))
-    return replace(model, tensors=tuple(tensors)), frozenset(paths)
+    return replace(model, tensors=tuple(tensors)), frozenset(counted(path) for path in paths)
 
 
 def _adapted(model: Model, names: Mapping[str, str], modules: set[str], rank: int, *, dora: bool) -> Iterator[Tensor]:

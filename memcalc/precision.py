@@ -27,7 +27,7 @@ class Scheme:
         master: the copy the optimizer updates, kept for good; None where it updates the parameters themselves.
         copy: the dtype of autocast's or the gather's copies, from forward to each layer's backward.
         main_gradient: a second set of gradients in another dtype.
-        main_gradient_lives: ``always`` (a buffer that is never given up), or from ``backward`` to ``zero_grad``.
+        main_gradient_lives: ``always`` (a buffer that is never given up), or from ``backward``'s end to that of the step.
         gradient_lives: ``step``: from backward to zero_grad; ``layer``: handed over to the main gradient layer by layer.
         step: ``textbook``: tensors one by one, each gradient cast to the master's dtype for its own update;
             ``library``: the optimizer's own step; ``flat``: every gradient cast and flattened at once (DeepSpeed).
@@ -50,6 +50,11 @@ class Scheme:
     backend: str | None = None
     scaler: bool = False
     keeps: frozenset[Kind] = frozenset()
+
+    @property
+    def unscales_to_masters(self) -> bool:
+        """Whether the main gradients are made of the parameters' own once backward is through, and go with the step."""
+        return self.main_gradient is not None and self.main_gradient_lives == "backward"
 
 
 SCHEMES: Registry[Scheme] = Registry("precision")
@@ -76,7 +81,8 @@ for _scheme in (
     Scheme("as-is", "a live module or checkpoint with the dtypes it has", "pytorch: nothing is cast"),
     Scheme("apex-o2", "apex amp O2: FP16 parameters and gradients, FP32 masters and FP32 master gradients",
            "apex at cb65b8ed^ apex/amp/_process_optimizer.py:post_backward_with_master_weights",
-           parameter="float16", master="float32", main_gradient="float32", keeps=frozenset({"batch_norm"})),
+           parameter="float16", master="float32", main_gradient="float32", backend="torch",
+           keeps=frozenset({"batch_norm"})),
     Scheme("deepspeed-fp16", "DeepSpeed fp16: FP16 parameters and gradients, flat FP32 master copy", _DEEPSPEED,
            parameter="float16", master="float32", step="flat", backend="deepspeed"),
     Scheme("deepspeed-bf16", "DeepSpeed bf16 with FP32 gradient accumulation: a full FP32 gradient buffer on every rank",

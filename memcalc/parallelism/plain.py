@@ -44,12 +44,7 @@ def layouts(setting: Setting) -> list[Layout]:
     ]
     gradients = [] if scheme.gradient_lives == "layer" else each(setting.reached, setting.grad_dtype, "gradient", ".grad")
     always = scheme.main_gradient_lives == "always"  # a buffer of them is made for all that might come
-    main = each(
-        setting.trainable if always else setting.reached,
-        lambda tensor: scheme.main_gradient if setting.master(tensor) else None,
-        "gradient",
-        ".main_grad",
-    )
+    main = main_gradients(setting, setting.trainable if always else setting.reached)
     if always:
         resident += main
     else:
@@ -68,6 +63,13 @@ def layouts(setting: Setting) -> list[Layout]:
     ]
 
 
+def main_gradients(setting: Setting, tensors: Iterable[Tensor]) -> list[Holding]:
+    """The second set of gradients, of what has a master alone; nothing under a scheme that has none."""
+    return each(
+        tensors, lambda tensor: setting.scheme.main_gradient if setting.master(tensor) else None, "gradient", ".main_grad"
+    )
+
+
 def ddp(setting: Setting) -> list[Layout]:
     """Under torch's DistributedDataParallel: the same, and buckets as large as the gradients, made in its constructor.
 
@@ -80,8 +82,8 @@ def ddp(setting: Setting) -> list[Layout]:
     ]
     gradients = layout.gradients
     if args["gradient_as_bucket_view"]:
-        # p.grad is then a view of its bucket and holds no memory of its own
-        gradients = ()
+        # p.grad is then a view of its bucket and holds no memory of its own; a master's gradient does
+        gradients = tuple(main_gradients(setting, setting.reached)) if setting.scheme.unscales_to_masters else ()
     notes = layout.notes if setting.reached == setting.trainable else (*layout.notes, UNUSED)
     return [replace(layout, resident=(*layout.resident, *held), gradients=gradients, notes=notes)]
 

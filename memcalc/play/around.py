@@ -65,6 +65,9 @@ class Hooks:
     def after_forward(self, machine: Machine, call: Call) -> None:
         """Forward leaves it; nothing is told of one that is run again no further than the last tensor asked for."""
 
+    def begin_backward(self, machine: Machine) -> None:
+        """Forward is through, and the loss is about to be scaled and run backward from."""
+
     def before_backward(self, machine: Machine, call: Call) -> None:
         """The first gradient of what it gave is there."""
 
@@ -76,6 +79,9 @@ class Hooks:
 
     def end_of_backward(self, machine: Machine) -> None:
         """Every gradient is there, and backward has not returned yet (Variable._execution_engine.queue_callback)."""
+
+    def left_backward(self, machine: Machine) -> None:
+        """Backward has returned, and the loss is still there."""
 
     def carried(self) -> Mapping[str, Life]:
         """What is held from one module to the next and let go of there, by what it is held as."""

@@ -26,6 +26,7 @@ WAYS = (
     {"precision": "amp-bf16", "gradient_accumulation_steps": 2, "activation_checkpointing": "full"}, {"precision": "fp16"},
     {"precision": "bf16-pure", "optimizer_in_backward": True}, {"precision": "fp32", "set_to_none": False},
     {"precision": "amp-bf16", "lora": {"r": 8, "target_modules": "all-linear"}, "gradient_accumulation_steps": 2},
+    {"precision": "apex-o2", "gradient_accumulation_steps": 2}, {"precision": "apex-o2"},
 )  # fmt: skip
 RANKS = (
     {"dp": 4}, {"dp": 4, "zero_stage": 1, "zero_backend": "torch"}, {"dp": 4, "zero_stage": 1}, {"dp": 4, "zero_stage": 2},

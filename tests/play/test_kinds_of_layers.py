@@ -6,6 +6,9 @@ import pytest
 
 from memcalc.api import estimate_mapping
 
+SIDES = {
+    "t5-small": ["q", "v"], "mt5-small": ["q", "v"], "bart-base": ["q_proj", "v_proj"], "whisper-tiny": ["q_proj", "v_proj"],
+}  # fmt: skip
 MODELS = ("qwen2.5-0.5b", "qwen3-0.6b", "gemma-3-1b-pt", "gemma-2-2b", "llama-3.2-1b", "gpt2")
 JOB = {"precision": "bf16-pure", "micro_batch_size": 1, "sequence_length": 64}
 
@@ -33,3 +36,17 @@ def test_every_parameter_is_updated_inside_backward(model, keys):
     found = estimate_mapping({**JOB, **keys, "model": model}, replayed=False)
     assert found.peak.rounded > 2 * found.model.num_parameters
     assert found.components.gradients < 2 * found.model.num_parameters / 1.5
+
+
+@pytest.mark.parametrize("model", SIDES)
+def test_adapters_alone_have_gradients_on_both_sides(model):
+    """Attention across sides is adapted as that within one, whose numbers inside a layer are places in a list too."""
+    job = {**JOB, "model": model, "optimizer": "sgd", "lora": {"r": 4, "target_modules": SIDES[model]}}
+    found = estimate_mapping(job, replayed=False)
+    assert found.components.gradients == 2 * found.model.num_trainable_parameters < 10**7
+    packed = estimate_mapping({**job, "quantization": "nf4"}, replayed=False)
+    assert packed.components.gradients == found.components.gradients
+    assert packed.peak.rounded < found.peak.rounded
+    for ways in ({"dp": 8, "zero_stage": 1}, {"dp": 8, "zero_stage": 2}, {"optimizer_in_backward": True}):
+        spread = estimate_mapping({**job, **ways}, replayed=False)
+        assert spread.states.rounded <= spread.peak.rounded, ways

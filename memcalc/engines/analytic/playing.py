@@ -68,7 +68,7 @@ def policy_of(plan: Plan, model: Model, job: Any, behaviour: Behaviour) -> Polic
         attention=job.training.attention, checkpointing=job.training.activation_checkpointing, behaviour=behaviour,
         sequences=job.training.packed_sequences if job.training.attention == FLASH_ATTN else None,
         cross_entropy=plan.cross_entropy, asks_inputs=model.implementation == USUAL,
-        gradients_kept=keeps_gradients(plan), updates=_updates(plan, model, behaviour),
+        gradients_kept=keeps_gradients(plan) and not plan.scheme.unscales_to_masters, updates=_updates(plan, model, behaviour),
     )  # fmt: skip
 
 

@@ -153,11 +153,15 @@ def _iterate(machine: Machine, plan: Plan, family: Family, model: Model, reading
     del kept
     machine.leave_autocast()
     machine.mark("backward")
+    if machine.policy.hooks is not None:
+        machine.policy.hooks.begin_backward(machine)
     if (big := _scaled(machine, plan, loss)) is not None:
         Engine(machine).run(big)
-        del big
     else:
         Engine(machine).run(loss)
+    if machine.policy.hooks is not None:
+        machine.policy.hooks.left_backward(machine)
+    del big
     del loss
     if machine.policy.updates is not None:
         machine.policy.updates.ends(machine)
@@ -172,7 +176,9 @@ def _scaled(machine: Machine, plan: Plan, loss: Value) -> Value | None:
         return scaled(machine, loss) if plan.scheme.parameter == "float16" else None
     if plan.backend == "deepspeed":  # by 1 too, but not by BF16_Optimizer (deepspeed runtime/base_optimizer.py:scale_if_loss)
         return None if plan.scheme.main_gradient else scaled(machine, loss)
-    return scaled(machine, to(machine, loss, "float32")) if plan.scheme.step == "textbook" else None
+    if plan.scheme.step == "textbook" or plan.scheme.unscales_to_masters:  # the latter: apex/amp/handle.py:scale_loss
+        return scaled(machine, to(machine, loss, "float32"))
+    return None
 
 
 def _given(machine: Machine, batch: Batch) -> Batch:

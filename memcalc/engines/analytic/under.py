@@ -37,6 +37,10 @@ def hooks_under(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
         from memcalc.engines.analytic.moments import Gradients
 
         return partial(Gradients, plan.stage == 2)
+    if plan.scheme.unscales_to_masters:
+        from memcalc.engines.analytic.under_apex import MasterGradients
+
+        return partial(MasterGradients, plan.setting(model))
     return engine_hooks(plan, model)
 
 
@@ -53,6 +57,10 @@ def ranks_under(
         from memcalc.engines.analytic.under_megatron import under_megatron
 
         return [under_megatron(plan, model, layout, around, played)]
+    if plan.scheme.unscales_to_masters:
+        from memcalc.engines.analytic.under_apex import under_apex
+
+        return [under_apex(plan, model, layout, around, played)]
     if plan.backend != "deepspeed":
         return [(around, played)]
     if plan.stage == 3 and not plan.scheme.main_gradient:

@@ -166,7 +166,9 @@ def own_masters(plan: Plan) -> bool:
 def _gradients(plan: Plan, layout: Layout, model: Model) -> tuple[Node, ...]:
     """What a rank clips: every gradient of the model in its own dtype, or its pieces of them."""
     setting = plan.setting(model)
-    dtypes = {tensor.name: setting.grad_dtype(tensor) for tensor in setting.trainable}
+    # the masters' own where they have some (apex docs/source/advanced.rst: clip_grad_norm_(amp.master_params(optimizer)))
+    main = setting.scheme.main_gradient
+    dtypes = {t.name: main if main and setting.master(t) else setting.grad_dtype(t) for t in setting.trainable}
     params = [handed(setting, tensor) for tensor in setting.trainable] if plan.backend == "torch" else list(layout.params)
     return stepped(in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params]))
 
