@@ -61,9 +61,11 @@ def one(name: str, runs: int) -> dict[str, Any]:
     for place, peaks in full.phases().items():
         assert bare[place] == {key: peaks[key] for key in ("requested", "allocated", "reserved")}, (name, place)  # type: ignore[index]
     further = itertools.cycle(
-        read_job({"model": name, "micro_batch_size": rows, **({"sequence_length": length} if tokens else {})})
-        for rows in range(2, 10)
-        for length in range(min(4096, longest), min(4096, longest) - 97, -24)
+        [
+            read_job({"model": name, "micro_batch_size": rows, **({"sequence_length": length} if tokens else {})})
+            for rows in range(2, 10)
+            for length in range(min(4096, longest), min(4096, longest) - 97, -24)
+        ]
     )
     for _ in range(structures.ALONE + 1):
         estimate_read(next(further), model, replayed=False)
