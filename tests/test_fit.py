@@ -7,6 +7,7 @@ import pytest
 from memcalc.api import estimate_mapping
 from memcalc.errors import InputError
 from memcalc.fit import PRECISIONS, Grid, fit, grid_of
+from memcalc.formats.fits import show
 
 MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 1001}  # fmt: skip
@@ -136,3 +137,14 @@ def test_sizes_that_cannot_be_are_passed_over():
     (none,) = fit({**job, "packed_sequences": 10**9, "sequence_length": 2}, grid, largest="batch")
     assert none.largest is None
     assert "array" not in none.reason
+
+
+@pytest.mark.parametrize("width", [66, 75, 85, 120])
+def test_no_number_is_cut_short(found, width, monkeypatch, capsys):
+    """On a narrow terminal whole columns are left out and named, until every number stands in full."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(found, "batch", "table")
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert ("left out for want of width" in " ".join(printed.split())) is (width < 86)
+    assert max(map(len, printed.splitlines())) <= width

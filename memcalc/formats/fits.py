@@ -17,7 +17,9 @@ WIDE = {
     "each": "what one more of the {largest} takes",
     "saves": "at 1",
 }
-"""Columns that a narrow terminal leaves out, and what they mean."""
+"""Columns that a narrow terminal leaves out, the last first, and what they mean."""
+BETWEEN = 3
+"""Characters between two columns."""
 WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "no", "unknown": "by prediction"}
 """A verdict in a column; ``unknown`` is one whose error nobody has recorded."""
 
@@ -75,8 +77,7 @@ def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
     out = table.console()
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     header, rows = _cells(choices, largest, exact=exact)
-    wide = out.width >= table.NARROW
-    shown = [place for place, name in enumerate(header) if wide or name not in WIDE]
+    shown = _that_fit(header, rows, out.width)
     for place in shown:
         words = place < _words(choices) or not header[place]
         drawn.add_column(header[place], justify="left" if words else "right", no_wrap=True)
@@ -84,16 +85,27 @@ def _table(choices: Sequence[Choice], largest: str, *, exact: bool) -> None:
         drawn.add_row(*(row[place] for place in shown), style="" if one.largest else "dim")
     name = next((one.footprint.model.name for one in choices if one.footprint is not None), "")
     out.print(Text(name, style="bold"), drawn)
-    for remark in remarks(choices, largest, wide=wide):
+    for remark in remarks(choices, largest, [name for name in WIDE if header.index(name) not in shown]):
         out.print(Text(f"· {remark}", style="dim"))
 
 
-def remarks(choices: Sequence[Choice], largest: str, *, wide: bool = True) -> list[str]:
+def _that_fit(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that a terminal has room for: a number cut short would be another number."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    shown = list(range(len(header)))
+    for name in reversed(WIDE):
+        if sum(widths[place] + BETWEEN for place in shown) - BETWEEN > width:
+            shown.remove(header.index(name))
+    return shown
+
+
+def remarks(choices: Sequence[Choice], largest: str, left_out: Sequence[str] = ()) -> list[str]:
     """What the columns mean, and why a way of training has no answer."""
-    columns = {"peak": "what the step allocates at that {largest}, or at 1 where that does not fit", **(WIDE if wide else {})}
+    columns = {"peak": "what the step allocates at that {largest}, or at 1 where that does not fit"}
+    columns |= {name: what for name, what in WIDE.items() if name not in left_out}
     told = "; ".join(f"{name}: {what.format(largest=largest)}" for name, what in columns.items())
-    left_out = "" if wide else f"; {', '.join(WIDE)} are left out for want of width"
-    said: dict[str, Any] = {told + left_out: None}
+    verb = "is" if len(left_out) == 1 else "are"
+    said: dict[str, Any] = {told + (f"; {', '.join(left_out)} {verb} left out for want of width" if left_out else ""): None}
     if any(one.verdict == "unknown" and one.largest is not None for one in choices):
         said["by prediction: how far a prediction may be off has not been recorded, so that nothing is promised"] = None
     for one in choices:
