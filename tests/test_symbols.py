@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from memcalc.arrays import SplitError, as_count, both, ceil_div, maximum, minimum, not_, round_up, where
 from memcalc.kernels.reduction import Chip, contiguous
 from memcalc.play.decisions import Decisions
-from memcalc.symbols import NotParametricError, Recording, int_of
+from memcalc.recording import Recording
+from memcalc.symbols import NotParametricError, int_of
 
 CHIP = Chip(132, 2048)
 

@@ -23,7 +23,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
 from memcalc.plan_checks import check_parameters, check_settings
-from memcalc.symbols import Reading
+from memcalc.recording import Reading
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
 from memcalc.tape.forms import forms_of

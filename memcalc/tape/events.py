@@ -119,5 +119,17 @@ def within(held: Iterable[tuple[Buffer, Count]], between: Iterable[Event] = ()) 
     ]
 
 
+def leaf_of(event: Event) -> tuple[Buffer, Count, int] | None:
+    """(buffer, how often, +1 or -1) for equal allocations or equal frees in a row; None for anything else."""
+    times: Count = 1
+    if isinstance(event, Repeat) and len(event.body) == 1:
+        times, event = event.times, event.body[0]
+    if isinstance(event, Alloc):
+        return event.buffer, times, 1
+    if isinstance(event, Free):
+        return event.buffer, times, -1
+    return None
+
+
 def _times(times: Count, event: Event) -> Event:
     return event if isinstance(times, int) and times == 1 else Repeat(times, (event,))

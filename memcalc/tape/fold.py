@@ -16,7 +16,7 @@ from dataclasses import field
 
 from memcalc.arrays import Count, maximum, rounded, where
 from memcalc.records import dataclass
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, Role
+from memcalc.tape.events import Buffer, Event, Mark, Phase, Repeat, Role, leaf_of
 from memcalc.tape.fold_one import FolderOfOne, NotOneJobError
 
 Measure = Callable[[Count], Count]
@@ -124,7 +124,7 @@ class Fold:
 def fold(tape: Iterable[Event], measure: Measure = rounded, place: str = "device") -> Fold:
     """Read a tape in one measure and one place.
 
-    >>> from memcalc.tape.events import Buffer
+    >>> from memcalc.tape.events import Alloc, Buffer, Free
     >>> layer = Buffer("layer", 1000, "activation")
     >>> scratch = Buffer("scratch", 300, "temporary")
     >>> tape = [Mark("forward"), Repeat(3, (Alloc(layer), Alloc(scratch), Free(scratch)))]
@@ -160,7 +160,7 @@ class _Folder:
         run: Roles = {}
         sign, site = 1, ""
         for event in events:
-            leaf = _leaf(event)
+            leaf = leaf_of(event)
             if leaf is None:
                 done, run = done.then(self.gathered(run, sign, site)).then(self.composed(event)), {}
                 continue
@@ -194,7 +194,7 @@ class _Folder:
         run: Count = 0
         rising, site = True, ""
         for event in (*events, None):
-            leaf = None if event is None else _leaf(event)
+            leaf = None if event is None else leaf_of(event)
             if leaf is not None and (leaf[2] > 0) == rising:
                 run = run + leaf[1] * self.measure(leaf[0].requested)
                 site = leaf[0].site or "?"
@@ -253,18 +253,6 @@ def _only_role(events: Iterable[Event], place: str) -> Role | None:
 
 def _here(buffer: Buffer, place: str) -> Role | None:
     return buffer.role if buffer.place == place else None
-
-
-def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:
-    """(buffer, how often, +1 or -1) for equal allocations or equal frees in a row; None for anything else."""
-    times: Count = 1
-    if isinstance(event, Repeat) and len(event.body) == 1:
-        times, event = event.times, event.body[0]
-    if isinstance(event, Alloc):
-        return event.buffer, times, 1
-    if isinstance(event, Free):
-        return event.buffer, times, -1
-    return None
 
 
 def _merge(first: dict[Phase, Count], second: dict[Phase, Count]) -> dict[Phase, Count]:

@@ -3,7 +3,7 @@
 The instants that may be the peak are rows of counts of sizes, and in a measure each size is a polynomial in atoms: the product
 of the two counts a few arrays, those of the atoms, in place of every size.
 
->>> from memcalc.symbols import Recording
+>>> from memcalc.recording import Recording
 >>> from memcalc.tape.events import Alloc, Buffer, Mark
 >>> recording = Recording()
 >>> rows = recording.input("rows", 10)
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from memcalc.arrays import Count
+from memcalc.recording import Reading
 from memcalc.records import dataclass
-from memcalc.symbols import Monomial, Reading, terms_of
+from memcalc.symbols import Monomial, terms_of
 from memcalc.tape.events import Event, Role
 from memcalc.tape.forms import forms_of
 from memcalc.tape.sums import Values

@@ -4,7 +4,7 @@ At every instant the live bytes are a sum of formulas: a polynomial. An instant 
 another's can never be the peak; what is left is worked out for a job in microseconds. For a hundred thousand jobs at once,
 ``memcalc.tape.formula_arrays`` does the same with arrays.
 
->>> from memcalc.symbols import Monomial, NotParametricError, Reading, Recording, int_of, lower, terms_of
+>>> from memcalc.recording import Recording
 >>> from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat
 >>> recording = Recording()
 >>> rows = recording.input("rows", 10)
@@ -17,7 +17,6 @@ another's can never be the peak; what is left is worked out for a job in microse
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias
@@ -25,18 +24,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from memcalc.arrays import Count
+from memcalc.recording import Reading, Recording
 from memcalc.records import dataclass
-from memcalc.symbols import Monomial, NotParametricError, Reading, Recording, is_symbol, lower, terms_of
+from memcalc.symbols import Monomial, is_symbol, terms_of
 from memcalc.tape.events import Event, Phase, Role
+from memcalc.tape.polynomials import Polynomials, Table, Total, at_least, first_highest, require_size
 from memcalc.tape.walk import Instant, Row, Sum, Term, walk_of
 
 Measure: TypeAlias = Callable[[Count], Count]
-Table: TypeAlias = Any
-"""A matrix of whole numbers."""
-Total: TypeAlias = tuple[tuple[int, int], ...]
-"""A polynomial: which of some monomials, and how often each is counted."""
-WIDE = 2.0**62
-"""Numbers from here on may not fit int64, and are reckoned with in Python's."""
 
 
 @dataclass
@@ -138,18 +133,18 @@ class Formulas:
         walked = walk_of(tape, place)
         self.sizes, self.turns = walked.sizes, walked.turns
         for size in (*walked.sizes, *walked.turns):
-            _require_size(size)
+            require_size(size)
         self.terms = walked.terms()
-        sure = np.array([self._product(term, walked.sizes, _least) > 0 for term in self.terms], dtype=bool)
+        sure = np.array([self._product(term, walked.sizes, at_least) > 0 for term in self.terms], dtype=bool)
         listed = list(walked.instants.items())
         table = self._table([row for row, _ in listed])
-        kept = _highest(table, table, sure)
+        kept = first_highest(table, table, sure)
         self.instants: list[Instant] = [listed[place][1] for place in kept]
         self.table = table[kept]
         self.own: dict[Role, Table] = {}
         for role, rows in walked.own.items():
             mine = self._table(list(rows))
-            self.own[role] = mine[_highest(mine, mine, sure)]
+            self.own[role] = mine[first_highest(mine, mine, sure)]
         self.read: dict[Measure, Measured] = {}
 
     def measured(self, measure: Measure) -> Measured:
@@ -192,132 +187,3 @@ class Formulas:
         for turn in turns:
             found = found * of(self.turns[turn])
         return found
-
-
-class Polynomials:
-    """Sums of polynomials, and which of them may be the highest.
-
-    Attributes:
-        recording: where the formulas are.
-        monomials: all that the polynomials have.
-        table: a row for each of the polynomials.
-    """
-
-    def __init__(self, recording: Recording, summands: Sequence[Any]) -> None:
-        self.recording = recording
-        self.monomials, self.table = _matrix([dict(terms_of(one)) for one in summands])
-        self.divisor = math.lcm(*(rounding[1] for rounding in map(recording.rounding_of, self._atoms()) if rounding), 1)
-        lower_bounds, upper_bounds = ([self._bound(one, upper=upper) for one in self.monomials] for upper in (False, True))
-        self.bases, both = _matrix([*lower_bounds, *upper_bounds])
-        self.lower, self.upper = both[: len(self.monomials)], both[len(self.monomials) :]
-        for place in sorted({place for monomial in (*self.monomials, *self.bases) for place in monomial}):
-            _require_size(recording.single(place))
-        self.sure, self.sure_monomials = (
-            np.array([self._is_sure(one) for one in listed], dtype=bool) for listed in (self.bases, self.monomials)
-        )
-
-    def highest(self, rows: Table) -> list[tuple[int, Total]]:
-        """(number of a row, its polynomial) of the sums that may be the highest, whatever quotients are rounded to."""
-        if not len(rows):
-            return []
-        sums = _times(rows, self.table)
-        first = _highest(sums, sums, self.sure_monomials)
-        sums = sums[first]
-        positive, negative = np.maximum(sums, 0), np.minimum(sums, 0)
-        least = _times(positive, self.lower) + _times(negative, self.upper)
-        most = _times(positive, self.upper) + _times(negative, self.lower)
-        found = []
-        for place in _highest(least, most, self.sure):
-            counts = sums[place].tolist()
-            found.append((first[place], tuple((number, count) for number, count in enumerate(counts) if count)))
-        return found
-
-    def _atoms(self) -> set[int]:
-        return {place for monomial in self.monomials for place in monomial}
-
-    def _is_sure(self, monomial: Monomial) -> bool:
-        """Whether a product is above zero for all sizes."""
-        return all(_least(self.recording.single(place)) > 0 for place in monomial)
-
-    def _bound(self, monomial: Monomial, *, upper: bool) -> dict[Monomial, int]:
-        """The divisor times a product with its quotients not rounded up, or rounded up as far as may be."""
-        product: dict[Monomial, int] = {(): self.divisor}
-        for place in monomial:
-            rounding = self.recording.rounding_of(place)
-            factor: dict[Monomial, int] = {(place,): 1}
-            if rounding is not None and not any(count % rounding[1] for count in product.values()):
-                number, divisor = rounding
-                product = {one: count // divisor for one, count in product.items()}
-                factor = dict(number.terms)
-                if upper:
-                    factor[()] = factor.get((), 0) + divisor - 1
-            product = _multiplied(product, factor)
-        return product
-
-
-def _highest(least: Table, most: Table, sure: Table) -> list[int]:
-    """The rows that may be the highest, or the first of several that are, in their order.
-
-    A row goes that is at most what another is at least, term by term, if that stands before it or is higher for ``sure``.
-    """
-    kept: list[int] = []
-    lows = np.empty_like(least)
-    order = np.argsort(-most.astype(np.float64).sum(axis=1), kind="stable")
-    for place in order.tolist():
-        others = lows[: len(kept)]
-        covered = (others >= most[place]).all(axis=1)
-        if covered.any():
-            higher = (others[covered][:, sure] > most[place][sure]).any(axis=1)
-            earlier = np.array(kept)[covered] < place
-            if (higher | earlier).any():
-                continue
-        lows[len(kept)] = least[place]
-        kept.append(place)
-    return sorted(kept)
-
-
-def _matrix(rows: Sequence[dict[Monomial, int]]) -> tuple[list[Monomial], Table]:
-    """(monomials, a row of counts for each sum)."""
-    places: dict[Monomial, int] = {}
-    for row in rows:
-        for monomial in row:
-            places.setdefault(monomial, len(places))
-    wide = any(abs(count) >= WIDE for row in rows for count in row.values())
-    table = np.zeros((len(rows), len(places)), dtype=object if wide else np.int64)
-    for number, row in enumerate(rows):
-        for monomial, count in row.items():
-            table[number, places[monomial]] = count
-    return list(places), table
-
-
-def _times(first: Table, second: Table) -> Table:
-    """A product of matrices that does not wrap around."""
-    if first.dtype != object and second.dtype != object:
-        most = np.abs(first).astype(np.float64) @ np.abs(second).astype(np.float64)
-        if not most.size or most.max() < WIDE:
-            return first @ second
-    return first.astype(object) @ second.astype(object)
-
-
-def _multiplied(first: dict[Monomial, int], second: dict[Monomial, int]) -> dict[Monomial, int]:
-    found: dict[Monomial, int] = {}
-    for one, count in first.items():
-        for other, times in second.items():
-            both = tuple(sorted((*one, *other)))
-            found[both] = found.get(both, 0) + count * times
-    return found
-
-
-def _least(size: Any) -> int:
-    """What a number is at least; 0 where that is not known."""
-    return lower(size) or 0
-
-
-def _require_size(size: Any) -> None:
-    """That a number is no less than zero, which is asked and holds wherever the formulas are read.
-
-    Raises:
-        NotParametricError: it is.
-    """
-    if lower(size) is None and not size >= 0:
-        raise NotParametricError("a size is below zero")

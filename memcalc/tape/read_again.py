@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from memcalc.symbols import Reading, is_symbol
+from memcalc.recording import Reading
+from memcalc.symbols import is_symbol
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Repeat
 
 
 def read_again(tape: Iterable[Event], reading: Reading) -> list[Event]:
     """The events of a tape whose sizes are formulas, for the sizes of a reading; what was one buffer is one again.
 
-    >>> from memcalc.symbols import Recording
+    >>> from memcalc.recording import Recording
     >>> recording = Recording()
     >>> rows = recording.input("rows", 2)
     >>> tape = [Alloc(Buffer("hidden", 8 * rows, "activation"))]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from memcalc.arrays import Count, is_array, maximum, minimum, recording_of
 from memcalc.records import dataclass
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Phase, Repeat, Role
+from memcalc.tape.events import Buffer, Event, Mark, Phase, Repeat, Role, leaf_of
 
 Term: TypeAlias = tuple[int, tuple[int, ...]]
 """(which size, which repetitions' further turns it is multiplied with)."""
@@ -76,7 +76,7 @@ class Walk:
         """
         made: list[Buffer] = []  # since something last went
         for event in tape:
-            leaf = _leaf(event)
+            leaf = leaf_of(event)
             if leaf is None:
                 self.note(live, made)
                 made = []
@@ -171,18 +171,6 @@ class Walk:
         if row not in self.instants:
             roles = {role: dict(terms) for role, terms in live.items() if terms}
             self.instants[row] = Instant(roles, self._phase, [(one.requested, one.site or "?") for one in reversed(made)])
-
-
-def _leaf(event: Event) -> tuple[Buffer, Count, int] | None:
-    """(buffer, how often, +1 or -1) for equal allocations or equal frees in a row; None for anything else."""
-    times: Count = 1
-    if isinstance(event, Repeat) and len(event.body) == 1 and not isinstance(event.body[0], Repeat | Mark):
-        times, event = event.times, event.body[0]
-    if isinstance(event, Alloc):
-        return event.buffer, times, 1
-    if isinstance(event, Free):
-        return event.buffer, times, -1
-    return None
 
 
 def _may_be_none(times: Count) -> bool:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.played.against import _steps, heights
-from memcalc.api import estimate_mapping
-from memcalc.engines.analytic.step import play_job
+from tests.play.traced import record, require_traced
 
 T5 = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 4, "num_heads": 4, "vocab_size": 131}
 SIDES = {
@@ -37,29 +34,11 @@ def job(model: str, options: dict[str, Any], way: dict[str, Any]) -> dict[str, A
             "attention": "eager", "lora": {**targets, **options}, **way}  # fmt: skip
 
 
-def record() -> None:
-    """Trace every case anew (needs torch, transformers and peft): python -m tests.play.test_adapted."""
-    from memcalc.engines.trace.estimate import trace_job
-    from memcalc.job import read_job
-
-    found = []
-    for case in CASES:
-        traced = trace_job(read_job({**job(*case), "engine": "trace"}))
-        one = heights(_steps(traced.tape, 2))
-        found.append([one.top, one.net, one.saved, traced.footprint.peak.requested])
-    RECORD.write_text(json.dumps(found) + "\n")
-
-
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{model}-{options}-{way}" for model, options, way in CASES])
 def test_a_step_with_adapters_on_both_sides_is_its_trace(number):
     """What is saved and left is the trace's to the byte, and both peaks within a thousandth."""
-    top, left, saved, peak = json.loads(RECORD.read_text())[number]
-    asked = job(*CASES[number])
-    mine = heights(_steps(play_job(asked).events, 2))
-    assert (mine.net, mine.saved) == (left, saved)
-    assert abs(mine.top - top) <= 0.001 * top
-    assert abs(estimate_mapping(asked, replayed=False).peak.requested - peak) <= 0.001 * peak
+    require_traced(job(*CASES[number]), RECORD, number)
 
 
 if __name__ == "__main__":
-    record()
+    record((job(*case) for case in CASES), RECORD)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.played.against import _steps, heights
 from benchmarks.played.cases import BERT, CLASSIC, GEMMA3, ROTARY
 from memcalc.api import estimate_mapping
-from memcalc.engines.analytic.step import play_job
 from memcalc.errors import InputError
+from tests.play.traced import record, require_traced
 
 LLAMA = {"model_type": "llama", **ROTARY, "num_hidden_layers": 6}
 MODELS = {
@@ -37,28 +35,10 @@ def job(model: str, what: str, more: dict[str, Any]) -> dict[str, Any]:
             "attention": "eager", "freeze": what.format(table, layers).split(), **more}  # fmt: skip
 
 
-def record() -> None:
-    """Trace every case anew (needs torch and transformers): python -m tests.play.test_frozen."""
-    from memcalc.engines.trace.estimate import trace_job
-    from memcalc.job import read_job
-
-    found = []
-    for case in CASES:
-        traced = trace_job(read_job({**job(*case), "engine": "trace"}))
-        one = heights(_steps(traced.tape, 2))
-        found.append([one.top, one.net, one.saved, traced.footprint.peak.requested])
-    RECORD.write_text(json.dumps(found) + "\n")
-
-
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{model}-{what}-{more}" for model, what, more in CASES])
 def test_a_step_with_frozen_parts_is_its_trace(number):
     """What is saved and left is the trace's to the byte, and both peaks within a thousandth."""
-    top, left, saved, peak = json.loads(RECORD.read_text())[number]
-    asked = job(*CASES[number])
-    mine = heights(_steps(play_job(asked).events, 2))
-    assert (mine.net, mine.saved) == (left, saved)
-    assert abs(mine.top - top) <= 0.001 * top
-    assert abs(estimate_mapping(asked).peak.requested - peak) <= 0.001 * peak
+    require_traced(job(*CASES[number]), RECORD, number)
 
 
 def test_what_is_frozen_has_neither_gradient_nor_state():
@@ -145,7 +125,7 @@ def test_flags_reach_the_job():
 
 
 if __name__ == "__main__":
-    record()
+    record((job(*case) for case in CASES), RECORD)
 
 
 def test_a_bare_size_has_no_modules_to_freeze():

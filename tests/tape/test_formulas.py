@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from memcalc.allocator.summits import summits
 from memcalc.arrays import ceil_div, is_array, rounded, where
 from memcalc.engines.analytic.static import allocated_bound
-from memcalc.symbols import NotParametricError, Recording
+from memcalc.recording import Recording
+from memcalc.symbols import NotParametricError
 from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat, within
 from memcalc.tape.fold import fold, requested
 from memcalc.tape.formula_arrays import FormulaArrays

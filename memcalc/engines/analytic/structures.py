@@ -26,8 +26,9 @@ from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan, understood
 from memcalc.plan_checks import check_settings
 from memcalc.positions import check_positions
+from memcalc.recording import LEAST, Reading, Recording
 from memcalc.records import dataclass
-from memcalc.symbols import LEAST, NotParametricError, Reading, Recording
+from memcalc.symbols import NotParametricError
 from memcalc.tape.events import Event
 from memcalc.tape.fold import requested
 from memcalc.tape.formulas import Formulas, Measured
