@@ -110,6 +110,8 @@ def question(record: Record, engine: str = "trace") -> Question:
     options, machine = _launched(record) if analytic else ({}, {})
     if record.optimizer is not None:
         training |= {"optimizer": record.optimizer.name, "optimizer_args": {**record.optimizer.arguments, **options}}
+    if record.in_backward:
+        training["optimizer_in_backward"] = True
     if record.kind == "train_step":
         training |= _step(record, config, record.accumulation if analytic else min(record.accumulation, ACCUMULATED))
     job: dict[str, Any] = {

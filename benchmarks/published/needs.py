@@ -76,7 +76,7 @@ def precision(record: Record) -> str:
 def optimizer(record: Record) -> str:
     """Its entry in the registry, or what it is in words."""
     words = record.text("optimizer")
-    if re.search(r"into backward|post_accumulate", words):
+    if record.in_backward:
         return "update in backward"
     if "ffload" in words:
         return "offloaded"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.published.optimizers import Optimizer, in_backward, optimizer_of
 from memcalc.errors import InputError
 from memcalc.readers.yaml import load_yaml
 from memcalc.records import dataclass
@@ -38,19 +39,6 @@ IMPLEMENTATIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Whose model code a repository's runs trained."""
 
-OPTIMIZERS: Sequence[tuple[str, tuple[str, dict[str, Any]]]] = (
-    (r"bnb\.optim\.(AdamW8bit|AdamW|PagedAdamW8bit|PagedAdamW)\b(?! fused into)", ("bitsandbytes:{}", {})),
-    (r"bnb (Adam8bit)$", ("bitsandbytes:{}", {})),
-    (r"torch\.optim\.AdamW ?\(?fused(?:=True\))?$|AdamW fused$", ("torch:AdamW", {"fused": True})),
-    (r"AdamW \(HF Trainer default adamw_hf\)$", ("torch:AdamW", {"foreach": False})),
-    (r"(?:torch\.optim\.)?AdamW(?: \((?:default foreach|foreach default)\))?$", ("torch:AdamW", {})),
-    (r"torch\.optim\.AdamW \(foreach or fused depending on commit", ("torch:AdamW", {})),
-    (r"torch\.optim\.Adam \(foreach default\)$", ("torch:Adam", {})),
-    (r"Adafactor", ("transformers:Adafactor", {})),
-    (r"Megatron mixed-precision Adam", ("torch:Adam", {})),
-)
-"""From an optimizer's words to its registry name and options; ``adamw_hf`` took tensors one by one, as foreach=False does."""
-
 PRECISIONS: Sequence[tuple[str, str]] = (
     (r"^nf4 .*\bbf16", "bf16-pure"),
     (r"bf16-mixed|bf16 AMP", "amp-bf16"),
@@ -74,13 +62,6 @@ BEFORE_2 = re.compile(r"\(20(?:1\d|2[0-2])\)|torch 1\.")
 notes, "Backwards Incompatible Changes", March 2023)."""
 
 
-class Optimizer(NamedTuple):
-    """As the registry has it."""
-
-    name: str
-    arguments: dict[str, Any]
-
-
 @dataclass
 class Record:
     """One published run. ``raw`` is the record as written; the rest is what its words mean, None where that is not known.
@@ -91,6 +72,7 @@ class Record:
         halfwidth: bytes within which the published figure was rounded.
         method: ``full``, ``lora``, or what the record says.
         checkpointing: ``none``, ``full``, or the record's own word for another policy.
+        in_backward: whether each parameter is updated within backward, as its gradient comes.
         gpu: by memcalc's name; ``""`` where none is stated; None where it is no NVIDIA GPU.
         torch: a version, where one is stated.
         before_2: whether its software is said to be from before torch 2.0 of March 2023.
@@ -108,6 +90,7 @@ class Record:
     method: str
     quantized: bool
     optimizer: Optimizer | None
+    in_backward: bool
     precision: str | None
     checkpointing: str
     gpu: str | None
@@ -168,7 +151,9 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         raw=raw, id=str(raw["id"]), kind=raw["kind"], grade=raw["completeness"], repo=repo,
         implementation=_implementation(repo, str(raw["id"])), metric=_first(METRICS, str(measured.get("metric", ""))),
         measured=measured.get("bytes"), halfwidth=int(measured.get("rounding_halfwidth_bytes") or 0),
-        method=method, quantized=quantized, optimizer=_optimizer(str(raw["optimizer"] or ""), str(raw.get("software") or "")),
+        method=method, quantized=quantized,
+        optimizer=optimizer_of(str(raw["optimizer"] or ""), one_by_one=bool(BEFORE_2.search(str(raw.get("software") or "")))),
+        in_backward=in_backward(str(raw["optimizer"] or "")),
         precision=_first(PRECISIONS, str(raw["precision"] or "")),
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
@@ -187,18 +172,6 @@ def _implementation(repo: str, name: str) -> str | None:
     if name.startswith("liger-") and "-liger-" in name:
         return "liger"
     return IMPLEMENTATIONS.get(repo)
-
-
-def _optimizer(words: str, software: str) -> Optimizer | None:
-    """Classes of torch took tensors one by one before 2.0."""
-    if re.search(r"into backward|in post_accumulate|offload|lpmm|torchao", words, re.IGNORECASE):
-        return None
-    for pattern, (name, arguments) in OPTIMIZERS:
-        match = re.match(pattern, words)
-        if match:
-            before = name.startswith("torch:") and not arguments and BEFORE_2.search(software)
-            return Optimizer(name.format(*match.groups()), {"foreach": False} if before else dict(arguments))
-    return None
 
 
 def _checkpointing(words: str) -> str:

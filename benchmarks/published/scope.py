@@ -63,6 +63,7 @@ ANALYTIC = Features(
     implementations=("transformers", "litgpt", "timm", "torchtune", "torchvision", "torchtitan", "megatron"),
     checkpointing=("none", "full", PER_OPERATOR),
     quantized=True,
+    in_backward=True,
     ranks=("fsdp2", "megatron"),
     dated=("litgpt", "torchtitan"),
 )
@@ -141,8 +142,7 @@ def _offload(record: Record, modelled: Features) -> Reason | None:
 
 
 def _in_backward(record: Record, modelled: Features) -> Reason | None:
-    found = re.search(r"into backward|post_accumulate", record.text("optimizer"))
-    known = modelled.in_backward or not found
+    known = modelled.in_backward or not record.in_backward
     return None if known else Reason("optimizer in backward", "an update within backward is not modelled")
 
 
