@@ -7,7 +7,7 @@ from typing import Any
 from memcalc.arrays import Condition, Count, is_array, minimum
 from memcalc.cache_options import GROUPED, cache_options
 from memcalc.errors import InputError, NotModelledError
-from memcalc.implementations import USUAL
+from memcalc.implementations import USUAL, load_implementation
 from memcalc.job import Inference, Job, Training
 from memcalc.plan import Plan, make_plan, understood
 from memcalc.records import dataclass
@@ -79,7 +79,7 @@ def check_inference(job: Job) -> None:
     if job.parallelism.zero_args:
         raise InputError("parallelism.zero_args", ", ".join(job.parallelism.zero_args), "are of no use where nothing trains",
                          "leave them out")  # fmt: skip
-    if job.implementation != USUAL:
+    if job.implementation != USUAL and (job.mode == "evaluate" or load_implementation(job.implementation).generates is None):
         raise NotModelledError("implementation", job.implementation, f"has no mode {job.mode} yet", f"use {USUAL}")
     plan = make_plan(job)
     if plan.scheme.backend is not None:
@@ -89,7 +89,24 @@ def check_inference(job: Job) -> None:
     ranks = plan.shards * plan.replicas
     if ranks > 1 or job.parallelism.zero_stage or job.parallelism.zero_backend is not None:
         raise NotModelledError("parallelism", f"{ranks} ranks", f"are not modelled in mode {job.mode}", "ask for one rank")
-    _check_mode(job, job.inference)
+    _check_mode(job, cached_by(job))
+
+
+def cached_by(job: Job) -> Inference:
+    """What is asked of the cache; another project's own is of a fixed length.
+
+    Raises:
+        InputError: it was asked for one of transformers'.
+    """
+    given = job.inference
+    if job.implementation == USUAL or job.mode == "evaluate":
+        return given
+    if "cache" in given.model_fields_set and given.cache != "static":
+        raise InputError(
+            "inference.cache", given.cache, f"is not {job.implementation}'s, whose cache is of a fixed length",
+            "use static, or leave it out",
+        )  # fmt: skip
+    return given.model_copy(update={"cache": "static"})
 
 
 def _check_mode(job: Job, given: Inference) -> None:
@@ -123,7 +140,7 @@ def asked_of(job: Job, config: Any, *, both: bool = False) -> Asked:
     """
     if job.mode == "evaluate":
         return Asked("", 0, 0, {}, job.training, ("evaluation keeps no cache: use_cache is off",))
-    given, training = job.inference, job.training
+    given, training = cached_by(job), job.training
     said: list[str] = []
     context: Count = 0
     if job.mode == "decode":
@@ -183,7 +200,7 @@ def told_of(job: Job, asked: Asked, plan: Plan) -> dict[str, Any]:
         lengths = {"context_length": int(asked.context) if job.mode == "decode" else None}
         if asked.kind == "static":
             lengths["max_cache_length"] = int(asked.capacity)
-        told["inference"] |= lengths
+        told["inference"] |= {"cache": asked.kind, **lengths}
     return told
 
 

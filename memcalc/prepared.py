@@ -55,7 +55,7 @@ def _asked(model: Model, job: Job) -> Model:
         raise NotModelledError(
             "training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out"
         )
-    asked = Asked(job.implementation_args, training.lora, training.quantization)
+    asked = Asked(job.implementation_args, training.lora, training.quantization, trains=job.mode == "train")
     return replace(found.build(model, asked), implementation=found.name)
 
 

@@ -45,7 +45,17 @@ def checked_out(record: Record, clone: Path) -> Iterator[tuple[Path, str]]:
     Raises:
         MissingPackageError: there is no such clone, or it lacks the commit.
     """
-    commit = str(record.raw["source"].get("code_commit"))
+    with of_commit(str(record.raw["source"].get("code_commit")), clone) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def of_commit(commit: str, clone: Path) -> Iterator[tuple[Path, str]]:
+    """The same of any commit.
+
+    Raises:
+        MissingPackageError: there is no such clone, or it lacks the commit.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for package in ("litgpt", "lit_gpt"):
             packed = subprocess.run(["git", "-C", str(clone), "archive", commit, package], capture_output=True, check=False)
@@ -79,7 +89,7 @@ def _trace(record: Record, folder: Path, package: str) -> Any:
     asked = question(record)
     training = asked.job["training"]
     behaviour = asked.job["behaviour"]
-    with _modules(package, folder) as load, memcalc.tracing(name=record.id, behaviour=behaviour) as session:
+    with modules(package, folder) as load, memcalc.tracing(name=record.id, behaviour=behaviour) as session:
         base = torch.float32 if training["precision"].startswith("amp") else torch.bfloat16
         with torch.device(session.device), default(base):
             model = _model(record, load, new=package == "litgpt")
@@ -169,7 +179,7 @@ class _Nothing:
 
 
 @contextlib.contextmanager
-def _modules(package: str, folder: Path) -> Iterator[Callable[[str], Any]]:
+def modules(package: str, folder: Path) -> Iterator[Callable[[str], Any]]:
     """Modules of a package, without what its ``__init__`` loads."""
     before = dict(sys.modules)
     for name in ABSENT:

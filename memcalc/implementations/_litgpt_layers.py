@@ -24,10 +24,11 @@ from memcalc.tensors import Tensor
 
 
 class Tables(NamedTuple):
-    """The cached cosines and sines of a sequence."""
+    """The cached cosines and sines of a sequence, and the mask over a cache of keys; None where there is no cache."""
 
     cos: Value
     sin: Value
+    mask: Value | None = None
 
 
 @dataclass
@@ -108,7 +109,7 @@ class LitAttention:
         qkv = split_dim(machine, qkv, 2, (self.groups, each + 2, self.head_size))
         qkv = permute(machine, qkv, (0, 2, 3, 1, 4))
         q, k, v = pieces(machine, qkv, 2, (each, 1, 1))
-        alone = self.shares and machine.same(self.groups, 1)
+        alone = (self.shares or tables.mask is not None) and machine.same(self.groups, 1)
         if not machine.same(self.groups, self.heads) and not alone:
             shape = (batch, self.groups, each, length, self.head_size)
             k, v = expand(machine, k, shape), expand(machine, v, shape)
@@ -117,10 +118,14 @@ class LitAttention:
         k_roped = rotate(machine, self._turning(machine, k), tables)
         q = self._joined(machine, q_roped, q)
         k = self._joined(machine, k_roped, k)
-        mask = self._window(machine, q) if self.sliding else None
+        if machine.cache is not None:
+            k, v = machine.cache.update(machine, k, v)
+        mask, bias = self._window(machine, q, tables.mask) if self.sliding else (tables.mask, None)
         y = self._attended(machine, q, k, v, mask)
         y = merge_dims(machine, y, 2, 3)
-        return machine.call("proj", self.proj.play, machine, y)  # type: ignore[no-any-return]
+        out: Value = machine.call("proj", self.proj.play, machine, y)
+        del bias
+        return out
 
     def _turning(self, machine: Machine, value: Value) -> Value:
         """``value[..., :rotated]``, which is the value where all of it turns."""
@@ -131,11 +136,13 @@ class LitAttention:
         rest = narrow(machine, value, -1, self.head_size - self.rotated)
         return plain_cat(machine, (roped, rest))
 
-    def _window(self, machine: Machine, q: Value) -> Value:
-        mask = triangle(machine, q)
+    def _window(self, machine: Machine, q: Value, mask: Value | None) -> tuple[Value, Value]:
+        """The mask, and the bias of the window that is added to it in place; both are held on to."""
+        mask = triangle(machine, q) if mask is None else mask
         bias = machine.like(machine.like(mask, "ones_like"), "tril")
-        machine.like(bias, "_to_copy", "bool")
-        return mask
+        if bias.dtype != "bool":
+            machine.like(bias, "_to_copy", "bool")
+        return mask, bias
 
     def _attended(self, machine: Machine, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
         if not self.softcap:
@@ -206,11 +213,13 @@ class LitBlock:
         parts: by name.
         parallel: whether attention and feed-forward read the same input.
         residual_first: the order of the sums until October 2023, ``x + h + mlp``; later ``mlp + h + x``.
+        two_names: whether what the first norm gives is still held when the second norm's is read (until March 2024).
     """
 
     parts: tuple[tuple[str, Layer], ...]
     parallel: bool
     residual_first: bool
+    two_names: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """Of each part."""
@@ -223,10 +232,15 @@ class LitBlock:
         if self._has("post_attention_norm"):
             attention = self._run(machine, "post_attention_norm", attention)
         if self.parallel:
+            first = normed if self.two_names else None
             normed = self._run(machine, "norm_2", x) if self._has("norm_2") else normed
             if self.residual_first:
-                return add(machine, add(machine, x, attention), self._run(machine, "mlp", normed))
-            return add(machine, add(machine, self._run(machine, "mlp", normed), attention), x)
+                out = add(machine, add(machine, x, attention), self._run(machine, "mlp", normed))
+                del first
+                return out
+            out = add(machine, add(machine, self._run(machine, "mlp", normed), attention), x)
+            del first
+            return out
         x = add(machine, attention, x)
         made = self._run(machine, "mlp", self._run(machine, "norm_2", x))
         if self._has("post_mlp_norm"):

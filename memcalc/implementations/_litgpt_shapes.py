@@ -29,6 +29,7 @@ class Version(NamedTuple):
         lora_scales: whether the adapted model scales its embeddings, as the plain one does.
         in_place: how an adapter's result is padded.
         counts: whether the loss is divided by a count of tokens.
+        two_names: whether a parallel block has names for what both of its norms give (bfe26099 gave them one).
     """
 
     rms: NormKind
@@ -38,14 +39,16 @@ class Version(NamedTuple):
     lora_scales: bool = True
     in_place: bool = True
     counts: bool = True
+    two_names: bool = False
 
 
 VERSIONS: Mapping[str, Version] = {
     "2023-09-27": Version(  # 29de2828, 8641822b
-        "own", residual_first=True, shares=True, low_tables=True, lora_scales=False, in_place=False, counts=False
+        "own", residual_first=True, shares=True, low_tables=True, lora_scales=False, in_place=False, counts=False,
+        two_names=True,
     ),
-    "2023-10-27": Version("cast_last", lora_scales=False, in_place=False, counts=False),  # 0cc02afa
-    "2024-03-15": Version("cast_first", lora_scales=False, in_place=False),  # 4a9b7e62, 41dece20, 0d207708
+    "2023-10-27": Version("cast_last", lora_scales=False, in_place=False, counts=False, two_names=True),  # 0cc02afa
+    "2024-03-15": Version("cast_first", lora_scales=False, in_place=False, two_names=True),  # 4a9b7e62, 41dece20, 0d207708
     "2024-03-28": Version("cast_first", in_place=False),  # 3cf6493c, 58c5b188, 43c44323
     "2024-05-06": Version("cast_first"),  # 101e31d2, f247be87
     "2024-08-02": Version("float_weight"),  # 2b195c7f

@@ -10,6 +10,7 @@ from memcalc.arrays import Count
 from memcalc.families._forward import Batch
 from memcalc.models import Model
 from memcalc.parallelism.fsdp2_units import Units
+from memcalc.play.caching import KeyValueCache
 from memcalc.records import dataclass
 from memcalc.tape.events import Buffer
 
@@ -22,16 +23,36 @@ class Asked:
         arguments: the implementation's own.
         lora: options of adapters; None without them.
         quantization: of a frozen base; None without it.
+        trains: whether the model is trained, and not run alone.
     """
 
     arguments: Mapping[str, Any]
     lora: Mapping[str, Any] | None = None
     quantization: str | None = None
+    trains: bool = True
 
 
 def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """No buffers beside the model's."""
     return ()
+
+
+@dataclass
+class Generation:
+    """How a project's code reads a prompt and writes on, with a cache of its own.
+
+    Attributes:
+        play: a forward: (machine, architecture, config, root, batch) -> what the next token is chosen from.
+        cache: (tokens it has seen, tokens it holds, dtype of the parameters) -> the cache.
+        held: buffers that are there besides: (model, batch, tokens the cache holds, dtype of the parameters) ->
+            (buffer, how many).
+        said: what it leaves out.
+    """
+
+    play: Callable[..., Any]
+    cache: Callable[[Count, Count, str], KeyValueCache]
+    held: Callable[[Model, Batch, Count, str], Iterable[tuple[Buffer, Count]]]
+    said: tuple[str, ...] = ()
 
 
 @dataclass
@@ -49,6 +70,7 @@ class Implementation:
         arguments: names of its arguments.
         adapts: whether it has adapters of its own, in place of peft's.
         units: how it calls ``fully_shard`` on a model that it built; None for the usual way.
+        generates: how it reads a prompt and writes on; None where that is not modelled.
         enters: whether ``play`` calls the model by its name itself (``machine.call("", …)``), its loss standing outside of it.
     """
 
@@ -61,4 +83,5 @@ class Implementation:
     arguments: tuple[str, ...] = ()
     adapts: bool = False
     units: Callable[[Model], Units] | None = None
+    generates: Generation | None = None
     enters: bool = False

@@ -13,11 +13,12 @@ from typing import Any
 from memcalc.arrays import Count
 from memcalc.errors import InputError, NotModelledError, did_you_mean, either
 from memcalc.families._forward import Batch
+from memcalc.implementations import _litgpt_generate as generating
 from memcalc.implementations._litgpt_layers import LitAttention, LitBlock, LitMLP, LitNorm, Tables
 from memcalc.implementations._litgpt_lora import TARGETS, Lora, LoraFused, LoraLinear
 from memcalc.implementations._litgpt_scripts import SCRIPTS, head
 from memcalc.implementations._litgpt_shapes import SHAPES, VERSIONS, Shape, Version
-from memcalc.implementations.base import Asked, Implementation
+from memcalc.implementations.base import Asked, Generation, Implementation
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear
 from memcalc.layers.packed import PackedLinear
@@ -40,7 +41,10 @@ def build(model: Model, asked: Asked) -> Model:
     if model.family not in SHAPES or not str(model.architecture).endswith("ForCausalLM"):
         raise NotModelledError("implementation", "litgpt", f"is not modelled for {model.architecture or model.family}",
                                f"use one of {either(list(SHAPES))}")  # fmt: skip
-    if asked.quantization is not None and asked.lora is None:
+    if asked.lora is not None and not asked.trains:
+        raise NotModelledError("training.lora", dict(asked.lora), "is merged into the weights before litgpt generates "
+                               "(generate/lora.py)", "leave it out")  # fmt: skip
+    if asked.quantization is not None and asked.lora is None and asked.trains:
         raise InputError("training.quantization", asked.quantization, "is of a frozen base, and nothing else trains",
                          "add adapters, as lora: {r: 8}")  # fmt: skip
     version, script = _version(asked.arguments), _script(asked)
@@ -116,7 +120,7 @@ def _block(shape: Shape, *, sliding: bool) -> LitBlock:
     parts += [("post_attention_norm", _norm(shape))] if shape.capped else []
     parts += [] if shape.shared_norm else [("norm_2", _norm(shape))]
     parts += [("mlp", _mlp(shape)), *((("post_mlp_norm", _norm(shape)),) if shape.capped else ())]
-    return LitBlock(tuple(parts), shape.parallel, shape.version.residual_first)
+    return LitBlock(tuple(parts), shape.parallel, shape.version.residual_first, shape.version.two_names)
 
 
 def _attention(shape: Shape, *, sliding: bool) -> LitAttention:
@@ -149,32 +153,42 @@ def play(machine: Machine, architecture: str, config: Shape, root: Module, batch
 def _forward(machine: Machine, shape: Shape, root: Module, batch: Batch) -> list[Value]:
     """source: model.py:GPT.forward, lora.py:GPT.forward"""
     body = root.part("transformer")
-    table = (batch.tokens, shape.rotated)
-    tables = Tables(machine.constant(table, _tables(shape, machine)), machine.constant(table, _tables(shape, machine)))
+    tables = _tables(machine, shape, batch.tokens)
     with machine.at("transformer"):
         x = machine.call("wte", body.part("wte").play, machine, batch["input_ids"])
         if shape.gemma and (shape.lora is None or shape.version.lora_scales):
             x = scaled(machine, x)
-        x = _layers(machine, shape, body.part("h"), x, tables)
+        box = [x]
+        del x  # the loop's own name for it is that of what a block gives
+        x = _layers(machine, shape, body.part("h"), box, tables)
         x = machine.call("ln_f", body.part("ln_f").play, machine, x)
     logits = head(machine, root.part("lm_head").play, x, chunked=shape.lora is not None)
     if not shape.capped:
         return logits
     if shape.lora is not None:
         return logits  # lora.py caps what is not in chunks alone
+    del x
     return [scaled(machine, tanh(machine, scaled(machine, logits[0], "div.Tensor")))]
 
 
-def _tables(shape: Shape, machine: Machine) -> str:
+def _tables(machine: Machine, shape: Shape, tokens: Count) -> Tables:
+    """Views of the sequence's rows, or copies of them by position where a cache is asked."""
+    dtype = _table(shape, machine.policy.dtype)
+    if machine.cache is not None:
+        return generating.tables_of(machine, dtype, tokens, shape.rotated)
+    rows = (tokens, shape.rotated)
+    return Tables(machine.constant(rows, dtype), machine.constant(rows, dtype))
+
+
+def _table(shape: Shape, dtype: str) -> str:
     """Their dtype (model.py:build_rope_cache, under Fabric's default dtype)."""
-    return "float16" if shape.version.low_tables and machine.policy.dtype != "float32" else "float32"
+    return "float16" if shape.version.low_tables and dtype != "float32" else "float32"
 
 
-def _layers(machine: Machine, shape: Shape, stack: Stack, x: Value, tables: Tables) -> Value:
-    """Blocks one after another; of Gemma 2 in pairs, the first of which looks back on a window."""
+def _layers(machine: Machine, shape: Shape, stack: Stack, box: list[Value], tables: Tables) -> Value:
+    """Blocks one after another, from what is in the box; of Gemma 2 in pairs, the first of which looks back on a window."""
     each = (_block(shape, sliding=True), stack.layer) if shape.capped else (stack.layer,)
-    box, count = [x], stack.count // len(each)
-    del x
+    count = stack.count // len(each)
 
     def step(index: object) -> None:
         for place, layer in enumerate(each):
@@ -202,8 +216,7 @@ def _block_play(machine: Machine, layer: LitBlock, x: Value, tables: Tables) -> 
 def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:
     """Rotary tables, as long as the batch's sequences (``max_seq_length``), and the index that padding goes by, once made."""
     shape: Shape = model.config
-    table = "float16" if shape.version.low_tables and dtype != "float32" else "float32"
-    size = batch.tokens * shape.rotated * ITEMSIZE[table]
+    size = batch.tokens * shape.rotated * ITEMSIZE[_table(shape, dtype)]
     yield Buffer("cos", size, "buffer"), 1
     yield Buffer("sin", size, "buffer"), 1
     if shape.lora is not None and shape.version.in_place:
@@ -211,8 +224,22 @@ def held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buf
         yield Buffer("transformer.h.*.attn.attn._lora_ind", 8 * fused.padded(), "buffer"), shape.layers
 
 
+def generate(machine: Machine, architecture: str, config: Shape, root: Module, batch: Batch) -> Value:
+    """One forward of generate/base.py, and what its next token is chosen from."""
+    logits = machine.call("", _forward, machine, config, root, batch)
+    machine.leave_autocast()  # Fabric's context is around the model alone
+    return generating.last_logits(machine, logits.pop())
+
+
+def generated_with(model: Model, batch: Batch, capacity: Count, dtype: str) -> Iterable[tuple[Buffer, Count]]:
+    """Tables and a mask as long as the cache."""
+    return generating.held(model.config.rotated, _table(model.config, dtype), batch, capacity)
+
+
+GENERATION = Generation(generate, generating.LitCache, generated_with, generating.SAID)
+
 IMPLEMENTATION = Implementation(
     name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,
     summary="its GPT, finetune and pretrain scripts, and adapters of its own", arguments=("version", "script"), adapts=True,
-    enters=True,
+    enters=True, generates=GENERATION,
 )  # fmt: skip

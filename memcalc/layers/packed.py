@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from memcalc.layers.basic import Linear
 from memcalc.play.machine import Machine
-from memcalc.play.quantized import linear_4bit
+from memcalc.play.quantized import gemv_4bit, linear_4bit, reads_packed
 from memcalc.play.values import Value
 from memcalc.quantization import packed
 from memcalc.records import dataclass
@@ -53,4 +53,6 @@ class PackedLinear:
         out = self.base.out_features
         bias = machine.parameter("bias", (out,), "linear") if self.base.bias else None
         shape = (out, self.base.in_features)
+        if reads_packed(machine, value):
+            return gemv_4bit(machine, value, shape, bias, nested=self.nested)
         return linear_4bit(machine, value, shape, bias, stored=self.stored, nested=self.nested, keeps=self.keeps)

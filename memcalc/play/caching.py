@@ -50,10 +50,12 @@ class KeyValueCache:
         layers: what is held of each attention, by its path.
         crossed: likewise of each attention to an encoder's states, once for all (EncoderDecoderCache.cross_attention_cache).
         static: whether it is of a fixed length, whose masks are written out for a single query (``is_compileable``).
+        lasting: whether it is there before a prompt is read, and serves the next one too.
         kept_as: what is made for each layer.
     """
 
     static = False
+    lasting = False
     kept_as: type[LayerCache] = LayerCache
 
     def __init__(self, past: Count) -> None:

@@ -53,10 +53,28 @@ def linear_4bit(
     return machine.record(out, (value,), (), _linear_backward, (shape, stored, nested, kept))
 
 
+def reads_packed(machine: Machine, value: Value) -> bool:
+    """Whether ``matmul_4bit`` reads the packed matrix: of one row that no graph is made over (autograd/_functions.py)."""
+    return not machine.wants(value) and machine.decide(value.numel == value.shape[-1])
+
+
+def gemv_4bit(machine: Machine, value: Value, shape: tuple[Count, Count], bias: Value | None, *, nested: bool) -> Value:
+    """``x @ W.T + b`` for one row, by a kernel that reads 4 bits; scales that are packed themselves are read first.
+
+    The bias is added in place. source: bitsandbytes 0.41.0 functional.py:gemv_4bit, autograd/_functions.py:matmul_4bit
+    """
+    scales = _scales(machine, shape) if nested else None
+    out = machine.new((*value.shape[:-1], shape[0]), value.dtype, "gemv_4bit")
+    del scales
+    return out
+
+
+def _scales(machine: Machine, shape: Any) -> Value:
+    return machine.new(((shape[0] * shape[1]) // BLOCK,), "float32", "dequantize_blockwise")
+
+
 def _dequantised(machine: Machine, shape: Any, dtype: str, stored: str, *, nested: bool) -> Value:
-    scales = None
-    if nested:
-        scales = machine.new(((shape[0] * shape[1]) // BLOCK,), "float32", "dequantize_blockwise")
+    scales = _scales(machine, shape) if nested else None
     weight = machine.new(shape, stored, "dequantize_4bit")
     del scales
     return to(machine, weight, dtype)

@@ -87,7 +87,7 @@ def forwards_of(job: Job, plan: Plan, model: Model, *, count: int = 1) -> tuple[
         )
     assumed = behaviour_of(job, read=False)
     asked = asked_of(job, model.config)
-    return play_forwards(job, asked, plan, model, family_of(model), assumed.behaviour, count=count), assumed
+    return play_forwards(job, asked, plan, model, family_of(model, trains=False), assumed.behaviour, count=count), assumed
 
 
 def top_of(job: Job, plan: Plan, model: Model, account: Account) -> Count:

@@ -13,6 +13,8 @@ from memcalc.engines.analytic.inputs import Reading, read_inputs
 from memcalc.engines.analytic.playing import policy_of, require_heeded, until_undisturbed
 from memcalc.errors import InputError, NotModelledError
 from memcalc.families.base import Family
+from memcalc.implementations import USUAL, load_implementation
+from memcalc.implementations.base import Generation
 from memcalc.inference import Asked
 from memcalc.job import Job
 from memcalc.kernels.behaviour import Behaviour
@@ -62,6 +64,8 @@ def play_forwards(
                 "inference.cache", asked.kind, "is not modelled for a model with an encoder yet", "use dynamic"
             )
 
+    generation = generation_of(model)
+
     def once() -> Forwards | None:
         machine = Machine(policy_of(plan, model, job, behaviour))
         machine.tied, machine.unrolled = dict(model.tied), unrolled
@@ -71,9 +75,20 @@ def play_forwards(
         for back in reversed(range(count)):
             _forward(machine, job, asked, plan, family, model, reading, back)
         require_heeded(machine, job.training, model, family)
-        return _converted(machine, reading) if machine.undisturbed() else None
+        if not machine.undisturbed():
+            return None
+        found = _converted(machine, reading)
+        if generation is None:
+            return found
+        more = tuple(allocs(*one) for one in generation.held(model, reading.batch, asked.capacity, machine.policy.dtype))
+        return replace(found, before=(*more, *found.before), assumed=(*found.assumed, *generation.said))
 
     return until_undisturbed(model, once)
+
+
+def generation_of(model: Model) -> Generation | None:
+    """How a project's own code generates; None for transformers'."""
+    return None if model.implementation == USUAL else load_implementation(model.implementation).generates
 
 
 def _check_family(model: Model, family: Family) -> None:
@@ -112,9 +127,12 @@ def _forward(
 ) -> None:
     """One of them; ``back`` is how many come after it."""
     machine.mark("forward")
-    if job.mode == "prefill" or (job.mode == "decode" and machine.cache is None):
+    found = machine.cache is not None and (job.mode == "decode" or machine.cache.lasting)
+    if job.mode != "evaluate" and not found:
         machine.cache = None
-        machine.cache = cache_of(asked, asked.context - back if job.mode == "decode" else 0)
+        generation, past = generation_of(model), asked.context - back if job.mode == "decode" else 0
+        kept = None if generation is None else generation.cache(past, asked.capacity, machine.policy.dtype)
+        machine.cache = kept or cache_of(asked, past)
     machine.autocast = plan.scheme.copy
     assert family.play is not None
     output = family.play(machine, model.architecture, model.config, model.root, reading.batch)
@@ -190,5 +208,5 @@ def play_job(mapping: dict[str, Any], *, count: int = 1, unrolled: bool = False)
     model = prepared(read_model(job.model), job)
     asked = asked_of(job, model.config)
     return play_forwards(
-        job, asked, make_plan(job), model, family_of(model), Behaviour(), count=count, unrolled=unrolled
+        job, asked, make_plan(job), model, family_of(model, trains=False), Behaviour(), count=count, unrolled=unrolled
     )  # fmt: skip

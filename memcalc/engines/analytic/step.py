@@ -109,10 +109,15 @@ def engine_hooks(plan: Plan, model: Model) -> Callable[[], Hooks] | None:
     return hooks_of(plan.setting(model), plan.backend, None if units is None else units(model))
 
 
-def family_of(model: Model) -> Family:
-    """The family, played as the model's implementation plays it."""
+def family_of(model: Model, *, trains: bool = True) -> Family:
+    """The family, played as the model's implementation plays it; where nothing trains, as it generates."""
     family = load_family(model.family)
-    return family if model.implementation == USUAL else replace(family, play=load_implementation(model.implementation).play)
+    if model.implementation == USUAL:
+        return family
+    found = load_implementation(model.implementation)
+    if trains or found.generates is None:
+        return replace(family, play=found.play)
+    return replace(family, play=found.generates.play, caches=True)
 
 
 def _into_its_bucket(machine: Machine, leaf: Leaf) -> None:
