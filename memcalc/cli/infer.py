@@ -40,6 +40,7 @@ def infer(
     source_length: o.Source = None,
     image_size: o.Image = None,
     attention: o.AttentionKernel = None,
+    implementation: o.ImplementationName = None,
     gpu: o.Gpu = None,
     memory: o.Memory = None,
     headroom: o.Headroom = None,
@@ -56,7 +57,7 @@ def infer(
         model, sets=sets, mode=mode.value, context_length=context_length, cache=cache, cache_args=cache_arg,
         max_cache_length=max_cache_length, precision=precision, micro_batch_size=micro_batch_size,
         sequence_length=sequence_length, source_length=source_length, image_size=image_size, attention=attention, gpu=gpu,
-        memory=memory, headroom=headroom, scope=scope, engine=engine,
+        memory=memory, headroom=headroom, scope=scope, engine=engine, implementation=implementation,
     )  # fmt: skip
     if allocator is not None:
         mapping["behaviour"] = {"allocator": allocator}
