@@ -42,6 +42,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 128,
          "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False},
     ),
+    "falcon, grouped": (
+        "falcon-40b", {"intermediate_size": 256, "n_query_groups": 2},
+        {"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 128,
+         "new_decoder_architecture": True, "num_kv_heads": 2, "bias": False, "alibi": False},
+    ),
     "gemma": (
         "Gemma-2b", {"intermediate_size": 176, "head_size": 16, "n_query_groups": 1},
         {"model_type": "gemma", **ROTARY, "num_key_value_heads": 1, "head_dim": 16},

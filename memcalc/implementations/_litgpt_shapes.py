@@ -118,11 +118,14 @@ def _gpt_neox(config: Any) -> Shape:
 
 
 def _falcon(config: Any) -> Shape:
-    if config.new_decoder_architecture or not config.multi_query or not config.parallel_attn or config.alibi:
-        raise NotModelledError("implementation", "litgpt", "is known of falcon with one key head and parallel attention alone")
+    new = bool(config.new_decoder_architecture)
+    if config.alibi or not (new or (config.multi_query and config.parallel_attn)):
+        raise NotModelledError("implementation", "litgpt", "is known of falcon with one key head and parallel attention, or of "
+                               "its new architecture")  # fmt: skip
     heads, width = config.num_attention_heads, config.hidden_size
-    return Shape(config.vocab_size, width, config.num_hidden_layers, heads, 1, width // heads, width // heads, 4 * width,
-                 "layer", "neox", bias=bool(config.bias), parallel=True, shared_norm=True)  # fmt: skip
+    groups = (config.num_key_value_heads or heads) if new else 1
+    return Shape(config.vocab_size, width, config.num_hidden_layers, heads, groups, width // heads, width // heads, 4 * width,
+                 "layer", "neox", bias=bool(config.bias), parallel=True, shared_norm=not new)  # fmt: skip
 
 
 SHAPES: Mapping[str, Callable[[Any], Shape]] = {
