@@ -16,10 +16,13 @@ from benchmarks.published.scope import (
     NIGHTLIES,
     PER_OPERATOR,
     engine_of,
+    lengths,
+    page_date,
     policy,
     quantization,
     sharding,
     titan_date,
+    weights_alone,
 )  # fmt: skip
 from memcalc.errors import InputError
 from memcalc.records import dataclass
@@ -81,6 +84,7 @@ class Question:
         inputs: as ``--input`` takes them; empty for the family's own.
         adapters: the dtype adapters are kept in, where it is not the base's.
         reading: what of the footprint is the answer: names of its components, or ``peak.allocated`` and the like.
+        more: jobs of the same run, of which the highest is the answer.
     """
 
     job: dict[str, Any]
@@ -89,6 +93,7 @@ class Question:
     inputs: tuple[str, ...] = ()
     adapters: str | None = None
     reading: tuple[str, ...] = field(default=())
+    more: tuple[dict[str, Any], ...] = ()
 
 
 def question(record: Record, engine: str = "trace") -> Question:
@@ -102,6 +107,8 @@ def question(record: Record, engine: str = "trace") -> Question:
         InputError: a record without a model or a precision, which the rule keeps out.
     """
     analytic = engine_of(record, engine) == "analytic"
+    if record.kind == "inference" and analytic:
+        return _run(record)
     config = config_of(record, coded=not analytic)
     if config is None or record.precision is None:
         raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
@@ -135,6 +142,43 @@ def question(record: Record, engine: str = "trace") -> Question:
     )  # fmt: skip
 
 
+def _run(record: Record) -> Question:
+    """A model that is run: its prompt, and the last of its tokens.
+
+    A run's peak is the highest of loading, prompt and answer. Loading is not asked for: weights are made on the GPU and copied
+    into one by one (generate/base.py: init_module(empty_init=True), load_checkpoint), and a matrix in 4 bits comes to the GPU
+    in FP16 by itself (lightning 2.1.0 fabric/plugins/precision/bitsandbytes.py:_quantize_weight), less than the prompt needs of
+    it in FP16 and in BF16.
+    """
+    config = config_of(record, coded=False)
+    if config is None or record.precision is None:
+        raise InputError(record.id, record.text("model"), "states too little for a job", "ask scope.why_not first")
+    training: dict[str, Any] = {"precision": record.precision}
+    job: dict[str, Any] = {
+        "model": config, "name": record.id, "engine": "analytic", "training": training,
+        "behaviour": {key: value for key, value in (("torch", record.torch), ("gpu", record.gpu)) if value},
+    }  # fmt: skip
+    if weights_alone(record):
+        return Question(job=job, reading=("parameters", "buffers"))
+    found = lengths(record)
+    assert found is not None
+    prompt, total = found
+    training["micro_batch_size"] = record.raw["micro_batch_size"]
+    if record.implementation not in FAMILIES_OWN:
+        job |= {"implementation": record.implementation, "implementation_args": _arguments(record)}
+        job["inference"] = {"max_cache_length": total}
+        training |= {key: value for key, value in (("quantization", quantization(record)),) if value}
+    if "eager" in record.text("attention"):
+        training["attention"] = "eager"
+    jobs = []
+    if prompt is not None:
+        jobs.append({**job, "mode": "prefill", "training": {**training, "sequence_length": prompt}})
+    if prompt is None or total > prompt + 1:
+        more = {**job.get("inference", {}), "context_length": total - 1}
+        jobs.append({**job, "mode": "decode", "inference": more})
+    return Question(job=jobs[0], more=tuple(jobs[1:]), reading=_reading(record, analytic=True))
+
+
 def _arguments(record: Record) -> dict[str, Any]:
     """What an implementation is told: litgpt's and torchtune's date, and what else of its own a run is said to have."""
     if record.implementation == "timm":
@@ -145,7 +189,8 @@ def _arguments(record: Record) -> dict[str, Any]:
         return _of_torchtitan(record)
     if record.implementation != "litgpt":
         return {}
-    told = {"version": DATES[str(record.raw["source"]["code_commit"])[:8]]}
+    commit = record.raw["source"].get("code_commit")
+    told = {"version": DATES[str(commit)[:8]] if commit else page_date(record)}
     return {**told, "script": "pretrain"} if "extensions/thunder" in str(record.raw["source"]) else told
 
 

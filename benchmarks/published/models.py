@@ -70,6 +70,8 @@ def _hugging_face(record: Record, arch: str) -> dict[str, Any]:
         grouped = config.pop("num_key_value_heads", 1)
         config.pop("intermediate_size", None)
         config |= {"multi_query": grouped == 1, "parallel_attn": True, "bias": bool(model.get("bias")), "alibi": False}
+        if 1 < grouped < model["num_attention_heads"]:  # which the old architecture does not have
+            config |= {"new_decoder_architecture": True, "num_kv_heads": grouped}
     if arch == "bert":
         config["tie_word_embeddings"] = True
     sequence = record.raw["seq_len"]

@@ -46,11 +46,15 @@ def predict(record: Record, clone: Path | None = None, engine: str = "trace") ->
     """
     asked = question(record, engine)
     footprint = footprint_of(record, asked, clone)
+    if asked.more:
+        every = [footprint, *(estimated(replace(asked, job=job)) for job in asked.more)]
+        footprint = max(every, key=lambda one: answer(one, asked.reading) or 0)
     told: dict[str, Any] = {
         "id": record.id, "engine": footprint.engine, "predicted": answer(footprint, asked.reading), "of": list(asked.reading),
     }  # fmt: skip
-    if footprint.engine == "analytic" and record.kind == "train_step":
+    if footprint.engine == "analytic" and asked.reading[0].startswith("peak."):
         peak = footprint.peak
+        told |= {"mode": footprint.job["mode"]} if record.kind == "inference" else {}
         told |= {"allocated": peak.allocated, "reserved": peak.reserved, "device": [peak.device_low, peak.device_high]}
     if footprint.engine == "trace":
         told |= {

@@ -39,7 +39,9 @@ IMPLEMENTATIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Whose model code a repository's runs trained."""
 
-PRECISIONS: Sequence[tuple[str, str]] = (
+PRECISIONS: Sequence[tuple[str, str | None]] = (
+    (r"float8|fp8|int8 weights", None),
+    (r"fp32 weights.*autocast bf16", "amp-bf16"),
     (r"^nf4 .*\bbf16", "bf16-pure"),
     (r"bf16-mixed|bf16 AMP", "amp-bf16"),
     (r"fp16 AMP", "amp-fp16"),
@@ -49,7 +51,16 @@ PRECISIONS: Sequence[tuple[str, str]] = (
     (r"(?:pure|full) bf16|bf16-true|bf16 model|bf16$|torch\.bfloat16", "bf16-pure"),
     (r"fp32", "fp32"),
 )
-"""From a precision's words to a scheme. A bare ``bf16`` is everything in BF16: whatever mixes says so."""
+"""From a precision's words to a scheme, None where they have none. A bare ``bf16`` is everything in BF16: what mixes says so."""
+RUN: Sequence[tuple[str, str | None]] = (
+    (r"^bnb\.(?:nf4|fp4)(?:-dq)?(?:$|\b.*bf16)", "bf16-pure"), (r"\b32-true", "fp32"),
+    (r"^fp16$|\b16-true|float16$|(?:pure|full) fp16|fp16 (?:weights|model)", "fp16-pure"),
+)  # fmt: skip
+"""The same of a model that is run and not trained, before the others. Litgpt's scripts take bf16-true where they are told
+nothing (utils.py:get_default_supported_precision), and quantise with it."""
+FOUR_BITS = re.compile(r"\bbnb\.((?:nf4|fp4)(?:-dq)?)(?![\w-])")
+PACKED = re.compile(r"int[48]|[48][ -]?bit|nf4|\bfp4|gptq|awq|fp8|float8|gguf|mxfp", re.IGNORECASE)
+"""Words of a base in fewer bits, of which ``FOUR_BITS`` are those that are understood."""
 
 GPUS: Sequence[tuple[str, str]] = (
     (r"A100.*40", "a100-40gb"), (r"A100", "a100-80gb"), (r"A10G", "a10g-24gb"), (r"H200", "h200-141gb"),
@@ -71,6 +82,7 @@ class Record:
         measured: bytes.
         halfwidth: bytes within which the published figure was rounded.
         method: ``full``, ``lora``, or what the record says.
+        quantized: whether matrices are said to be in fewer bits.
         checkpointing: ``none``, ``full``, or the record's own word for another policy.
         in_backward: whether each parameter is updated within backward, as its gradient comes.
         gpu: by memcalc's name; ``""`` where none is stated; None where it is no NVIDIA GPU.
@@ -143,7 +155,11 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         raise InputError(f"{path}.completeness", raw["completeness"], "is not a grade", "use A, B or C")
     source, measured, trained = raw["source"], raw["measured"], raw["trainable"]
     method = trained.get("method", "?") if isinstance(trained, Mapping) else str(trained)
-    quantized = isinstance(trained, Mapping) and bool(trained.get("base_quantization"))
+    precision = str(raw["precision"] or "")
+    if raw["kind"] == "inference":
+        quantized, tables = bool(PACKED.search(precision)), (*RUN, *PRECISIONS)
+    else:
+        quantized, tables = isinstance(trained, Mapping) and bool(trained.get("base_quantization")), PRECISIONS
     repo = str(source.get("repo") or source.get("title") or source.get("locator") or "?")
     gpu_words = str(raw.get("gpu") or "")
     stated = "" if gpu_words.lower() in ("", "not stated") else gpu_words
@@ -154,7 +170,7 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         method=method, quantized=quantized,
         optimizer=optimizer_of(str(raw["optimizer"] or ""), one_by_one=bool(BEFORE_2.search(str(raw.get("software") or "")))),
         in_backward=in_backward(str(raw["optimizer"] or "")),
-        precision=_first(PRECISIONS, str(raw["precision"] or "")),
+        precision=_first(tables, precision),
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
         before_2=bool(BEFORE_2.search(str(raw.get("software") or ""))),
@@ -162,7 +178,7 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
     )  # fmt: skip
 
 
-def _first(table: Sequence[tuple[str, str]], words: str) -> str | None:
+def _first(table: Sequence[tuple[str, str | None]], words: str) -> str | None:
     return next((value for pattern, value in table if re.search(pattern, words, re.IGNORECASE)), None)
 
 

@@ -2,8 +2,9 @@
 
 ``static`` records (what is held between steps, optimizer states, a model's own bytes) are asked of the analytic engine.
 ``train_step`` records are asked of the trace, which runs one rank's step with the very code the run trained, and apart from
-that of the analytic engine, which has a config alone. ``TRACE`` and ``ANALYTIC`` list what each models of a step: the rule
-widens when a feature is added there, and there alone.
+that of the analytic engine, which has a config alone. ``inference`` records, a model that is run and not trained, are the
+analytic engine's. ``TRACE`` and ``ANALYTIC`` list what each models of them: the rule widens when a feature is added there, and
+there alone.
 A reason with a stand-in says what could be put in the place of what is not modelled: such records may be predicted too, and are
 shown apart, but never counted.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from benchmarks.published.records import Record
+from benchmarks.published.records import FOUR_BITS, Record
 from memcalc.implementations._torchtitan_versions import LAST, version_of
 from memcalc.records import dataclass
 
@@ -40,6 +41,7 @@ class Features:
         in_backward: an update within backward.
         ranks: data-parallel engines whose step of several ranks is played, as ``sharding`` names them.
         dated: implementations that changed, of which the commit of a run's code must be told.
+        generates: implementations whose prompts and steps of decoding are modelled, on one GPU.
     """
 
     implementations: tuple[str, ...]
@@ -53,6 +55,7 @@ class Features:
     in_backward: bool = False
     ranks: tuple[str, ...] = ()
     dated: tuple[str, ...] = ()
+    generates: tuple[str, ...] = ()
 
 
 TRACE = Features(implementations=BUILT, code_alone=True)
@@ -66,6 +69,7 @@ ANALYTIC = Features(
     in_backward=True,
     ranks=("fsdp2", "megatron"),
     dated=("litgpt", "torchtitan"),
+    generates=("transformers", "litgpt"),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
 STEP = {"trace": TRACE, "analytic": ANALYTIC}
@@ -109,12 +113,12 @@ def _reasons(record: Record, modelled: Features) -> Iterator[Reason]:
         yield Reason("grade", "grade C: the run is not told unambiguously")
     if record.measured is None:
         yield Reason("unit", "the unit is not known")
-    if record.kind in ("inference", "component", "cuda_context"):
+    if record.kind in ("component", "cuda_context") or (record.kind == "inference" and not modelled.generates):
         yield Reason("kind", f"a {record.kind} is no training step")
         return
     if record.metric is None:
         yield Reason("metric", "what was counted is not stated")
-    for rule in RULES:
+    for rule in RUN if record.kind == "inference" else RULES:
         reason = rule(record, modelled)
         if reason is not None:
             yield reason
@@ -184,8 +188,33 @@ def _sizes(record: Record, _: Features) -> Reason | None:
     return None if told or record.kind in STATIC else Reason("sizes", "the batch's shape is not stated")
 
 
+def _lengths(record: Record, _: Features) -> Reason | None:
+    if weights_alone(record):
+        return None
+    rows = record.raw["micro_batch_size"]
+    told = isinstance(rows, int) and rows > 0 and lengths(record) is not None
+    return None if told else Reason("sizes", "the prompt's and the answer's lengths are not stated")
+
+
+def _one_gpu(record: Record, _: Features) -> Reason | None:
+    one = record.raw["world_size"] == 1
+    return None if one else Reason("ranks", f"a model over several GPUs is not modelled ({record.text('sharding')})")
+
+
+def _generates(record: Record, modelled: Features) -> Reason | None:
+    if record.implementation in (SAME_TENSORS if weights_alone(record) else modelled.generates):
+        return None
+    named = record.implementation or "unknown"
+    return Reason("implementation", f"implementation {named} is not modelled where nothing trains")
+
+
+def _packed(record: Record, _: Features) -> Reason | None:
+    known = not record.quantized or (record.implementation == "litgpt" and quantization(record) is not None)
+    return None if known else Reason("quantized base", "a quantised model is not modelled, but for litgpt's in 4 bits")
+
+
 def _device(record: Record, _: Features) -> Reason | None:
-    if record.gpu is not None or record.kind in STATIC:
+    if record.gpu is not None or record.kind in STATIC or weights_alone(record):
         return None
     return Reason("device", f"{record.text('gpu')}: kernels are known for NVIDIA's GPUs", "an NVIDIA GPU")
 
@@ -206,7 +235,7 @@ def _dated(record: Record, modelled: Features) -> Reason | None:
         date = titan_date(record)
         known = date is not None and version_of(date) is not None and date <= LAST
         return None if known else Reason("commit", "the run's code is of a commit that is not told, or not known")
-    known = record.raw["source"].get("code_commit")
+    known = record.raw["source"].get("code_commit") or (record.kind == "inference" and page_date(record))
     return None if known else Reason("commit", "the commit of the run's code is not told, and that code changed")
 
 
@@ -225,6 +254,51 @@ RULES: tuple[Rule, ...] = (
     _quantized, _method, _compiled, _offload, _in_backward, _optimizer, _precision, _adapters, _ranks, _checkpointing, _sizes,
     _device, _implementation, _dated, _model,
 )  # fmt: skip
+RUN: tuple[Rule, ...] = (_packed, _compiled, _offload, _precision, _one_gpu, _lengths, _device, _generates, _dated, _model)
+"""The rules of a model that is run and not trained."""
+
+PAGES = {
+    "tutorials/resource-tables.md": "2023-10-16", "tutorials/quantize.md": "2023-10-05", "tutorials/finetune_lora.md": "2023-10-05",
+}  # fmt: skip
+"""Litgpt's pages with figures of generate/base.py, and the date of the code that these are of: of 8641822b, which the first
+page names, and of 982abcbc, which put those of the other two where they stand (git log -S)."""
+PROMPT = 6
+"""Tokens of a prompt of which no number is told: generate/base.py's own, "Hello, my name is", is five to Falcon's, GPT-NeoX' and
+Phi's tokenizers, and six to Llama's, which begins with <s>. A token more or less is a row of the cache and of the logits: of
+Llama-2-7B half a MB."""
+PROMPTED = re.compile(
+    r"prompt(?: of)?(?:[ ~]*(\d+)(?:\s*[-–]\s*(\d+))?(?: tokens)?)? ?\+ ?(\d+)(?: new)? tokens?", re.IGNORECASE
+)
+
+
+def lengths(record: Record) -> tuple[int | None, int] | None:
+    """(tokens of the prompt, tokens in all) of a model that is run; None where they are not told.
+
+    A prompt of "5-6" tokens is of the longer; a bare number is of one forward over so many, or, where it is said to be
+    generated, of tokens that came one by one, and of no prompt.
+    """
+    told = record.raw["seq_len"]
+    if isinstance(told, bool):
+        return None
+    if isinstance(told, int):
+        words = f"{record.text('notes')} {record.raw['measured'].get('metric')}"
+        return None if told <= 0 else (None if re.search("generat", words) else told, told)
+    found = PROMPTED.match(str(told or "").strip())
+    if found is None:
+        return None
+    prompt = int(found[2] or found[1] or PROMPT)
+    return prompt, prompt + int(found[3])
+
+
+def weights_alone(record: Record) -> bool:
+    """Whether a model was loaded, and nothing run yet."""
+    words = " ".join(record.text(key) for key in ("assumptions", "notes"))
+    return record.kind == "inference" and record.raw["seq_len"] is None and bool(re.search("after load", words))
+
+
+def page_date(record: Record) -> str | None:
+    """The date of the code behind a page of litgpt's; None of another page."""
+    return PAGES.get(str(record.raw["source"].get("path")))
 
 
 TITAN = {
@@ -263,9 +337,18 @@ def policy(record: Record) -> str:
 
 
 def quantization(record: Record) -> str | None:
-    """The job's word for a base in 4 bits by bitsandbytes; None for another."""
-    words = str(record.raw["trainable"].get("base_quantization")) if record.quantized else ""
-    return {"nf4": "nf4", "nf4-dq": "nf4-double"}.get(words.removeprefix("bnb."))
+    """The job's word for a base in 4 bits by bitsandbytes, of which FP4 takes what NF4 does; None for another.
+
+    source: bitsandbytes 0.41.1 functional.py:quantize_4bit, whose ``quant_type`` decides values and no size
+    """
+    if not record.quantized:
+        return None
+    if record.kind == "inference":
+        found = FOUR_BITS.search(record.text("precision"))
+        words = found[1] if found else ""
+    else:
+        words = str(record.raw["trainable"].get("base_quantization")).removeprefix("bnb.")
+    return {"nf4": "nf4", "nf4-dq": "nf4-double", "fp4": "nf4", "fp4-dq": "nf4-double"}.get(words)
 
 
 FP32_REDUCED = re.compile(r"reduce_dtype=fp32|fp32 reduce-scatter")
