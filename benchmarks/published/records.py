@@ -51,7 +51,7 @@ PRECISIONS: Sequence[tuple[str, str | None]] = (
     (r"(?:pure|full) bf16|bf16-true|bf16 model|bf16$|torch\.bfloat16", "bf16-pure"),
     (r"fp32", "fp32"),
 )
-"""From a precision's words to a scheme, None where they have none. A bare ``bf16`` is everything in BF16: what mixes says so."""
+"""From a precision's words to a scheme, None where they have none. A bare ``bf16`` is all in BF16: what mixes says so."""
 RUN: Sequence[tuple[str, str | None]] = (
     (r"^bnb\.(?:nf4|fp4)(?:-dq)?(?:$|\b.*bf16)", "bf16-pure"), (r"\b32-true", "fp32"),
     (r"^fp16$|\b16-true|float16$|(?:pure|full) fp16|fp16 (?:weights|model)", "fp16-pure"),

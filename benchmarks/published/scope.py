@@ -258,14 +258,15 @@ RUN: tuple[Rule, ...] = (_packed, _compiled, _offload, _precision, _one_gpu, _le
 """The rules of a model that is run and not trained."""
 
 PAGES = {
-    "tutorials/resource-tables.md": "2023-10-16", "tutorials/quantize.md": "2023-10-05", "tutorials/finetune_lora.md": "2023-10-05",
+    "tutorials/resource-tables.md": "2023-10-16", "tutorials/quantize.md": "2023-10-05",
+    "tutorials/finetune_lora.md": "2023-10-05",
 }  # fmt: skip
 """Litgpt's pages with figures of generate/base.py, and the date of the code that these are of: of 8641822b, which the first
 page names, and of 982abcbc, which put those of the other two where they stand (git log -S)."""
 PROMPT = 6
-"""Tokens of a prompt of which no number is told: generate/base.py's own, "Hello, my name is", is five to Falcon's, GPT-NeoX' and
-Phi's tokenizers, and six to Llama's, which begins with <s>. A token more or less is a row of the cache and of the logits: of
-Llama-2-7B half a MB."""
+"""Tokens of a prompt of which no number is told: generate/base.py's own, "Hello, my name is", is five to Falcon's, GPT-NeoX'
+and Phi's tokenizers, and six to Llama's, which begins with <s>. A token more or less is a row of the cache and of the logits:
+of Llama-2-7B half a MB."""
 PROMPTED = re.compile(
     r"prompt(?: of)?(?:[ ~]*(\d+)(?:\s*[-–]\s*(\d+))?(?: tokens)?)? ?\+ ?(\d+)(?: new)? tokens?", re.IGNORECASE
 )
