@@ -15,9 +15,10 @@ from benchmarks.published.scope import (
     FUSED,
     NIGHTLIES,
     PER_OPERATOR,
+    builder,
+    code_date,
     engine_of,
     lengths,
-    page_date,
     policy,
     quantization,
     sharding,
@@ -61,16 +62,6 @@ LITGPT = {
     "q": "query", "k": "key", "v": "value", "proj": "projection", "mlp": "mlp", "head": "head",
 }  # fmt: skip
 """The same parts in litgpt's words."""
-DATES = {
-    "29de2828": "2023-09-27", "8641822b": "2023-10-16", "0cc02afa": "2023-10-27", "4a9b7e62": "2024-03-15",
-    "41397ed6": "2024-03-15", "41dece20": "2024-03-15", "bc3c337f": "2024-03-15", "3e9fd36c": "2024-03-16",
-    "0d207708": "2024-03-17", "3cf6493c": "2024-03-28", "58c5b188": "2024-04-19", "43c44323": "2024-04-24",
-    "101e31d2": "2024-05-06", "f247be87": "2024-07-05", "2b195c7f": "2024-08-02", "1814feb1": "2024-11-18",
-    "30b8519e": "2024-09-24", "5cbc1967": "2024-03-28", "bd2a0fc7": "2026-04-23",
-}  # fmt: skip
-"""When litgpt's and torchtune's commits were made (git log --format='%h %cs'), by which one code is told from another."""
-BUILDERS = {"Llama-3.2": "llama3_2", "Llama-3.1": "llama3_1", "Llama-2": "llama2"}
-"""Torchtune's builder by a part of the model's name."""
 
 
 @dataclass
@@ -189,8 +180,7 @@ def _arguments(record: Record) -> dict[str, Any]:
         return _of_torchtitan(record)
     if record.implementation != "litgpt":
         return {}
-    commit = record.raw["source"].get("code_commit")
-    told = {"version": DATES[str(commit)[:8]] if commit else page_date(record)}
+    told: dict[str, Any] = {"version": code_date(record)}
     return {**told, "script": "pretrain"} if "extensions/thunder" in str(record.raw["source"]) else told
 
 
@@ -204,10 +194,9 @@ def _of_timm(record: Record) -> dict[str, Any]:
 def _of_torchtune(record: Record) -> dict[str, Any]:
     """The date of its commit, the builder of its model, and whether samples are packed and which loss, as the notes say."""
     words = f"{record.text('notes')} {record.text('source')}"
-    builder = next(name for part, name in BUILDERS.items() if part in str(record.raw["model"]["name"]))
     whole = re.search(r"loss=CrossEntropyLoss", words)
     return {
-        "version": DATES[str(record.raw["source"]["commit"])[:8]], "builder": builder,
+        "version": code_date(record), "builder": builder(record),
         "packed": bool(re.search(r"packed(?:=True|:| to)", words)), **({"loss": "CrossEntropyLoss"} if whole else {}),
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from benchmarks.published.commits import date_of
 from benchmarks.published.records import FOUR_BITS, Record
 from memcalc.implementations._torchtitan_versions import LAST, version_of
 from memcalc.records import dataclass
@@ -68,7 +69,7 @@ ANALYTIC = Features(
     quantized=True,
     in_backward=True,
     ranks=("fsdp2", "megatron"),
-    dated=("litgpt", "torchtitan"),
+    dated=("litgpt", "torchtitan", "torchtune"),
     generates=("transformers", "litgpt"),
 )
 """The analytic engine. Widened here as it learns; whoever widens it predicts again."""
@@ -229,14 +230,16 @@ def _implementation(record: Record, modelled: Features) -> Reason | None:
 
 
 def _dated(record: Record, modelled: Features) -> Reason | None:
-    if record.kind in STATIC or record.implementation not in modelled.dated:
+    if record.kind in STATIC or weights_alone(record) or record.implementation not in modelled.dated:
         return None
+    date = code_date(record)
     if record.implementation == "torchtitan":
-        date = titan_date(record)
         known = date is not None and version_of(date) is not None and date <= LAST
         return None if known else Reason("commit", "the run's code is of a commit that is not told, or not known")
-    known = record.raw["source"].get("code_commit") or (record.kind == "inference" and page_date(record))
-    return None if known else Reason("commit", "the commit of the run's code is not told, and that code changed")
+    if record.implementation == "torchtune":
+        known = date is not None and builder(record) is not None
+        return None if known else Reason("commit", "torchtune's commit, or what builds the model, is not told or not known")
+    return None if date is not None else Reason("commit", "the commit of the run's code is not told, and that code changed")
 
 
 def _model(record: Record, modelled: Features) -> Reason | None:
@@ -297,18 +300,30 @@ def weights_alone(record: Record) -> bool:
     return record.kind == "inference" and record.raw["seq_len"] is None and bool(re.search("after load", words))
 
 
-def page_date(record: Record) -> str | None:
-    """The date of the code behind a page of litgpt's; None of another page."""
-    return PAGES.get(str(record.raw["source"].get("path")))
+def code_date(record: Record) -> str | None:
+    """The date of the code that a run is of, as its implementation is told it; None where that is not known.
+
+    Litgpt's is that of the commit that is told, or, of a run that does not train, of the one behind its page; torchtune's that
+    of the page's own commit, whose recipes made its figures.
+    """
+    source = record.raw["source"]
+    if record.implementation == "torchtitan":
+        return titan_date(record)
+    if record.implementation == "torchtune":
+        return date_of("torchtune", source.get("commit"))
+    if source.get("code_commit"):
+        return date_of(record.implementation, source["code_commit"])
+    return PAGES.get(str(source.get("path"))) if record.kind == "inference" else None
 
 
-TITAN = {
-    "83c879f1": "2024-03-28", "40f8fd00": "2024-06-06", "9dec370a": "2024-12-26", "5940ddeb": "2025-02-06",
-    "069bae28": "2025-02-27", "3b39d7ab": "2025-03-19", "e23bb707": "2025-03-24", "f738a03b": "2025-08-22",
-    "d66b72a6": "2025-09-17", "d9bdfbb2": "2025-11-15", "36a4b694": "2025-12-17", "fca8ab7b": "2026-03-13",
-    "27aa4907": "2026-06-02",
-}  # fmt: skip
-"""When torchtitan's commits were made whose messages tell of runs, or that a run says it is of (git log --format='%h %cs')."""
+def builder(record: Record) -> str | None:
+    """What builds a model of torchtune's; None where its name does not say."""
+    return next((name for part, name in BUILDERS.items() if part in str(record.raw["model"].get("name"))), None)
+
+
+BUILDERS = {"Llama-3.2": "llama3_2", "Llama-3.1": "llama3_1", "Llama-2": "llama2"}
+"""Torchtune's builder by a part of the model's name."""
+
 EXPANDABLE = "2024-10-22"
 """From when torchtitan's script starts its runs with expandable segments (a5e57e4a run_llama_train.sh, later run_train.sh)."""
 FUSED = "2025-02-24"
@@ -326,9 +341,9 @@ def titan_date(record: Record) -> str | None:
     """The date of the code of a run that a commit's own message tells of, or that names its commit; None for another."""
     source = record.raw["source"]
     if source.get("path") == "commit message":
-        return TITAN.get(str(source.get("commit"))[:8])
+        return date_of("torchtitan", source.get("commit"))
     named = re.search(r"run with torchtitan ([0-9a-f]{8})", str(source.get("locator")))
-    return TITAN.get(named[1]) if named else None
+    return date_of("torchtitan", named[1]) if named else None
 
 
 def policy(record: Record) -> str:
