@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+from benchmarks.published.kinds import arch_of
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
 from benchmarks.published.scope import (
@@ -21,7 +22,9 @@ from benchmarks.published.scope import (
     lengths,
     policy,
     quantization,
+    rank,
     sharding,
+    targets,
     titan_date,
     weights_alone,
 )  # fmt: skip
@@ -46,7 +49,10 @@ PIECES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 """What a run calls the parts it adapts, and transformers' module names for them. A fused matrix is adapted whole."""
-SAME = {"gemma": "llama", "gemma2": "llama", "qwen3": "llama", "falcon": "gpt_neox"}
+SAME = {
+    "gemma": "llama", "gemma2": "llama", "qwen3": "llama", "mistral": "llama", "qwen2": "llama", "olmo": "llama",
+    "olmo2": "llama", "cohere": "llama", "falcon": "gpt_neox",
+}  # fmt: skip
 ACCUMULATED = 2
 """Micro-batches to a traced step, where the run has that many or more: the second holds the gradients of the first, and so do
 all after it."""
@@ -256,13 +262,13 @@ def _inputs(record: Record) -> tuple[str, ...]:
 def _lora(record: Record, *, analytic: bool) -> dict[str, Any] | None:
     if record.method not in ("lora", "qlora"):
         return None
-    told, arch = record.raw["trainable"], str(record.raw["model"].get("arch"))
+    told, arch = record.raw["trainable"], arch_of(record.raw["model"])
     own = {"litgpt": LITGPT, "torchtune": TORCHTUNE}.get(str(record.implementation)) if analytic else None
-    pieces = PIECES[SAME.get(arch, arch)] if own is None else {part: (word,) for part, word in own.items()}
-    names = [name for target in told["targets"] for name in pieces.get(target, (target,))]
+    pieces = PIECES.get(SAME.get(arch, arch), {}) if own is None else {part: (word,) for part, word in own.items()}
+    names = [name for target in targets(record) or () for name in pieces.get(target, (target,))]
     usual = 0.05 if own is LITGPT else 0.0  # finetune/lora.py:lora_dropout
     return {
-        "r": told["rank"], "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", usual),
+        "r": rank(record), "lora_alpha": told.get("alpha", 16), "lora_dropout": told.get("dropout", usual),
         "target_modules": list(dict.fromkeys(names)),
     }  # fmt: skip
 

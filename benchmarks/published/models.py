@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.published.kinds import arch_of, config_of_kind, spelled
 from benchmarks.published.records import Record
 
 CLASSES: Mapping[str, tuple[str, str]] = {
@@ -20,6 +21,11 @@ KEYS = (
     "tie_word_embeddings", "head_dim", "partial_rotary_factor", "rotary_pct",
 )  # fmt: skip
 NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+MORE: Mapping[str, tuple[str, ...]] = {
+    "gemma": ("num_key_value_heads", "head_dim"), "gemma2": ("num_key_value_heads", "head_dim"),
+    "qwen3": ("num_key_value_heads", "head_dim"), "falcon": ("num_key_value_heads",),
+}  # fmt: skip
+"""What a family needs besides, whose own defaults are of one size alone."""
 VOCABULARY = 50304
 """GPT-2's 50,257 tokens, padded to a multiple of 128 (Megatron-LM d98e8a64 megatron/training/arguments.py
 make_vocab_size_divisible_by, --make-vocab-size-divisible-by 128)."""
@@ -42,7 +48,7 @@ def config_of(record: Record, *, coded: bool = True) -> str | dict[str, Any] | N
     'vit_l_16'
     """
     model = record.raw["model"]
-    arch, name = str(model.get("arch")), str(model.get("name"))
+    arch, name = arch_of(model), str(model.get("name"))
     if name.startswith("torchvision "):
         return name.removeprefix("torchvision ")
     if name.startswith("timm/") and not coded:
@@ -51,14 +57,16 @@ def config_of(record: Record, *, coded: bool = True) -> str | dict[str, Any] | N
         return "py:benchmarks.published.modules:vit_giant"
     if name.startswith("Megatron-LM"):
         return _megatron(model)
-    if arch not in CLASSES or any(not isinstance(model.get(key), int) for key in NEEDED):
+    if arch not in CLASSES:
+        return config_of_kind(model, arch, record.raw["seq_len"])
+    told = spelled(model)
+    if any(not isinstance(told.get(key), int) for key in (*NEEDED, *MORE.get(arch, ()))):
         return None
-    return _hugging_face(record, arch)
+    return _hugging_face(record, arch, told)
 
 
-def _hugging_face(record: Record, arch: str) -> dict[str, Any]:
+def _hugging_face(record: Record, arch: str, model: Mapping[str, Any]) -> dict[str, Any]:
     """A model of transformers', or of another's after its shape."""
-    model = record.raw["model"]
     model_type, architecture = CLASSES[arch]
     config = {"model_type": model_type, "architectures": [architecture]}
     config |= {key: model[key] for key in KEYS if key in model}
@@ -82,11 +90,11 @@ def _hugging_face(record: Record, arch: str) -> dict[str, Any]:
 
 def _timm(model: Mapping[str, Any]) -> dict[str, Any] | None:
     """A ViT as its record has it, under Hugging Face's keys: ``SwiGLU packed 4096x2`` is a width of 4096 after the gate."""
-    inner = re.fullmatch(r"(?:SwiGLU packed )?(\d+)(?:x2)?", str(model["intermediate_size"]))
+    inner = re.fullmatch(r"(?:SwiGLU packed )?(\d+)(?:x2)?", str(model.get("intermediate_size")))
     classes = re.search(r"num_classes=(\d+)", str(model["name"]))
-    if inner is None or classes is None:
-        return None
     same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    if inner is None or classes is None or any(not isinstance(model.get(key), int) for key in same):
+        return None
     return {
         "model_type": "vit", "architectures": ["ViTForImageClassification"], **{key: model[key] for key in same},
         "intermediate_size": int(inner[1]), "num_labels": int(classes[1]),
@@ -98,7 +106,8 @@ def _megatron(model: Mapping[str, Any]) -> dict[str, Any] | None:
     args = model.get("megatron_args") or {}
     other = ("swiglu", "num-experts", "untie-embeddings-and-output-weights", "multi-latent-attention", "num-query-groups",
              "position-embedding-type", "group-query-attention")  # fmt: skip
-    if model.get("arch") != "gpt" or any(args.get(key) for key in other):
+    needed = ("num-layers", "hidden-size", "num-attention-heads", "max-position-embeddings")
+    if model.get("arch") != "gpt" or any(args.get(key) for key in other) or any(key not in args for key in needed):
         return None
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": args["num-layers"],

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.published.convert import Question, question
-from benchmarks.published.records import CASES, Record, load
-from benchmarks.published.scope import why_not
+from benchmarks.published.records import CASES, Record, load, readable
+from benchmarks.published.scope import ODD, why_not
 from memcalc.errors import MemcalcError, MissingPackageError
 from memcalc.footprint import Footprint
 
@@ -147,6 +147,8 @@ def run(
             continue
         except MemcalcError as error:
             done[record.id] = {"id": record.id, "refused": str(error)}
+        except ODD as error:  # of a file of one's own, whose fields may be of any kind
+            done[record.id] = {"id": record.id, "refused": f"not understood ({type(error).__name__}: {error})"}
         told = done[record.id].get("predicted")
         error_text = "not answered" if told is None else f"{100 * (told / int(record.measured or 1) - 1):+.2f} %"
         print(f"[{index}/{len(records)}] {record.id}: {error_text} ({time.process_time() - began:.1f} s)", file=sys.stderr)
@@ -164,7 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("trace", "analytic"), default="trace", help="who is asked for training steps")
     told = parser.parse_args(arguments)
     own = told.file.resolve() == CASES
-    records = load(told.file)
+    records, wrong = (load(told.file), []) if own else readable(told.file)
+    for each in wrong:
+        print(f"cannot be read: {each}")
     if told.engine == "analytic":
         return _analytic(records, told.only, own=own)
     kept = read_kept() if own else {}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.published.kinds import number
 from benchmarks.published.optimizers import Optimizer, in_backward, optimizer_of
 from memcalc.errors import InputError
 from memcalc.readers.yaml import load_yaml
@@ -127,17 +128,33 @@ def load(path: Path = CASES) -> list[Record]:
     Raises:
         InputError: a record without an id, a kind or a measured value, or one id twice.
     """
+    found, wrong = readable(path)
+    if wrong:
+        raise wrong[0]
+    return found
+
+
+def readable(path: Path) -> tuple[list[Record], list[InputError]]:
+    """The records of a file that can be read, and what is wrong with each other.
+
+    Raises:
+        InputError: a file without records.
+    """
     listed = load_yaml(path)
-    records = listed.get("records") if isinstance(listed, Mapping) else None
+    records = listed.get("records") if isinstance(listed, Mapping) else listed
     if not isinstance(records, list):
         raise InputError(str(path), type(listed).__name__, "has no list of records", "write records: [...]")
-    found = [read(record, f"{path.name} record {index}") for index, record in enumerate(records, 1)]
-    seen: set[str] = set()
-    for record in found:
-        if record.id in seen:
-            raise InputError(f"{path.name} {record.id}", record.id, "is given twice", "give each run an id of its own")
-        seen.add(record.id)
-    return found
+    found: dict[str, Record] = {}
+    wrong = []
+    for index, raw in enumerate(records, 1):
+        try:
+            record = read(raw, f"{path.name} record {index}")
+            if record.id in found:
+                raise InputError(f"{path.name} {record.id}", record.id, "is given twice", "give each run an id of its own")
+            found[record.id] = record
+        except InputError as error:
+            wrong.append(error)
+    return list(found.values()), wrong
 
 
 def read(raw: Mapping[str, Any], path: str = "record") -> Record:
@@ -146,9 +163,15 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
     Raises:
         InputError: a missing key, or a kind or grade that is none.
     """
+    if not isinstance(raw, Mapping):
+        raise InputError(path, type(raw).__name__, "is no record", f"give {', '.join(REQUIRED)}")
     for key in REQUIRED:
         if key not in raw:
             raise InputError(f"{path}.{key}", None, "is missing", f"give {', '.join(REQUIRED)}")
+    raw = _plain(raw)
+    for key in ("source", "model", "measured"):
+        if not isinstance(raw[key], Mapping):
+            raise InputError(f"{path}.{key}", type(raw[key]).__name__, "has no keys", "give a mapping")
     if raw["kind"] not in KINDS:
         raise InputError(f"{path}.kind", raw["kind"], "is not a kind", f"use {', '.join(KINDS)}")
     if raw["completeness"] not in GRADES:
@@ -161,12 +184,13 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
     else:
         quantized, tables = isinstance(trained, Mapping) and bool(trained.get("base_quantization")), PRECISIONS
     repo = str(source.get("repo") or source.get("title") or source.get("locator") or "?")
+    accumulation = raw.get("gradient_accumulation_steps") or 1
     gpu_words = str(raw.get("gpu") or "")
     stated = "" if gpu_words.lower() in ("", "not stated") else gpu_words
     return Record(
         raw=raw, id=str(raw["id"]), kind=raw["kind"], grade=raw["completeness"], repo=repo,
         implementation=_implementation(repo, str(raw["id"])), metric=_first(METRICS, str(measured.get("metric", ""))),
-        measured=measured.get("bytes"), halfwidth=int(measured.get("rounding_halfwidth_bytes") or 0),
+        measured=_bytes(measured.get("bytes")), halfwidth=_bytes(measured.get("rounding_halfwidth_bytes")) or 0,
         method=method, quantized=quantized,
         optimizer=optimizer_of(str(raw["optimizer"] or ""), one_by_one=bool(BEFORE_2.search(str(raw.get("software") or "")))),
         in_backward=in_backward(str(raw["optimizer"] or "")),
@@ -174,8 +198,32 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
         before_2=bool(BEFORE_2.search(str(raw.get("software") or ""))),
-        accumulation=int(raw.get("gradient_accumulation_steps", 1)),
+        accumulation=accumulation if isinstance(accumulation, int) else 1,
     )  # fmt: skip
+
+
+NUMBERS = ("micro_batch_size", "seq_len", "world_size", "gradient_accumulation_steps")
+KINDS_SPELLED = {"train": "train_step", "training": "train_step", "training_step": "train_step", "generation": "inference",
+                 "generate": "inference", "infer": "inference"}  # fmt: skip
+
+
+def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with whole numbers for those that are written as words, and a kind and a grade as they are spelled here."""
+    told = {**raw, **{key: number(raw[key]) for key in NUMBERS if key in raw}}
+    if isinstance(raw["source"], str):
+        told["source"] = {"title": raw["source"]}
+    told["kind"] = KINDS_SPELLED.get(str(raw["kind"]), raw["kind"])
+    told["completeness"] = str(raw["completeness"]).strip().upper()
+    told["trainable"] = raw["trainable"] or "none"
+    return told
+
+
+def _bytes(value: Any) -> int | None:
+    """A whole number of bytes, written as a number or in words."""
+    found = number(value)
+    if isinstance(found, float):
+        found = round(found)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
 
 
 def _first(table: Sequence[tuple[str, str | None]], words: str) -> str | None:

@@ -12,10 +12,12 @@ shown apart, but never counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.published.commits import date_of
+from benchmarks.published.kinds import number
 from benchmarks.published.records import FOUR_BITS, Record
+from memcalc.implementations._litgpt_shapes import SHAPES
 from memcalc.implementations._torchtitan_versions import LAST, version_of
 from memcalc.records import dataclass
 
@@ -91,6 +93,8 @@ class Reason:
     stand_in: str = ""
 
 
+ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
+"""What a record comes to whose field is of another kind than those that were seen: it is told of, and stops no other."""
 Rule = Callable[[Record, Features], Reason | None]
 
 
@@ -101,7 +105,10 @@ def why_not(record: Record, engine: str = "trace") -> tuple[Reason, ...]:
         record: a published run.
         engine: who is asked for steps: ``trace`` or ``analytic``. Statics are the analytic engine's either way.
     """
-    return tuple(_reasons(record, STEP[engine]))
+    try:
+        return tuple(_reasons(record, STEP[engine]))
+    except ODD as error:
+        return (Reason("record", f"a field of it is not what it is elsewhere ({type(error).__name__}: {error})"),)
 
 
 def engine_of(record: Record, engine: str = "trace") -> str:
@@ -162,6 +169,8 @@ def _precision(record: Record, _: Features) -> Reason | None:
 
 
 def _adapters(record: Record, modelled: Features) -> Reason | None:
+    if record.method in ("lora", "qlora") and (targets(record) is None or rank(record) is None):
+        return Reason("adapters", "what is adapted, and by which rank, is not told")
     if record.kind == "train_step" and record.precision == "bf16-pure, adapters fp32" and not modelled.mixed_adapters:
         return Reason("precision", "adapters in another dtype than the base are not modelled")
     return None
@@ -250,9 +259,17 @@ def _model(record: Record, modelled: Features) -> Reason | None:
         return Reason("model", "the record does not have the whole shape of a family memcalc knows")
     if isinstance(config, str) and config.startswith("py:") and record.kind == "train_step" and not modelled.code_alone:
         return Reason("model", f"{config} is known by its code, and has no config")
+    families = FAMILIES.get(str(record.implementation))
+    if isinstance(config, dict) and families is not None and config["model_type"] not in families:
+        return Reason("model", f"{record.implementation}'s {config['model_type']} is not modelled")
     return None
 
 
+FAMILIES = {
+    "litgpt": tuple(SHAPES), "torchtitan": ("llama", "qwen3"), "torchtune": ("llama", "qwen2"), "megatron": ("gpt2", "llama"),
+    "timm": ("vit",),
+}  # fmt: skip
+"""Whose models each implementation has (memcalc.implementations)."""
 RULES: tuple[Rule, ...] = (
     _quantized, _method, _compiled, _offload, _in_backward, _optimizer, _precision, _adapters, _ranks, _checkpointing, _sizes,
     _device, _implementation, _dated, _model,
@@ -316,6 +333,22 @@ def code_date(record: Record) -> str | None:
     return PAGES.get(str(source.get("path"))) if record.kind == "inference" else None
 
 
+def targets(record: Record) -> list[str] | None:
+    """What a run adapts, in its own words; None where it does not say."""
+    trained = record.raw["trainable"]
+    found = (trained.get("targets") or trained.get("target_modules")) if isinstance(trained, Mapping) else None
+    if isinstance(found, str):
+        found = [part for part in re.split(r"[\s,+/]+", found) if part]
+    return [str(part) for part in found] if isinstance(found, list) and found else None
+
+
+def rank(record: Record) -> int | None:
+    """Of a run's adapters; None where it does not say."""
+    trained = record.raw["trainable"]
+    found = number(trained.get("rank", trained.get("r"))) if isinstance(trained, Mapping) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
 def builder(record: Record) -> str | None:
     """What builds a model of torchtune's; None where its name does not say."""
     return next((name for part, name in BUILDERS.items() if part in str(record.raw["model"].get("name"))), None)
@@ -363,7 +396,7 @@ def quantization(record: Record) -> str | None:
         found = FOUR_BITS.search(record.text("precision"))
         words = found[1] if found else ""
     else:
-        words = str(record.raw["trainable"].get("base_quantization")).removeprefix("bnb.")
+        words = str(record.raw["trainable"].get("base_quantization")).lower().removeprefix("bnb.")
     return {"nf4": "nf4", "nf4-dq": "nf4-double", "fp4": "nf4", "fp4-dq": "nf4-double"}.get(words)
 
 
