@@ -32,11 +32,13 @@ METRICS: Sequence[tuple[str, str]] = (
 """What a metric's words say is counted; the first that matches. ``active`` is allocated, and what waits for its stream."""
 
 IMPLEMENTATIONS: Mapping[str, str] = {
-    "Lightning-AI/litgpt": "litgpt", "pytorch/torchtitan": "torchtitan", "pytorch/torchtune": "torchtune", "pytorch/ao": "timm",
-    "pytorch/tutorials": "torchvision", "huggingface/transformers": "transformers", "huggingface/peft": "transformers",
-    "bitsandbytes-foundation/bitsandbytes": "transformers", "linkedin/Liger-Kernel": "transformers",
-    "NVIDIA/Megatron-LM": "megatron", "deepspeedai/DeepSpeed": "transformers", "modelscope/ms-swift": "remote code",
-    "QwenLM/Qwen": "remote code", "AnswerDotAI/fsdp_qlora": "transformers",
+    "Lightning-AI/litgpt": "litgpt", "Lightning-AI/lit-gpt": "litgpt", "pytorch/torchtitan": "torchtitan",
+    "meta-pytorch/torchtitan": "torchtitan", "pytorch/torchtune": "torchtune", "pytorch/ao": "timm",
+    "huggingface/pytorch-image-models": "timm", "pytorch/tutorials": "torchvision", "pytorch/vision": "torchvision",
+    "huggingface/transformers": "transformers", "huggingface/peft": "transformers", "huggingface/accelerate": "transformers",
+    "huggingface/trl": "transformers", "bitsandbytes-foundation/bitsandbytes": "transformers",
+    "linkedin/Liger-Kernel": "transformers", "NVIDIA/Megatron-LM": "megatron", "deepspeedai/DeepSpeed": "transformers",
+    "modelscope/ms-swift": "remote code", "QwenLM/Qwen": "remote code", "AnswerDotAI/fsdp_qlora": "transformers",
 }  # fmt: skip
 """Whose model code a repository's runs trained."""
 
@@ -64,9 +66,14 @@ PACKED = re.compile(r"int[48]|[48][ -]?bit|nf4|\bfp4|gptq|awq|fp8|float8|gguf|mx
 """Words of a base in fewer bits, of which ``FOUR_BITS`` are those that are understood."""
 
 GPUS: Sequence[tuple[str, str]] = (
-    (r"A100.*40", "a100-40gb"), (r"A100", "a100-80gb"), (r"A10G", "a10g-24gb"), (r"H200", "h200-141gb"),
-    (r"H100 9", "h100-96gb"), (r"H100", "h100-80gb"), (r"L40S", "l40s-48gb"), (r"V100.*16", "v100-16gb"),
-    (r"4070 Ti SUPER", "rtx-4070-ti-super-16gb"), (r"3090", "rtx-3090"), (r"4090", "rtx-4090"),
+    (r"A100.*40", "a100-40gb"), (r"A100", "a100-80gb"), (r"A10G", "a10g-24gb"), (r"A10\b", "a10-24gb"), (r"A40\b", "a40"),
+    (r"A5000", "a5000-24gb"), (r"A6000", "a6000-48gb"), (r"H200", "h200-141gb"), (r"B200", "b200"),
+    (r"H100 NVL|H100.*94", "h100-94gb"), (r"H100 9", "h100-96gb"), (r"H100", "h100-80gb"), (r"L40S", "l40s-48gb"),
+    (r"L40\b", "l40"), (r"L4\b", "l4-24gb"), (r"V100.*16", "v100-16gb"), (r"V100.*32", "v100-32gb"), (r"P100.*12", "p100-12gb"),
+    (r"P100", "p100-16gb"), (r"\bT4\b", "t4-16gb"), (r"Titan RTX", "titan-rtx"), (r"RTX 8000", "quadro-rtx-8000"),
+    (r"RTX 6000 Ada", "rtx-6000-ada"), (r"2080 ?Ti", "rtx-2080-ti"), (r"3060", "rtx-3060-12gb"), (r"3080(?! ?Ti)", "rtx-3080"),
+    (r"3090", "rtx-3090"), (r"4070 Ti SUPER", "rtx-4070-ti-super-16gb"), (r"4080 ?SUPER", "rtx-4080-super"),
+    (r"4080", "rtx-4080"), (r"4090", "rtx-4090"), (r"5090", "rtx-5090"),
 )  # fmt: skip
 
 BEFORE_2 = re.compile(r"\(20(?:1\d|2[0-2])\)|torch 1\.")
@@ -89,6 +96,7 @@ class Record:
         gpu: by memcalc's name; ``""`` where none is stated; None where it is no NVIDIA GPU.
         torch: a version, where one is stated.
         before_2: whether its software is said to be from before torch 2.0 of March 2023.
+        accumulation: micro-batches to a step; 0 where that is said, and no number.
     """
 
     raw: Mapping[str, Any]
@@ -184,7 +192,8 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
     else:
         quantized, tables = isinstance(trained, Mapping) and bool(trained.get("base_quantization")), PRECISIONS
     repo = str(source.get("repo") or source.get("title") or source.get("locator") or "?")
-    accumulation = raw.get("gradient_accumulation_steps") or 1
+    repo = re.sub(r"^(?:https?://)?(?:www\.)?github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?(?:/.*)?$", r"\1", repo)
+    accumulation = raw.get("gradient_accumulation_steps")
     gpu_words = str(raw.get("gpu") or "")
     stated = "" if gpu_words.lower() in ("", "not stated") else gpu_words
     return Record(
@@ -198,7 +207,7 @@ def read(raw: Mapping[str, Any], path: str = "record") -> Record:
         checkpointing=_checkpointing(str(raw.get("activation_checkpointing") or "none")),
         gpu=_first(GPUS, stated) if stated else "", torch=_torch(str(raw.get("software") or "")),
         before_2=bool(BEFORE_2.search(str(raw.get("software") or ""))),
-        accumulation=accumulation if isinstance(accumulation, int) else 1,
+        accumulation=1 if accumulation is None else accumulation if isinstance(accumulation, int) else 0,
     )  # fmt: skip
 
 

@@ -194,7 +194,8 @@ def _checkpointing(record: Record, modelled: Features) -> Reason | None:
 
 
 def _sizes(record: Record, _: Features) -> Reason | None:
-    told = all(isinstance(record.raw[key], int) and record.raw[key] > 0 for key in ("micro_batch_size", "seq_len"))
+    sizes = (record.raw["micro_batch_size"], record.raw["seq_len"], record.accumulation)
+    told = all(isinstance(size, int) and size > 0 for size in sizes)
     return None if told or record.kind in STATIC else Reason("sizes", "the batch's shape is not stated")
 
 
