@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.published.convert import PIECES, SAME, question
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import sharding, why_not
+from benchmarks.published.scope import why_not
+from benchmarks.published.told import sharding
 from memcalc import api
 from memcalc.errors import InputError
 from memcalc.job import read_job

@@ -10,15 +10,14 @@ from typing import Any
 from benchmarks.published.kinds import arch_of
 from benchmarks.published.models import config_of
 from benchmarks.published.records import Record
-from benchmarks.published.scope import (
-    ANALYTIC,
+from benchmarks.published.scope import ANALYTIC, engine_of
+from benchmarks.published.told import (
     EXPANDABLE,
     FUSED,
     NIGHTLIES,
     PER_OPERATOR,
     builder,
     code_date,
-    engine_of,
     lengths,
     policy,
     quantization,
@@ -27,7 +26,7 @@ from benchmarks.published.scope import (
     targets,
     titan_date,
     weights_alone,
-)  # fmt: skip
+)
 from memcalc.errors import InputError
 from memcalc.records import dataclass
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.published.models import CLASSES, config_of
 from benchmarks.published.records import Record, load
-from benchmarks.published.scope import ANALYTIC, PER_OPERATOR, policy
+from benchmarks.published.scope import ANALYTIC
+from benchmarks.published.told import PER_OPERATOR, policy
 
 PAGE = Path(__file__).parent / "needs.md"
 HEAD = """# What the published steps need

@@ -36,16 +36,17 @@ class LitCache(KeyValueCache):
         layer = self.layers.get(machine.path)
         if layer is None:
             dtypes = (key.dtype, value.dtype) if machine.decide(self.past > 0) else (self.dtype, self.dtype)
-            named = zip((key, value), dtypes, ("keys", "values"), strict=True)
             layer = self.layers[machine.path] = LayerCache(
-                *(machine.before((*one.shape[:2], self.capacity, one.shape[3]), dtype, "cache", name)
-                  for one, dtype, name in named)
-            )  # fmt: skip
+                self._made(machine, key, dtypes[0], "keys"), self._made(machine, value, dtypes[1], "values")
+            )
         assert layer.keys is not None
         assert layer.values is not None
         layer.keys = self._moved(machine, layer.keys, key.dtype, "keys")
         layer.values = self._moved(machine, layer.values, value.dtype, "values")
         return layer.keys, layer.values
+
+    def _made(self, machine: Machine, like: Value, dtype: str, name: str) -> Value:
+        return machine.before((*like.shape[:2], self.capacity, like.shape[3]), dtype, "cache", name)
 
     def _moved(self, machine: Machine, kept: Value, dtype: str, name: str) -> Value:
         """``self.k.to(k.dtype)``: itself, but for the first tokens under autocast."""

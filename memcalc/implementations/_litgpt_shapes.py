@@ -44,7 +44,13 @@ class Version(NamedTuple):
 
 VERSIONS: Mapping[str, Version] = {
     "2023-09-27": Version(  # 29de2828, 8641822b
-        "own", residual_first=True, shares=True, low_tables=True, lora_scales=False, in_place=False, counts=False,
+        "own",
+        residual_first=True,
+        shares=True,
+        low_tables=True,
+        lora_scales=False,
+        in_place=False,
+        counts=False,
         two_names=True,
     ),
     "2023-10-27": Version("cast_last", lora_scales=False, in_place=False, counts=False, two_names=True),  # 0cc02afa

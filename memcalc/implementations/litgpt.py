@@ -14,6 +14,7 @@ from memcalc.arrays import Count
 from memcalc.errors import InputError, NotModelledError, did_you_mean, either
 from memcalc.families._forward import Batch
 from memcalc.implementations import _litgpt_generate as generating
+from memcalc.implementations._litgpt_cache import LitCache
 from memcalc.implementations._litgpt_layers import LitAttention, LitBlock, LitMLP, LitNorm, Tables
 from memcalc.implementations._litgpt_lora import TARGETS, Lora, LoraFused, LoraLinear
 from memcalc.implementations._litgpt_scripts import SCRIPTS, head
@@ -236,7 +237,7 @@ def generated_with(model: Model, batch: Batch, capacity: Count, dtype: str) -> I
     return generating.held(model.config.rotated, _table(model.config, dtype), batch, capacity)
 
 
-GENERATION = Generation(generate, generating.LitCache, generated_with, generating.SAID)
+GENERATION = Generation(generate, LitCache, generated_with, generating.SAID)
 
 IMPLEMENTATION = Implementation(
     name="litgpt", source="Lightning-AI/litgpt, commits of 2023-09-27 to 2024-08-02", build=build, play=play, held=held,

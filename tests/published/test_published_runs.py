@@ -8,7 +8,8 @@ from benchmarks.published.convert import question
 from benchmarks.published.optimizers import in_backward, optimizer_of
 from benchmarks.published.predict import answer, asked_for, estimated, predict
 from benchmarks.published.records import load
-from benchmarks.published.scope import lengths, why_not
+from benchmarks.published.scope import why_not
+from benchmarks.published.told import lengths
 from tests.published.test_published import record
 
 PAGE = {"repo": "Lightning-AI/litgpt", "path": "tutorials/resource-tables.md"}
