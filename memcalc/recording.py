@@ -16,7 +16,7 @@ True
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from memcalc.arrays import SplitError, ceil_div, is_array, maximum, minimum, where
@@ -216,13 +216,14 @@ class Reading:
 
     Attributes:
         values: what each atom that was needed is.
-        many: whether they are for many jobs at once.
+        jobs: how many they are for; sizes that differ are arrays of so many.
     """
 
     def __init__(self, recording: Recording, sizes: Mapping[str, Any]) -> None:
         self.recording = recording
         self.values: dict[int, Any] = {place: sizes[name] for place, name in enumerate(recording.names)}
-        self.many = any(map(is_array, sizes.values()))
+        self.jobs = max((len(size) for size in sizes.values() if is_array(size)), default=1)
+        self._products: dict[Monomial, Any] = {}
 
     @classmethod
     def of(cls, recording: Recording, sizes: Mapping[str, Any]) -> Reading | None:
@@ -239,6 +240,16 @@ class Reading:
                 raise SplitError(found)
         return reading
 
+    def pieces(self, jobs: int) -> Iterator[tuple[slice, Reading]]:
+        """The same for so many of the jobs at a time, each with where they stand among all.
+
+        What is made of some thousand jobs stays in the processor's cache, where a hundred thousand's passes through memory.
+        """
+        sizes = {name: self.values[place] for place, name in enumerate(self.recording.names)}
+        for start in range(0, self.jobs, jobs):
+            mine = slice(start, start + jobs)
+            yield mine, Reading(self.recording, {name: size[mine] if is_array(size) else size for name, size in sizes.items()})
+
     def atom(self, place: int) -> Any:
         """What an atom is."""
         found = self.values.get(place)
@@ -251,14 +262,19 @@ class Reading:
 
     def monomial(self, monomial: Monomial) -> Any:
         """What a product of atoms is."""
-        found: Any = 1
-        for place in monomial:
-            found = found * self.atom(place)
+        found = self._products.get(monomial)
+        if found is None:
+            found = 1
+            for place in monomial:
+                found = found * self.atom(place)
+            self._products[monomial] = found
         return found
 
     def value(self, one: Any) -> Any:
         """What a symbol is, or a question; a plain number is itself."""
         if one.__class__ is Symbol:
+            if self.jobs > 1:
+                return sum([count * self.monomial(monomial) for monomial, count in one.terms])
             values = self.values
             total: Any = 0
             for monomial, count in one.terms:

@@ -6,7 +6,7 @@ the same tape is made once more in float64, which cannot, and what comes near 2*
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,10 @@ MANY_TOKENS, MANY_SCORES = 2.0**33, 2.0**41
 and 2**21 of each pair, more than any layers take, come to no more than int64 holds."""
 NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
+
+
+AT_ONCE = 2**13
+"""Jobs that formulas are read for at once: an array of so many is 64 KiB, and dozens of them stay in a processor's cache."""
 
 
 def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared, object] | None = None) -> Figures:
@@ -97,10 +101,23 @@ def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account, shar
 
 def _read(structure: Structure, reading: Reading) -> Figures:
     """The same from formulas."""
-    asked, blocks, bound = (
-        structure.arrays().measured(measure).read(reading) for measure in (requested, rounded, allocated_bound)
-    )
-    return _told(asked.role_tops(STEP_ROLES), asked.top(), blocks.top(), bound.top())
+    measures = [structure.arrays().measured(measure) for measure in (requested, rounded, allocated_bound)]
+    parts: list[tuple[slice, Figures]] = []
+    for mine, piece in reading.pieces(AT_ONCE):
+        asked, blocks, bound = (measured.read(piece) for measured in measures)
+        parts.append((mine, _told(asked.role_tops(STEP_ROLES), asked.top(), blocks.top(), bound.top())))
+    return {column: _joined([(mine, part[column]) for mine, part in parts], reading.jobs) for column in parts[0][1]}
+
+
+def _joined(parts: Sequence[tuple[slice, Count]], jobs: int) -> Count:
+    """A column of some jobs' figures, from those of all; one number that holds for all of them stays one."""
+    first = parts[0][1]
+    if all(not is_array(value) and value == first for _, value in parts):
+        return first
+    whole = np.empty(jobs, dtype=np.int64)
+    for mine, value in parts:
+        whole[mine] = value
+    return whole
 
 
 def _told(tops: dict[Role, Count], asked: Count, blocks: Count, bound: Count) -> Figures:

@@ -79,7 +79,7 @@ class Structure:
         if "many" not in self.read:
             from memcalc.tape.formula_arrays import FormulaArrays
 
-            self.read["many"] = FormulaArrays(self.steady)
+            self.read["many"] = FormulaArrays(self.steady, self.recording)
         return self.read["many"]  # type: ignore[no-any-return]
 
 
