@@ -66,7 +66,7 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared
     check_parameters(plan, model)
     # a sequence length is no error of a model of images, which may be swept beside models of text
     check_settings(job.model_copy(update={"training": job.training.model_copy(update={"sequence_length": None})}), model)
-    account = accounts(plan, model, ranks)[0]
+    account = shared[0].kept(_fullest, plan, model, ranks) if shared is not None else _fullest(plan, model, ranks)
     tops = account.by_requested.stretch.role_top
     known = [role for role in MODELLED if role not in account.layout.partial]
     found: Figures = {COMPONENTS[role]: tops.get(role, 0) for role in known}
@@ -83,6 +83,11 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared
         states = int(textbook) * model.num_trainable_parameters
         found["textbook_optimizer_states_per_rank"] = states // plan.shards if plan.stage else states
     return found
+
+
+def _fullest(plan: Plan, model: Model, ranks: int) -> Account:
+    """What the fullest rank keeps."""
+    return accounts(plan, model, ranks)[0]
 
 
 def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account, shared: tuple[Shared, object] | None) -> Figures:

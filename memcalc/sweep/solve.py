@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from memcalc.arrays import SplitError
+from memcalc.arrays import SplitError, is_array
 from memcalc.engines.analytic.structures import Shared
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
@@ -25,6 +25,8 @@ from memcalc.sweep.figures import NEAR, Figures, exact_figures, figures, suspect
 
 DENSE = 2
 """Models times meshes are laid out as a rectangle while that has at most so many cells for a point."""
+SPARSE = 4
+"""Numbers are told apart by counting while there are at most so many between the least and the greatest for each."""
 PROBES = 2
 """Jobs asked one by one whether an error that arrays raise is theirs too, word for word."""
 
@@ -114,43 +116,41 @@ class Solver:
                 raise
             self._apart(points, models, model_of, mesh_of)
         else:
+            if not near.any():
+                self.answer(points.rows, done)
+                return
             sure = ~near
-            self.answer(points.rows[sure], {name: value[sure] for name, value in done.items()})
-            if near.any():
-                self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
+            self.answer(points.rows[sure], {name: value[sure] if is_array(value) else value for name, value in done.items()})
+            self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
 
     def together(
         self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array
-    ) -> tuple[dict[str, Array], Array]:
-        """(figures, whether int64 may not hold them) of every point, from one evaluation."""
+    ) -> tuple[Figures, Array]:
+        """(figures, whether int64 may not hold them) of every point, from one evaluation; what all have alike as one number."""
         shape, cell = self._cells(points, models, model_of, meshes, mesh_of)
         along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
         across: tuple[Array, tuple[int, ...]] = (meshes, (-1,))
         if len(shape) == 1:
             along = across = (np.arange(len(points)), (-1,))
-        plan = replace(
-            self.plan,
-            shards=_plain(points.shards[across[0]], across[1]),
-            replicas=_plain(points.replicas[across[0]], across[1]),
-            accumulation=_plain(points.accumulation[across[0]], across[1]),
-        )
+        ranks = [_plain(getattr(points, name)[across[0]], across[1]) for name in ("shards", "replicas", "accumulation")]
+        plan = self.shared.kept(_meshed, self.plan, *ranks)
 
         def spread(value: Any) -> Array:
-            cells: Array = np.broadcast_to(np.asarray(value), shape)[cell]
+            cells: Array = np.broadcast_to(value, shape)[cell]
             return cells
 
         def model(kind: type) -> Model:
             return self._model(points.variant[along[0]], points.count[along[0]], along[1], kind)
 
-        ranks = 2 if self.several else 1
+        several = 2 if self.several else 1
         job = self._job(points.batch[across[0]], points.tokens[across[0]], across[1])
         # of models that differ, none tells what the others are
         owner = self.models[int(points.variant[0])] if (points.variant == points.variant[0]).all() else None
-        found = figures(job, plan, model(np.int64), ranks, None if owner is None else (self.shared, owner))
+        found = figures(job, plan, model(np.int64), several, None if owner is None else (self.shared, owner))
         # ints that no array has touched are exact already
-        arrays = any(isinstance(value, np.ndarray) for value in found.values())
-        near = suspects(plan, model(np.float64), ranks) if arrays else max(found.values()) >= NEAR
-        return {name: spread(value) for name, value in found.items()}, spread(near)
+        arrays = any(is_array(value) for value in found.values())
+        near = self.shared.kept(suspects, plan, model(np.float64), several) if arrays else max(found.values()) >= NEAR
+        return {name: spread(value) if is_array(value) else value for name, value in found.items()}, spread(near)
 
     def singly(self, points: Points) -> None:
         """Answer every point by itself, points that are one job together."""
@@ -184,7 +184,12 @@ class Solver:
         return self.job.model_copy(update={"training": self.job.training.model_copy(update=told)})
 
     def _cells(self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> tuple[Any, Any]:
-        """(shape of the evaluation, each point's cell in it): models by meshes where few cells stay empty."""
+        """(shape of the evaluation, each point's cell in it): models by meshes where few cells stay empty.
+
+        Points of one model of which no two are alike are cells in their own order.
+        """
+        if len(meshes) == len(points):
+            return (len(points),), slice(None)
         if len(models) * len(meshes) <= DENSE * len(points):
             return (len(models), len(meshes)), (model_of, mesh_of)
         return (len(points),), slice(None)
@@ -237,8 +242,22 @@ class Solver:
             distinct_variants, which = np.unique(variants, return_inverse=True)
             configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
             config, name = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind)), ""
-        built = build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
-        return reached(built, sees=self.job.training.image_size is not None)
+        sees = self.job.training.image_size is not None
+        if config is first.config:
+            return self.shared.kept(_built, first, sees)
+        return _built(replace(first, config=config, name=name), sees)
+
+
+def _built(model: Model, sees: bool) -> Model:
+    """The model of another's config."""
+    assert model.architecture is not None
+    built = build_model(load_family(model.family), model.config, model.architecture, name=model.name, dtype=model.dtype)
+    return reached(built, sees=sees)
+
+
+def _meshed(plan: Plan, shards: Any, replicas: Any, accumulation: Any) -> Plan:
+    """The plan on these ranks."""
+    return replace(plan, shards=shards, replicas=replicas, accumulation=accumulation)
 
 
 def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:
@@ -262,12 +281,27 @@ def _mapped(config: Any, change: Callable[[Array], Any]) -> Any:
 
 def distinct(*columns: Array) -> tuple[Array, Array]:
     """(the first row of each distinct combination, in order of value; which of those each row is)."""
-    which = np.zeros(len(columns[0]), dtype=np.int64)
+    rows = len(columns[0])
+    which, count = np.zeros(rows, dtype=np.int64), 1
     for column in columns:
-        if (column == column[0]).all():
+        least, greatest = int(column.min()), int(column.max())
+        if least == greatest:
             continue
-        values, at = np.unique(column, return_inverse=True)
-        _, which = np.unique(which * len(values) + at, return_inverse=True)
-    if not which.any():
-        return np.zeros(1, dtype=np.int64), which
-    return np.unique(which, return_index=True)[1], which
+        if count * (greatest - least + 1) <= SPARSE * rows:
+            own, values = column - least, greatest - least + 1
+        else:
+            own, values = _numbered(column, None)
+        which, count = _numbered(which * values + own, count * values)
+    first = np.empty(count, dtype=np.int64)
+    first[which[::-1]] = np.arange(rows - 1, -1, -1)
+    return first, which
+
+
+def _numbered(codes: Array, below: int | None) -> tuple[Array, int]:
+    """(the number of each code among the distinct ones in order, how many those are); codes from 0 are counted, not sorted."""
+    if below is None or below > SPARSE * len(codes):
+        found, which = np.unique(codes, return_inverse=True)
+        return which, len(found)
+    there = np.zeros(below, dtype=bool)
+    there[codes] = True
+    return (np.cumsum(there) - 1)[codes], int(there.sum())

@@ -100,8 +100,10 @@ class Stretch:
 
     def answer(self, rows: Array, figures: Figures) -> None:
         """These points' figures; a column that is not among them stays null."""
+        in_a_row = len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all()
+        where = slice(int(rows[0]), int(rows[-1]) + 1) if in_a_row else rows
         for name, values in figures.items():
-            self.rows.put(name, rows, values)
+            self.rows.put(name, where, values)
 
     def name(self) -> None:
         """The jobs' own names."""

@@ -7,9 +7,9 @@ jobs are played one by one until there have been some of a kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from memcalc.allocator.settings import asked_settings
 from memcalc.arrays import SplitError, is_array, rounded
@@ -37,12 +37,15 @@ from memcalc.tape.read_again import read_again
 if TYPE_CHECKING:
     from memcalc.tape.formula_arrays import FormulaArrays
 
+T = TypeVar("T")
 SIZES = ("micro_batch_size", "sequence_length")
 """Keys of a job's training that may vary within a structure."""
 ALONE = 4
 """Jobs of a kind that are played one by one before one is played for all, which takes as long as some six."""
 KINDS = 32
 """Kinds of jobs that are remembered, the latest used."""
+KEPT = 64
+"""Plans, models and accounts that evaluations of arrays have in common."""
 STRUCTURES = 16
 """Structures of a kind: where there are more, its jobs have little in common, and are played one by one."""
 
@@ -186,12 +189,31 @@ KNOWN = Kinds()
 
 
 class Shared:
-    """Structures of jobs that are held as arrays, remembered from one evaluation to the next."""
+    """Structures of jobs that are held as arrays, and what else they have in common, from one evaluation to the next."""
 
     def __init__(self) -> None:
         self.known: dict[Any, list[Structure]] = {}
         self.owners: dict[int, object] = {}
         self.alone: set[Any] = set()
+        self.made: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
+
+    def kept(self, make: Callable[..., T], *taken: Any) -> T:
+        """What a function makes of numbers and of objects, these told by their identity; the latest answers are kept.
+
+        Of arrays, and of what holds some, there will not be the same again, and nothing is kept.
+        """
+        if any(map(is_array, taken)):
+            return make(*taken)
+        key = (make, *(one if isinstance(one, int) else id(one) for one in taken))
+        found = self.made.pop(key, None)
+        if found is None:
+            found = make(*taken), taken  # what a key tells by identity stays alive with it
+            if any(map(_holds_arrays, taken)):
+                return found[0]  # type: ignore[no-any-return]
+            while len(self.made) >= KEPT:
+                del self.made[next(iter(self.made))]
+        self.made[key] = found
+        return found[0]  # type: ignore[no-any-return]
 
     def find(
         self, owner: object, job: Job, plan: Plan, model: Model, account: Account, ranks: int
@@ -239,6 +261,11 @@ class Shared:
         reading = structure.recording.read(sizes)
         assert reading is not None, "it was played with the first of them"
         return structure, reading
+
+
+def _holds_arrays(one: Any) -> bool:
+    numbers = ("shards", "replicas", "accumulation") if isinstance(one, Plan) else ("num_parameters",)
+    return any(is_array(getattr(one, name, 0)) for name in numbers)
 
 
 def _sizes(job: Job) -> dict[str, int]:
