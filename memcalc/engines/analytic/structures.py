@@ -202,13 +202,11 @@ class Shared:
 
         Of arrays, and of what holds some, there will not be the same again, and nothing is kept.
         """
-        if any(map(is_array, taken)):
-            return make(*taken)
         key = (make, *(one if isinstance(one, int) else id(one) for one in taken))
         found = self.made.pop(key, None)
         if found is None:
             found = make(*taken), taken  # what a key tells by identity stays alive with it
-            if any(map(_holds_arrays, taken)):
+            if any(map(_varies, taken)):
                 return found[0]  # type: ignore[no-any-return]
             while len(self.made) >= KEPT:
                 del self.made[next(iter(self.made))]
@@ -263,9 +261,11 @@ class Shared:
         return structure, reading
 
 
-def _holds_arrays(one: Any) -> bool:
-    numbers = ("shards", "replicas", "accumulation") if isinstance(one, Plan) else ("num_parameters",)
-    return any(is_array(getattr(one, name, 0)) for name in numbers)
+def _varies(one: Any) -> bool:
+    """Whether an array is one of a plan's or a model's numbers, or all that is given."""
+    if isinstance(one, Plan):
+        return any(map(is_array, (one.shards, one.replicas, one.accumulation)))
+    return is_array(one.num_parameters if isinstance(one, Model) else one)
 
 
 def _sizes(job: Job) -> dict[str, int]:
