@@ -82,11 +82,12 @@ def forms_of(tape: Iterable[Event], place: str = "device") -> Forms:
     columns = {term: number for number, term in enumerate(terms)}
 
     def matrix(rows: Iterable[Row]) -> Any:
-        listed = sorted(rows, key=lambda row: sorted(row))
+        listed = list(rows)
         table = np.zeros((len(listed), len(terms)), dtype=np.int64)
-        for number, row in enumerate(listed):
-            for term, count in row:
-                table[number, columns[term]] = count
+        cells = [(number, columns[term], count) for number, row in enumerate(listed) for term, count in row]
+        if cells:
+            at, across, counts = np.array(cells, dtype=np.int64).T
+            table[at, across] = counts
         return undominated(table)
 
     return Forms(
