@@ -202,6 +202,13 @@ class Recording:
             return None
         return step[1]
 
+    def choice_of(self, place: int) -> tuple[int, int] | None:
+        """The two numbers of which an atom is one; None for another."""
+        step = self.steps[place]
+        if step is None or step[0] is not where or is_array(step[1][1]) or is_array(step[1][2]):
+            return None
+        return step[1][1:]
+
     def read(self, sizes: Mapping[str, Any]) -> Reading | None:
         """The formulas for other numbers, or for arrays of them; None where a question has another answer there.
 
@@ -224,6 +231,7 @@ class Reading:
         self.values: dict[int, Any] = {place: sizes[name] for place, name in enumerate(recording.names)}
         self.jobs = max((len(size) for size in sizes.values() if is_array(size)), default=1)
         self._products: dict[Monomial, Any] = {}
+        self._ends: dict[Monomial, tuple[int, int]] = {}
 
     @classmethod
     def of(cls, recording: Recording, sizes: Mapping[str, Any]) -> Reading | None:
@@ -268,6 +276,14 @@ class Reading:
             for place in monomial:
                 found = found * self.atom(place)
             self._products[monomial] = found
+        return found
+
+    def ends(self, monomial: Monomial) -> tuple[int, int]:
+        """What a product of atoms is at least, and at most, in any of the jobs."""
+        found = self._ends.get(monomial)
+        if found is None:
+            value = self.monomial(monomial)
+            found = self._ends[monomial] = (value.min(), value.max()) if is_array(value) else (value, value)
         return found
 
     def value(self, one: Any) -> Any:

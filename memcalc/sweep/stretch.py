@@ -63,7 +63,7 @@ class Stretch:
     def number(self, key: str) -> Array:
         """A number of every point."""
         found = self.block.numbers(key, self.at)
-        return np.full(self.rows.rows, found, dtype=np.int64) if isinstance(found, int) else found
+        return np.broadcast_to(np.int64(found), self.rows.rows) if isinstance(found, int) else found
 
     def codes(self, kind: Kind) -> tuple[Array, list[int]]:
         """(which of a kind's distinct codes each point has, those codes)."""

@@ -1,8 +1,9 @@
 """The highest of many sums for each of many jobs: those that cannot be it are told apart before any is worked out.
 
-A sum counts products of atoms. What is rounded up follows what it was, so that a sum lies between two others of fewer products,
-the *bases*. A sum that is at most what another is at least, wherever between their least and their greatest the bases are, is
-never the highest: of a hundred instants a few are left, and nothing is worked out that only the others count.
+A sum counts products of atoms. What is rounded up follows what it was, and a choice of two numbers lies between them, so that a
+sum lies between two others of fewer products, the *bases*. A sum that is at most what another is at least, wherever between their
+least and their greatest the bases are, is never the highest: of a hundred instants a few are left, and nothing is worked out that
+only the others count.
 
 >>> from memcalc.recording import Recording
 >>> recording = Recording()
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from memcalc.arrays import Count, is_array, maximum
+from memcalc.arrays import Count, maximum
 from memcalc.recording import Reading, Recording
 from memcalc.symbols import Monomial
 
@@ -57,13 +58,15 @@ class Bounds:
 
 
 def _between(recording: Recording, monomial: Monomial) -> list[tuple[Monomial, float, float]]:
-    """(base, how often it counts at least, at most): a number rounded up to a multiple follows the number."""
-    rounding = recording.rounding_of(monomial[0]) if len(monomial) == 1 else None
-    if rounding is None or rounding[1] <= 0:
-        return [(monomial, 1.0, 1.0)]
-    number, divisor = rounding
-    each = [(base, count / divisor, count / divisor) for base, count in number.terms]
-    return [*each, ((), 0.0, (divisor - 1) / divisor)]
+    """(base, how often it counts at least, at most): a number rounded up follows the number, a choice lies between the two."""
+    if len(monomial) == 1:
+        if (choice := recording.choice_of(monomial[0])) is not None:
+            return [((), min(choice), max(choice))]
+        if (rounding := recording.rounding_of(monomial[0])) is not None and rounding[1] > 0:
+            number, divisor = rounding
+            each = [(base, count / divisor, count / divisor) for base, count in number.terms]
+            return [*each, ((), 0.0, (divisor - 1) / divisor)]
+    return [(monomial, 1.0, 1.0)]
 
 
 class Extent:
@@ -75,11 +78,7 @@ class Extent:
     """
 
     def __init__(self, bases: Sequence[Monomial], reading: Reading) -> None:
-        values = [reading.monomial(base) for base in bases]
-        self.low, self.high = (
-            np.array([getattr(value, end)() if is_array(value) else value for value in values], dtype=np.float64)
-            for end in ("min", "max")
-        )
+        self.low, self.high = np.array([reading.ends(base) for base in bases], dtype=np.float64).T
 
 
 class Sums:
