@@ -83,11 +83,11 @@ def forms_of(tape: Iterable[Event], place: str = "device") -> Forms:
 
     def matrix(rows: Iterable[Row]) -> Any:
         listed = list(rows)
-        table = np.zeros((len(listed), len(terms)), dtype=np.int64)
-        cells = [(number, columns[term], count) for number, row in enumerate(listed) for term, count in row]
-        if cells:
-            at, across, counts = np.array(cells, dtype=np.int64).T
-            table[at, across] = counts
+        cells = [0] * (len(listed) * len(terms))
+        for number, row in enumerate(listed):
+            for term, count in row:
+                cells[number * len(terms) + columns[term]] = count
+        table = np.array(cells, dtype=np.int64).reshape(len(listed), len(terms))
         return undominated(table)
 
     return Forms(
