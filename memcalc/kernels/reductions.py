@@ -45,7 +45,7 @@ def contiguous_arrays(shape: Sequence[Count], dims: Sequence[int] | None, accumu
 
 def _worked_out(shape: Sequence[Count], chosen: Sequence[int], accumulator: int, chip: Chip) -> tuple[Array, Array]:
     form = np.broadcast_shapes(*(size.shape for size in shape if is_array(size)))  # type: ignore[union-attr]
-    flat = [np.broadcast_to(size, form).reshape(-1) if is_array(size) else int(size) for size in shape]
+    flat: list[Any] = [np.broadcast_to(size, form).reshape(-1) if is_array(size) else int(size) for size in shape]
     jobs = prod(form)
     partial, semaphores = (np.zeros(jobs, dtype=np.int64) for _ in range(2))
     pattern = np.zeros(jobs, dtype=np.int64)

@@ -14,8 +14,9 @@ import numpy as np
 
 from memcalc.arrays import Count, is_array, rounded
 from memcalc.engines.analytic.peak import steps_of
+from memcalc.engines.analytic.shared import Shared
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
-from memcalc.engines.analytic.structures import Shared, Structure
+from memcalc.engines.analytic.structures import Structure
 from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.errors import NotModelledError
 from memcalc.job import Job
@@ -23,7 +24,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
 from memcalc.plan_checks import check_parameters, check_settings
-from memcalc.recording import Reading
+from memcalc.reading import Reading
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
 from memcalc.tape.forms import forms_of

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from memcalc.arrays import SplitError, is_array
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic.shared import Shared
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
 from memcalc.job import Job
@@ -21,12 +21,11 @@ from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
 from memcalc.sweep.axes import NONE, Array
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import NEAR, Figures, exact_figures, figures, suspects
 
 DENSE = 2
 """Models times meshes are laid out as a rectangle while that has at most so many cells for a point."""
-SPARSE = 4
-"""Numbers are told apart by counting while there are at most so many between the least and the greatest for each."""
 PROBES = 2
 """Jobs asked one by one whether an error that arrays raise is theirs too, word for word."""
 
@@ -119,13 +118,12 @@ class Solver:
             if not near.any():
                 self.answer(points.rows, done)
                 return
-            sure = ~near
-            self.answer(points.rows[sure], {name: value[sure] if is_array(value) else value for name, value in done.items()})
+            if not near.all():
+                sure = {name: value[~near] if isinstance(value, np.ndarray) else value for name, value in done.items()}
+                self.answer(points.rows[~near], sure)
             self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
 
-    def together(
-        self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array
-    ) -> tuple[Figures, Array]:
+    def together(self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> tuple[Figures, Array]:
         """(figures, whether int64 may not hold them) of every point, from one evaluation; what all have alike as one number."""
         shape, cell = self._cells(points, models, model_of, meshes, mesh_of)
         along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
@@ -277,31 +275,3 @@ def _mapped(config: Any, change: Callable[[Array], Any]) -> Any:
         else:
             values[name] = _mapped(value, change) if hasattr(type(value), "model_fields") else value
     return type(config).model_construct(_fields_set=set(config.model_fields_set), **values)
-
-
-def distinct(*columns: Array) -> tuple[Array, Array]:
-    """(the first row of each distinct combination, in order of value; which of those each row is)."""
-    rows = len(columns[0])
-    which, count = np.zeros(rows, dtype=np.int64), 1
-    for column in columns:
-        least, greatest = int(column.min()), int(column.max())
-        if least == greatest:
-            continue
-        if count * (greatest - least + 1) <= SPARSE * rows:
-            own, values = column - least, greatest - least + 1
-        else:
-            own, values = _numbered(column, None)
-        which, count = _numbered(which * values + own, count * values)
-    first = np.empty(count, dtype=np.int64)
-    first[which[::-1]] = np.arange(rows - 1, -1, -1)
-    return first, which
-
-
-def _numbered(codes: Array, below: int | None) -> tuple[Array, int]:
-    """(the number of each code among the distinct ones in order, how many those are); codes from 0 are counted, not sorted."""
-    if below is None or below > SPARSE * len(codes):
-        found, which = np.unique(codes, return_inverse=True)
-        return which, len(found)
-    there = np.zeros(below, dtype=bool)
-    there[codes] = True
-    return (np.cumsum(there) - 1)[codes], int(there.sum())

@@ -9,17 +9,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic.shared import Shared
 from memcalc.errors import MemcalcError
 from memcalc.job import read_job
 from memcalc.plan import Plan
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, Array, Kind
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import Figures
 from memcalc.sweep.keys import nested
 from memcalc.sweep.layout import Block
 from memcalc.sweep.resolve import Limit, Memo, Reader, Setting, Variant
-from memcalc.sweep.solve import distinct
 from memcalc.sweep.table import Table
 
 T = TypeVar("T")

@@ -1,9 +1,9 @@
 """The highest of many sums for each of many jobs: those that cannot be it are told apart before any is worked out.
 
-A sum counts products of atoms. What is rounded up follows what it was, and a choice of two numbers lies between them, so that a
-sum lies between two others of fewer products, the *bases*. A sum that is at most what another is at least, wherever between their
-least and their greatest the bases are, is never the highest: of a hundred instants a few are left, and nothing is worked out that
-only the others count.
+A sum counts products of atoms. What is rounded up follows what it was, and a choice of two numbers lies between them, so that
+a sum lies between two others of fewer products, the *bases*. A sum that is at most what another is at least, wherever between
+their least and their greatest the bases are, is never the highest: of a hundred instants a few are left, and nothing is worked
+out that only the others count.
 
 >>> from memcalc.recording import Recording
 >>> recording = Recording()
@@ -18,12 +18,14 @@ only the others count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from memcalc.arrays import Count, maximum
-from memcalc.recording import Reading, Recording
+from memcalc.reading import Reading
+from memcalc.recording import Recording
 from memcalc.symbols import Monomial
 
 Table: TypeAlias = np.ndarray[Any, Any]
@@ -132,7 +134,7 @@ class Sums:
         """Pairs of sums, each the highest somewhere between the bases' least and their greatest, in that order."""
         between = extent.low[:, None] + (extent.high - extent.low)[:, None] * np.linspace(0, 1, SAMPLES)
         first = list(dict.fromkeys(np.argmax(self.least @ between, axis=0).tolist()))
-        return [(first[0], first[0]), *zip(first, first[1:], strict=False)]
+        return [(first[0], first[0]), *pairwise(first)]
 
     def total(self, place: int, reading: Reading) -> Count:
         """One of the sums, job by job."""

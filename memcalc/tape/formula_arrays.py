@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from memcalc.arrays import Count
-from memcalc.recording import Reading, Recording
+from memcalc.reading import Reading
+from memcalc.recording import Recording
 from memcalc.records import dataclass
 from memcalc.symbols import Monomial, terms_of
-from memcalc.tape.contenders import Bounds, Extent, Sums
 from memcalc.tape.contenders import Bounds, Extent, Sums
 from memcalc.tape.events import Event, Role
 from memcalc.tape.forms import forms_of

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcalc.engines.analytic import structures
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic import shared as sharing
+from memcalc.engines.analytic.shared import Shared
 from memcalc.recording import Recording
 from memcalc.sweep import figures, run
-from memcalc.sweep.solve import distinct
+from memcalc.sweep.distinct import distinct
 from tests.sweep.oracle import differences
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "vocab_size": 99,
@@ -47,12 +47,14 @@ def test_a_reading_comes_in_pieces():
     assert reading is not None
     pieces = list(reading.pieces(3))
     assert [(mine.start, mine.stop, piece.jobs) for mine, piece in pieces] == [(0, 3, 3), (3, 6, 3), (6, 9, 1)]
-    assert np.concatenate([piece.value(rows * tokens + 1) for _, piece in pieces]).tolist() == [51 + 50 * n for n in range(1, 8)]
+    assert np.concatenate([piece.value(rows * tokens + 1) for _, piece in pieces]).tolist() == [
+        51 + 50 * n for n in range(1, 8)
+    ]
 
 
 def test_what_evaluations_have_in_common_is_made_once(monkeypatch):
     """Told by identity and by number; the latest are kept, and nothing that is an array."""
-    monkeypatch.setattr(structures, "KEPT", 2)
+    monkeypatch.setattr(sharing, "KEPT", 2)
     shared, asked, objects = Shared(), [], [object() for _ in range(3)]
 
     def make(one, size):

@@ -13,15 +13,18 @@ from memcalc.tape.contenders import Bounds, Extent, Sums
 
 WAYS = (
     lambda b, s: b * s, lambda b, s: s, lambda b, s: b, lambda b, s: b * s * s, lambda b, s: ceil_div(3 * b * s, 512),
-    lambda b, s: ceil_div(b * s * s + 7 * b - s, 7), lambda b, s: where(b * s > 600, 1 << 20, 0), lambda b, s: where(s > b, b * s, 5),
-    lambda b, s: (b * s) // 10, lambda b, s: ceil_div(s, 64) * b, lambda b, s: ceil_div(-5 * s, 3), lambda b, s: s - 40 * b,
+    lambda b, s: ceil_div(b * s * s + 7 * b - s, 7), lambda b, s: where(b * s > 600, 1 << 20, 0),
+    lambda b, s: where(s > b, b * s, 5), lambda b, s: (b * s) // 10, lambda b, s: ceil_div(s, 64) * b,
+    lambda b, s: ceil_div(-5 * s, 3), lambda b, s: s - 40 * b,
 )  # fmt: skip
 sizes = st.tuples(st.integers(2, 60), st.integers(2, 3000))
 counts = st.one_of(st.just(0), st.integers(-3, 9), st.integers(-(2**24), 2**30))
 
 
 @settings(max_examples=80, deadline=None)
-@given(sizes, st.lists(sizes, min_size=1, max_size=12), st.lists(st.tuples(*[counts] * (len(WAYS) + 1)), min_size=1, max_size=9))
+@given(
+    sizes, st.lists(sizes, min_size=1, max_size=12), st.lists(st.tuples(*[counts] * (len(WAYS) + 1)), min_size=1, max_size=9)
+)
 def test_the_highest_is_never_left_out(played, jobs, rows):
     """Every sum that is the highest of some job is among the contenders, and the highest of them is the highest of all."""
     recording = Recording()
@@ -48,7 +51,9 @@ def test_what_two_others_beat_in_turn_is_left_out():
     rows = recording.input("rows", 4)
     bounds = Bounds(recording, [(), *(one for one, _ in rows.terms)])
     sums = Sums(bounds, np.array([[1000, 0], [400, 4], [0, 10], [600, 5]]))
-    wide, low, high = (Extent(bounds.bases, recording.read({"rows": np.array(one)})) for one in ([2, 1000], [2, 20], [500, 900]))
+    wide, low, high = (
+        Extent(bounds.bases, recording.read({"rows": np.array(one)})) for one in ([2, 1000], [2, 20], [500, 900])
+    )
     assert sums.contenders(wide).tolist() == [0, 2, 3]
     assert sums.contenders(low).tolist() == [0]
     assert sums.contenders(high).tolist() == [2]
