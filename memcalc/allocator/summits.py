@@ -62,6 +62,7 @@ def summits(tape: Iterable[Event], settings: AllocatorSettings | None = None) ->
     >>> summits([Mark("forward"), Alloc(weight), Repeat(9, (Alloc(scratch), Free(scratch)))])
     {(2, 'forward'): {'requested': 3146728, 'allocated': 3146752, 'reserved': 23068672}}
     """
+    tape = tape if isinstance(tape, Numbered) else list(tape)
     if settings is None or settings == AllocatorSettings():
         try:
             numbered = Numbered.of(tape)
@@ -78,15 +79,15 @@ def summits(tape: Iterable[Event], settings: AllocatorSettings | None = None) ->
 
 def lives_in(tape: Iterable[Event], capacity: int, *, descending: bool = False) -> bool:
     """Whether the allocator can play a tape within so many bytes: ``replay(tape, capacity=capacity).out_of_memory is None``."""
-    events = tape if isinstance(tape, Numbered) else list(tape)
+    tape = tape if isinstance(tape, Numbered) else list(tape)
     try:
-        _played(Numbered.of(events), capacity, descending)
+        _played(Numbered.of(tape), capacity, descending)
     except _OutOfMemoryError:
         return False
     except (NotPlainError, IndexError):
         from memcalc.allocator.replay import replay
 
-        return replay(events, capacity=capacity, descending=descending).out_of_memory is None
+        return replay(tape, capacity=capacity, descending=descending).out_of_memory is None
     return True
 
 
