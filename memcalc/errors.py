@@ -107,5 +107,5 @@ def either(words: Sequence[str]) -> str:
 
 def _short(value: object, limit: int = 80) -> str:
     text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = " ".join(text.split()) or repr(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

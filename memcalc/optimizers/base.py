@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.arrays import Count, product
 from memcalc.errors import InputError, did_you_mean
+from memcalc.optimizers._arguments import check_common, typed
 from memcalc.records import dataclass
 from memcalc.registry import Registry
 from memcalc.tensors import Kind, itemsize
@@ -179,6 +180,7 @@ class Optimizer:
         refuses: the combinations of options its constructor raises for.
         own: options that are memcalc's, not the constructor's: facts it cannot know from the constructor's arguments.
         preset: what a ``+variant`` passes to the constructor.
+        nullable: numbers among the options that may be None, though their default is none.
     """
 
     name: str
@@ -205,6 +207,7 @@ class Optimizer:
     refuses: Refusals = no_refusals
     own: frozenset[str] = frozenset()
     preset: Mapping[str, Any] = field(default_factory=dict)
+    nullable: frozenset[str] = frozenset()
 
     def minded(self, params: Iterable[Param]) -> list[Param]:
         """Those of the parameters it is handed for which it keeps states: a step passes over what has no gradient."""
@@ -220,8 +223,10 @@ class Optimizer:
         values = dict(self.options)
         for key, value in arguments.items():
             if key in self.options:
-                values[key] = _typed(value, self.options[key], f"{path}.{key}")
-            elif key not in self.ignored:
+                values[key] = typed(key, value, self.options[key], f"{path}.{key}", nullable=key in self.nullable)
+            elif key in self.ignored:
+                check_common(key, value, f"{path}.{key}")
+            else:
                 known = sorted({*self.options, *self.ignored})
                 raise InputError(f"{path}.{key}", value, f"is not an option of {self.name}", did_you_mean(key, known))
         options = Options(values)
@@ -281,22 +286,3 @@ def variant(name: str, **preset: Any) -> Optimizer:
     unknown = set(preset) - set(base.options)
     assert not unknown, f"{name} presets {unknown}, which {base.name} does not have"
     return OPTIMIZERS.add(name, replace(base, name=name, options={**base.options, **preset}, preset=preset))
-
-
-def _typed(value: Any, default: Any, path: str) -> Any:
-    """``value`` if its type is the default's; a default of None takes anything."""
-    if default is None or value is None:
-        return value
-    if isinstance(default, bool) != isinstance(value, bool):
-        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
-    if isinstance(default, float) and isinstance(value, int):
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)  # JSON and YAML know no tuples
-    if not isinstance(value, type(default)):
-        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
-    return value
-
-
-def _noun(default: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(type(default), "a list")
