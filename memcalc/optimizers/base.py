@@ -171,6 +171,7 @@ class Optimizer:
         implementations: the step's forms; the first is CUDA's default.
         born: when the states are allocated.
         regardless: whether its step makes states of parameters without a gradient too.
+        fills: whether it gives each of those a gradient of zeros, which is there until ``zero_grad``.
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
         frees_gradients: whether each gradient dies in backward, before the step.
@@ -198,6 +199,7 @@ class Optimizer:
     implementations: tuple[Implementation, ...] = ("single",)
     born: Literal["first_step", "init"] = "first_step"
     regardless: bool = False
+    fills: bool = False
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
