@@ -10,6 +10,7 @@ from typing import Any
 
 from memcalc.api import estimate_read, model_of
 from memcalc.errors import NO_VALUE, InputError, MemcalcError
+from memcalc.families.base import load_family
 from memcalc.footprint import Footprint
 from memcalc.inference import trains
 from memcalc.job import Job, read_job
@@ -115,6 +116,7 @@ def fit(
         raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
     check_grid(job, ways)
     model = model_of(job, app_dir=app_dir)
+    _check_read(model, largest)
     check_positions(with_size(job, SIZES[largest], 1), model)
     jobs = trained(job, ways) if trains(job) else forwards(job, ways)
     found = [_choice(each, model, SIZES[largest]) for each in jobs]
@@ -153,6 +155,16 @@ def _check_size(job: Job, largest: str) -> None:
         other = "batch" if largest != "batch" else "context" if job.mode == "decode" else "sequence"
         rule = f"is given, and the largest {largest} is what is sought"
         raise InputError(f"{section}.{key}", given, rule, f"leave it out, or seek the largest {other}: --largest {other}")
+
+
+def _check_read(model: Model, largest: str) -> None:
+    """Refuse to seek the longest sequence of a model that reads none.
+
+    Raises:
+        InputError: it reads none.
+    """
+    if largest != "batch" and model.config is not None and "sequence_length" not in load_family(model.family).inputs:
+        raise InputError("largest", largest, f"is no size of {model.family}, which reads no tokens", "seek the largest batch")
 
 
 def _section(key: str) -> str:

@@ -26,6 +26,13 @@ _RULES = {
     "int_parsing_size": "is too large to be a size",
 }
 
+_WAYS_OUT = {
+    "int_type": "give one", "int_parsing": "give one", "int_from_float": "give one", "float_type": "give one",
+    "float_parsing": "give one", "finite_number": "give one that is", "bool_type": "give one of them",
+    "bool_parsing": "give one of them", "string_type": "put it in quotes", "list_type": "write it in brackets",
+    "int_parsing_size": "give a smaller one",
+}  # fmt: skip
+
 
 def explain(error: ValidationError, path: str, known: Iterable[str] = ()) -> InputError:
     """The first finding as an :class:`InputError`; ``known`` are the keys an unknown one may have meant."""
@@ -71,7 +78,7 @@ def _rule(kind: str, context: dict[str, Any], message: str) -> tuple[str, str]:
     if kind == "value_error":
         reason, _, way_out = str(context["error"]).partition("; ")
         return reason, way_out
-    return _RULES.get(kind, f"breaks a rule ({message.lower()})"), ""
+    return _RULES.get(kind, f"breaks a rule ({message.lower()})"), _WAYS_OUT.get(kind, "")
 
 
 def choices(words: Iterable[str]) -> str:
