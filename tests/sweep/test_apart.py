@@ -57,6 +57,16 @@ def test_image_sizes_of_an_axis(strict):
     assert rows[2]["error"].startswith("training.image_size: 32 is not the 64 pixels")
 
 
+def test_sizes_of_what_is_read_stand_in_their_rows():
+    """As they were given, of models that read such; null of others, whose row is an error or, for tokens, goes on."""
+    grid = {"model": [T5, VIT, LLAMA], "source_length": [None, 40], "image_size": [None, 64], "scope": ["states"]}
+    rows = list(run({"base": {"sequence_length": 9}, "grid": grid}))
+    sizes = [(row["sequence_length"], row["source_length"], row["image_size"]) for row in rows]
+    assert sizes[:4] == [(9, None, None), (9, None, None), (9, 40, None), (9, 40, None)]
+    assert sizes[4:] == [(None, None, None), (None, None, 64)] * 2 + [(9, None, None)] * 4
+    assert [row["error"] is None for row in rows] == [True, False, True, False, True, True, False, False, True, *[False] * 3]
+
+
 def test_an_image_that_decides_what_is_trained():
     """Gemma 3 has a tower that a step without images does not reach: both are in one sweep, states included."""
     text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
