@@ -7,12 +7,14 @@ jobs are played one by one until there have been some of a kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from memcalc.allocator.program import NotPlainError, Numbered, Program, program_of
 from memcalc.allocator.settings import asked_settings
-from memcalc.arrays import SplitError, is_array, rounded
+from memcalc.arrays import rounded
 from memcalc.behaving import Assumed
 from memcalc.engines.analytic.peak import Summit, assembled, steps_of, through
 from memcalc.engines.analytic.static import Account
@@ -22,11 +24,11 @@ from memcalc.errors import MemcalcError
 from memcalc.footprint import Footprint
 from memcalc.job import Job
 from memcalc.models import Model
-from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan, understood
 from memcalc.plan_checks import check_settings
 from memcalc.positions import check_positions
-from memcalc.recording import LEAST, Reading, Recording
+from memcalc.reading import Reading
+from memcalc.recording import LEAST, Recording
 from memcalc.records import dataclass
 from memcalc.symbols import NotParametricError
 from memcalc.tape.events import Event
@@ -55,6 +57,7 @@ class Structure:
         recording: the formulas' atoms, and the questions.
         steady: the steady step's tape.
         steps: two iterations.
+        program: what the allocator's bare loops play of them; None where they do not.
         assumed: what it was assumed to run on.
         more: what was assumed on the way.
         read: the steady step's instants, as far as somebody has asked for them.
@@ -63,6 +66,7 @@ class Structure:
     recording: Recording
     steady: list[Event]
     steps: list[Event]
+    program: Program | None
     assumed: Assumed
     more: tuple[str, ...]
     read: dict[str, Any] = field(default_factory=dict)
@@ -74,12 +78,19 @@ class Structure:
             self.read["one"] = formulas.measured(requested), formulas.measured(rounded)
         return self.read["one"]  # type: ignore[no-any-return]
 
+    def tape(self, reading: Reading) -> Iterable[Event]:
+        """Two iterations for one job; the events themselves are written once somebody asks for them."""
+        if self.program is not None:
+            with suppress(NotPlainError):
+                return Numbered(self.program, reading.value, lambda: read_again(self.steps, reading))
+        return read_again(self.steps, reading)
+
     def arrays(self) -> FormulaArrays:
         """Its instants, for many."""
         if "many" not in self.read:
             from memcalc.tape.formula_arrays import FormulaArrays
 
-            self.read["many"] = FormulaArrays(self.steady)
+            self.read["many"] = FormulaArrays(self.steady, self.recording)
         return self.read["many"]  # type: ignore[no-any-return]
 
 
@@ -98,7 +109,11 @@ def structure_of(
     steps, assumed = steps_of(asked, plan, model, account, ranks)
     if len(steps) > 1:
         raise NotParametricError("which rank is the highest differs from job to job")
-    return Structure(recording, steady_tape(*steps[0]), two_steps(*steps[0]), assumed, steps[0][1].assumed)
+    both = two_steps(*steps[0])
+    program = None
+    with suppress(NotPlainError):
+        program = program_of(both)
+    return Structure(recording, steady_tape(*steps[0]), both, program, assumed, steps[0][1].assumed)
 
 
 @dataclass
@@ -185,62 +200,6 @@ KNOWN = Kinds()
 """This process's."""
 
 
-class Shared:
-    """Structures of jobs that are held as arrays, remembered from one evaluation to the next."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, list[Structure]] = {}
-        self.owners: dict[int, object] = {}
-        self.alone: set[Any] = set()
-
-    def find(
-        self, owner: object, job: Job, plan: Plan, model: Model, account: Account, ranks: int
-    ) -> tuple[Structure, Reading] | None:
-        """The structure of some jobs and the formulas for their sizes; None where there are none for them.
-
-        Args:
-            owner: what makes the model the one it is, told by its identity.
-            job: theirs; sizes of its batch are arrays.
-            plan: theirs.
-            model: theirs.
-            account: what they keep.
-            ranks: 1, or any larger number where there are several.
-
-        Raises:
-            SplitError: they are of several structures.
-            NotModelledError: they cannot be played.
-        """
-        given = {key: size for key in SIZES if (size := getattr(job.training, key)) is not None}
-        if any(is_array(one) for one in (plan.shards, plan.replicas, plan.accumulation, model.num_parameters)):
-            return None
-        for size in given.values():
-            if is_array(size) and not (more := size >= LEAST).all():
-                raise SplitError(more)
-        sizes = {key: size for key, size in given.items() if is_array(size) or size >= LEAST}
-        shown = job.model_copy(update={"training": job.training.model_copy(update=dict.fromkeys(sizes, LEAST))})
-        mesh = (ranks, plan.shards, plan.replicas, plan.accumulation)
-        key = (id(owner), *mesh, tuple(sizes), shown.model_dump_json())
-        self.owners[id(owner)] = owner
-        if key in self.alone or not sizes:
-            return None
-        found = self.known.setdefault(key, [])
-        for structure in found:
-            if (reading := structure.recording.read(sizes)) is not None:
-                return structure, reading
-        if len(found) >= STRUCTURES:
-            return None
-        first = {key: int(size.flat[0]) if is_array(size) else size for key, size in sizes.items()}
-        try:
-            structure = structure_of(job, plan, model, account, first, ranks)
-        except (NotParametricError, ScalarOnlyError):
-            self.alone.add(key)
-            return None
-        found.append(structure)
-        reading = structure.recording.read(sizes)
-        assert reading is not None, "it was played with the first of them"
-        return structure, reading
-
-
 def _sizes(job: Job) -> dict[str, int]:
     """The sizes that vary: those that are given, and no 1."""
     given = {key: getattr(job.training, key) for key in SIZES}
@@ -268,7 +227,7 @@ def _answered(job: Job, kind: Kind, structure: Structure, reading: Reading, *, r
     summit = Summit(
         asked.highest(reading).top, asked.role_tops(reading), highest.top, highest.roles, highest.phase, highest.site
     )
-    steps = read_again(structure.steps, reading) if replayed or job.hardware.gpu or job.hardware.memory else None
+    steps = structure.tape(reading) if replayed or job.hardware.gpu or job.hardware.memory else None
     found = through(steps, asked_settings(job)) if replayed and steps is not None else None
     footprint = replace(kind.footprint, job=understood(job, kind.plan))
     return Whole(assembled(footprint, summit, structure.assumed, structure.more, found), steps)
