@@ -26,6 +26,16 @@ PROMPTED = re.compile(
     r"prompt(?: of)?(?:[ ~]*(\d+)(?:\s*[-–]\s*(\d+))?(?: tokens)?)? ?\+ ?(\d+)(?: new)? tokens?", re.IGNORECASE
 )
 
+BOTH = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(\d+)[ -](?:tokens? )?prompt(?: tokens?)? ?[+,/&] ?(\d+)(?: (?:new|generated|output))?(?: tokens?)?\b",
+        r"(?:input|prompt|prefill)[ =:]*(\d+)[^\d]+?(?:output|new|generat\w*|decode)[ =:]*(\d+)\b",
+        r"(\d+) ?\+ ?(\d+)(?: tokens?)?$",
+    )
+)
+"""Other ways to say both lengths."""
+
 
 def lengths(record: Record) -> tuple[int | None, int] | None:
     """(tokens of the prompt, tokens in all) of a model that is run; None where they are not told.
@@ -39,11 +49,13 @@ def lengths(record: Record) -> tuple[int | None, int] | None:
     if isinstance(told, int):
         words = f"{record.text('notes')} {record.raw['measured'].get('metric')}"
         return None if told <= 0 else (None if re.search("generat", words) else told, told)
-    found = PROMPTED.match(str(told or "").strip())
-    if found is None:
-        return None
-    prompt = int(found[2] or found[1] or PROMPT)
-    return prompt, prompt + int(found[3])
+    words = str(told or "").strip()
+    found = PROMPTED.match(words)
+    if found is not None:
+        prompt = int(found[2] or found[1] or PROMPT)
+        return prompt, prompt + int(found[3])
+    both = next((match for pattern in BOTH if (match := pattern.match(words))), None)
+    return None if both is None else (int(both[1]), int(both[1]) + int(both[2]))
 
 
 def weights_alone(record: Record) -> bool:

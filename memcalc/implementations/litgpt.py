@@ -31,6 +31,9 @@ from memcalc.play.values import Value
 from memcalc.tape.events import Buffer
 from memcalc.tensors import ITEMSIZE
 
+REGROUPED = "2024-12-31"
+"""From when its cache keeps keys and values as they come, and not repeated (17a58dfa)."""
+
 
 def build(model: Model, asked: Asked) -> Model:
     """The model with litgpt's tensors, its head never tied; adapted where the job asks for it.
@@ -45,6 +48,9 @@ def build(model: Model, asked: Asked) -> Model:
     if asked.lora is not None and not asked.trains:
         raise NotModelledError("training.lora", dict(asked.lora), "is merged into the weights before litgpt generates "
                                "(generate/lora.py)", "leave it out")  # fmt: skip
+    if not asked.trains and str(asked.arguments.get("version", "")) >= REGROUPED:
+        raise NotModelledError("implementation_args.version", asked.arguments["version"], "is of code whose cache is another, "
+                               "which is not modelled", f"give a date before {REGROUPED}")  # fmt: skip
     if asked.quantization is not None and asked.lora is None and asked.trains:
         raise InputError("training.quantization", asked.quantization, "is of a frozen base, and nothing else trains",
                          "add adapters, as lora: {r: 8}")  # fmt: skip

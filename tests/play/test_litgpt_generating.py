@@ -121,6 +121,11 @@ def test_many_jobs_at_once_are_each_of_them(mode):
         ({"cache": "dynamic"}, InputError, "inference.cache: dynamic is not litgpt's, whose cache is of a fixed length"),
         ({"context_length": CAPACITY}, InputError, "is less than the 62 tokens"),
         ({"lora": {"r": 8}}, NotModelledError, "is merged into the weights before litgpt generates"),
+        (
+            {"implementation_args": {"version": "2025-03-01"}},
+            NotModelledError,
+            "is of code whose cache is another",
+        ),
         ({"dp": 2}, NotModelledError, "2 ranks are not modelled in mode decode"),
     ],
 )

@@ -63,7 +63,9 @@ def test_an_update_within_backward_is_told_to_the_engine():
     ("told", "found"),
     [
         ("prompt ~5-6 tokens + 50 new tokens; KV cache allocated for that length", (6, 56)),
-        ("prompt + 256 new tokens", (6, 262)), ("prompt of 128 tokens + 32 tokens", (128, 160)), (20, (20, 20)),
+        ("prompt + 256 new tokens", (6, 262)), ("prompt of 128 tokens + 32 tokens", (128, 160)),
+        ("512 prompt tokens + 128 new", (512, 640)), ("input 128, output 64", (128, 192)), ("128+32", (128, 160)),
+        ("2k", None), (20, (20, 20)),
         ("variable", None), (None, None), (0, None), (True, None),
     ],
 )  # fmt: skip
