@@ -83,6 +83,13 @@ KINDS: Mapping[str, Kind] = {
     "distilbert": Kind("distilbert", "", DECODER, ("max_position_embeddings", "num_labels", _TIED)),
 }  # fmt: skip
 """By the record's ``arch``; those that were read before it are in ``models``."""
+_INNER = {"intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}
+OWN: Mapping[str, Mapping[str, str]] = {
+    "opt": {"intermediate_size": "ffn_dim"}, "gpt2": _INNER, "gptj": _INNER, "gpt_bigcode": _INNER,
+    "mpt": {"max_position_embeddings": "max_seq_len"}, "distilbert": {"intermediate_size": "hidden_dim"},
+    "mixtral": {"num_experts": "num_local_experts"},
+}  # fmt: skip
+"""Keys that transformers knows by a family's own names alone."""
 NOT_USUAL: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "opt": (r"350m", ("word_embed_proj_dim", "do_layer_norm_before")),
     "t5": (r"flan|v1[._]1|umt5|mt5|lm[-_]adapt", ("feed_forward_proj", "tie_word_embeddings")),
@@ -171,4 +178,6 @@ def config_of_kind(model: Mapping[str, Any], arch: str, sequence: object) -> dic
         config["q_lora_rank"] = None
     if "sliding_window" in kind.keys:
         config.setdefault("sliding_window", None)
-    return {"model_type": kind.model_type, "architectures": [architecture], **config}
+    own = OWN.get(arch, {})
+    told = {own.get(key, key): value for key, value in config.items()}
+    return {"model_type": kind.model_type, "architectures": [architecture], **told}
