@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from memcalc.errors import InputError
 from memcalc.units import parse_bytes, parse_fraction
-from memcalc.validation import explain
 
 Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 Ranks = Annotated[int, Field(strict=True, gt=0, le=2**20)]
@@ -226,4 +225,6 @@ def read_job(mapping: Mapping[str, Any], path: str = "") -> Job:
     try:
         return Job.model_validate(grouped(mapping, path or "job"))
     except ValidationError as error:
+        from memcalc.validation import explain
+
         raise explain(error, path, KEYS) from None

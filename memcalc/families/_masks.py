@@ -20,12 +20,12 @@ def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
 
     source: transformers 5.23.0 masking_utils.py: create_sliding_window_causal_mask, _ignore_causal_mask_sdpa, sdpa_mask
     """
-    from memcalc.families._given_masks import given_mask, is_given
-
     if machine.flashed:
         no_mask(machine, place, batch)
         return None
-    if is_given(batch):
+    if batch.is_given:
+        from memcalc.families._given_masks import given_mask
+
         return given_mask(machine, batch, dtype, reach, eager=eager)
     if place is not None and machine.cache is None:
         find_packed(machine, place, batch)

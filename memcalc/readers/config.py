@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.families.base import Family, FamilyConfig, known_families, load_family
 from memcalc.models import Model
-from memcalc.readers.complaints import complaint
 from memcalc.readers.files import printable
 from memcalc.readers.keys import nested_config, settled, unknown_keys
 from memcalc.readers.stacking import stack_configs, structure_key
@@ -109,6 +108,8 @@ def validate(family: Family, config: Mapping[str, Any], path: str, *, strict: bo
     try:
         validated = family.config.model_validate(values)
     except ValidationError as error:
+        from memcalc.readers.complaints import complaint
+
         raise complaint(error, path, family.config.model_fields, spelled) from None
     _require_rules(validated, path, spelled)
     return validated

@@ -9,7 +9,6 @@ from typing import Any
 from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import family_of, play_step
 from memcalc.engines.analytic.tapes import Around, Played, steady_tape, two_steps
@@ -224,6 +223,8 @@ def assembled(
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
+    from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
+
     reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
     always = not reduces and any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
     roles = (*PLAYED, *REDUCED) if reduces else PLAYED
