@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from memcalc.arrays import is_array
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
+from memcalc.records import replace
 from memcalc.tensors import Span, Tensor
 
 PATH = "training.freeze"

@@ -120,15 +120,24 @@ else:
         return __init__
 
     def _compiled_init(made):
-        """The ``__init__`` that the standard library compiles, of a class that has these fields and nothing else."""
-        fields = {name: (field.type, field) for name, field in made.__dataclass_fields__.items()}
-        body = {"__annotations__": {name: kind for name, (kind, _) in fields.items()}, "__module__": made.__module__}
-        for name, (_, field) in fields.items():
-            if field.default is not dataclasses.MISSING:
-                body[name] = field.default
-            elif field.default_factory is not dataclasses.MISSING:
-                body[name] = dataclasses.field(default_factory=field.default_factory)
-        return dataclasses.dataclass(type(made.__name__, (), body), eq=False, repr=False).__init__
+        """An ``__init__`` with the fields for its arguments, as the standard library compiles one."""
+        known, given, filled = {}, [], []
+        for name, default in made._fields_of_record.items():
+            value, kept = default, name
+            if isinstance(default, dataclasses.Field):
+                value = default.default
+                if default.default_factory is not dataclasses.MISSING:
+                    known[f"made_{name}"], value = default.default_factory, _MADE
+                    kept = f"made_{name}() if {name} is made else {name}"
+            known[f"given_{name}"] = value
+            given.append(name if value is dataclasses.MISSING else f"{name}=given_{name}")
+            filled.append(f"    self.{name} = {kept}")
+        known["made"] = _MADE
+        exec("\n".join((f"def __init__(self, {', '.join(given)}):", *filled)), known)
+        return known["__init__"]
+
+    _MADE = object()
+    """Stands for a value that a factory makes."""
 
 
 def names_of(record: object) -> tuple[str, ...]:

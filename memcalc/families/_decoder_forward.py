@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.policy import FLASH_ATTN
 from memcalc.play.values import Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memcalc.families._alternating import Order

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch, find_packed, no_mask
@@ -11,6 +10,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import broadcast, compare, shifted
 from memcalc.play.reshape import expand
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from memcalc.readers.config import family_of, model_from_config
 from memcalc.readers.files import load_json, printable
 from memcalc.readers.parsed import parsed
 from memcalc.readers.paths import CONFIGS, UNREAD, WEIGHTS, Asker, Found, exists, file_in, from_file, placed
+from memcalc.records import replace
 from memcalc.tensors import Tensor
 from memcalc.units import parse_count
 

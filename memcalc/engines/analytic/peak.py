@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.allocator.settings import AllocatorSettings, asked_settings
@@ -22,7 +21,7 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase, Role
 from memcalc.tape.fold import fold, requested
 from memcalc.units import checked_bytes
