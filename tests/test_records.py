@@ -117,7 +117,9 @@ def test_a_copy_with_changes_is_the_standard_librarys():
 def test_every_record_has_the_fields_of_a_dataclass():
     """What a record reads of its class by itself is what the standard library reads of it: names, order and defaults."""
     for module in pkgutil.walk_packages(memcalc.__path__, "memcalc."):
-        if not module.name.startswith(("memcalc.engines.trace", "memcalc.engines.measure", "memcalc.runtime", "memcalc.__main__")):
+        if not module.name.startswith(
+            ("memcalc.engines.trace", "memcalc.engines.measure", "memcalc.runtime", "memcalc.__main__")
+        ):
             with contextlib.suppress(ImportError):
                 import_module(module.name)
     records = {kind for kind in gc.get_objects() if isinstance(kind, type) and "_fields_of_record" in kind.__dict__}
