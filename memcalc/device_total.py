@@ -32,7 +32,7 @@ from memcalc.devices_context import (
 from memcalc.footprint import Outside
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.records import dataclass
-from memcalc.units import MIB, parse_bytes
+from memcalc.units import GIB, KIB, MIB
 
 FEW = 20
 """Records under which a group's highest says too little, and the highest of all groups stands in."""
@@ -183,15 +183,11 @@ def _printed(text: str) -> tuple[int, int]:
     """(figure, half a unit of its last digit) as PyTorch prints it, with two decimals: both in two-hundredths of a byte."""
     number, _, unit = text.partition(" ")
     whole, _, hundredths = number.partition(".")
-    size = _size_of(unit)
+    size = UNITS[unit]
     return (100 * int(whole) + int(hundredths)) * 2 * size, size
 
 
-@lru_cache(maxsize=8)
-def _size_of(unit: str) -> int:
-    return parse_bytes(f"1{unit}")
-
-
+UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
 PARTS = 200
 """Of a byte: what half a hundredth of a unit comes to without a fraction."""
 

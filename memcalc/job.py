@@ -21,7 +21,11 @@ Argument = bool | int | float | str | list[Any] | None
 
 
 class Section(BaseModel):
-    """A group of a job's keys: fixed once read, and closed to keys it does not know."""
+    """A group of a job's keys: fixed once read, and closed to keys it does not know.
+
+    What pydantic makes of it is made when it is first used; annotations stand as they are, and what defaults are made by are
+    functions, for it would look into text, and into the signatures of builtins, at every start.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 

@@ -91,7 +91,10 @@ def command() -> Any:
 
 
 def single(**settings: Any) -> typer.Typer:
-    """An app for one command's module."""
+    """An app for one command's module.
+
+    Such a module does not postpone its annotations: typer would read every option's from text again, three times over.
+    """
     return typer.Typer(
         add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, **settings
     )
