@@ -7,6 +7,7 @@ compiled, and what ``frozen`` forbids is left to the type checker, which sees th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,23 +122,22 @@ else:
 
     def _compiled_init(made):
         """An ``__init__`` with the fields for its arguments, as the standard library compiles one."""
-        known, given, filled = {}, [], []
+        known, given, lines = {"_left_out": _LEFT_OUT}, ["self"], ["    pass"]
         for name, default in made._fields_of_record.items():
-            value, kept = default, name
+            value = default
             if isinstance(default, dataclasses.Field):
                 value = default.default
                 if default.default_factory is not dataclasses.MISSING:
-                    known[f"made_{name}"], value = default.default_factory, _MADE
-                    kept = f"made_{name}() if {name} is made else {name}"
-            known[f"given_{name}"] = value
-            given.append(name if value is dataclasses.MISSING else f"{name}=given_{name}")
-            filled.append(f"    self.{name} = {kept}")
-        known["made"] = _MADE
-        exec("\n".join((f"def __init__(self, {', '.join(given)}):", *filled)), known)
+                    known[f"_make_{name}"], value = default.default_factory, _LEFT_OUT
+                    lines.append(f"    if {name} is _left_out: {name} = _make_{name}()")
+            known[f"_given_{name}"] = value
+            given.append(name if value is dataclasses.MISSING else f"{name}=_given_{name}")
+            lines.append(f"    self.{name} = {name}")
+        exec("\n".join((f"def __init__({', '.join(given)}):", *lines)), known)
         return known["__init__"]
 
-    _MADE = object()
-    """Stands for a value that a factory makes."""
+    _LEFT_OUT = object()
+    """Stands for an argument whose value a factory makes."""
 
 
 def names_of(record: object) -> tuple[str, ...]:
@@ -148,7 +148,8 @@ def names_of(record: object) -> tuple[str, ...]:
     (('count', 'indices'), ())
     """
     kind = type(record)
-    return tuple(getattr(kind, "_fields_of_record", None) or getattr(kind, "__dataclass_fields__", ()))
+    names: Iterable[str] | None = getattr(kind, "_fields_of_record", None)
+    return tuple(getattr(kind, "__dataclass_fields__", ()) if names is None else names)
 
 
 def _values(record: Any) -> tuple[Any, ...]:

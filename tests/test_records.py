@@ -79,6 +79,12 @@ def test_a_record_made_often_is_still_the_same_record():
     assert Often(1).tags == []
     assert Often(1).tags is not Often(1).tags
     assert replace(made[0], y=5).y == 5
+
+    @dataclass(frozen=True, slots=True)
+    class Empty:
+        pass
+
+    assert len({Empty() for _ in range(200)}) == 1
     for args, kwargs in (((), {}), ((1, 2, [], 4), {}), ((1,), {"z": 3})):
         with pytest.raises(TypeError):
             Often(*args, **kwargs)
