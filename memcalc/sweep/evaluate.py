@@ -14,11 +14,12 @@ import numpy as np
 from memcalc.positions import places_of, too_long
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import MANY_PARAMETERS, MANY_SCORES, MANY_TOKENS
 from memcalc.sweep.layout import Block
 from memcalc.sweep.plans import Planned, planned
 from memcalc.sweep.resolve import Reader, Variant
-from memcalc.sweep.solve import Points, Solver, distinct
+from memcalc.sweep.solve import Points, Solver
 from memcalc.sweep.stretch import Known, Stretch
 from memcalc.sweep.table import ABSENT, Table
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic.shared import Shared
 from memcalc.sweep import fingerprint, run
 from memcalc.sweep.layout import lay_out
 from memcalc.sweep.resolve import Reader
