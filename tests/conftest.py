@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
+from hypothesis import settings
 
 # Tensors here are tiny, and pytest-xdist has a worker on every core already: a second thread of OpenMP's only waits, and
 # burns its core while it does. Set before anything imports torch; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # They import memcalc anew, a third of a second each where they may not keep it compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Each run draws others: few of them find in a week what many find in one run.
+settings.register_profile("suite", max_examples=40)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_was_there() -> None:
+    """What a file finds is none of its garbage, and no collection goes through it again.
+
+    Thousands of tests, torch and transformers are a million objects, and each trace collects a few times.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

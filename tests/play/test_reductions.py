@@ -13,7 +13,7 @@ extent = st.one_of(st.sampled_from([0, 1, 2, 3, 4, 31, 32, 127, 128, 512, 4096, 
 CHIPS = (Chip(), Chip(40, 1024), Chip(108))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(1, 4), st.data())
 def test_arrays_are_single_jobs(rank, data):
     """Whatever is reduced of whatever shapes, dimensions of 0 and 1 among them, every job has its own numbers."""

@@ -202,6 +202,7 @@ def test_a_compiled_part_is_traced() -> None:
 
 def test_nothing_is_left_changed() -> None:
     """After a trace, ``torch.nn.init`` fills again and the collector runs as before."""
+    gc.unfreeze()
     before = (vars(torch.nn.init)["normal_"], gc.isenabled(), gc.get_freeze_count())
     trace_job(read_job({"model": LLAMA, "micro_batch_size": 1, "sequence_length": 8}))
     assert (vars(torch.nn.init)["normal_"], gc.isenabled(), gc.get_freeze_count()) == before
