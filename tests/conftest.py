@@ -29,6 +29,15 @@ def _what_was_there() -> None:
     gc.freeze()
 
 
+WAITING = ("tests/measure/test_ranks.py", "tests/measure/test_campaign.py", "tests/verify/test_ranks.py")
+"""Files that start processes and wait for them; were one the last, the other workers would have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Tests go to workers in one stretch each, and a worker that has none left takes of another's.
