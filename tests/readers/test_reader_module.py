@@ -16,6 +16,7 @@ from torch import nn  # noqa: E402, needs torch
 from torch.nn.utils import parametrizations, parametrize  # noqa: E402
 
 from memcalc.runtime.module import model_from_module  # noqa: E402
+from tests.meta import unfilled  # noqa: E402, F401, for every test here
 
 CASES = Path(__file__).parents[1] / "families" / "cases"
 DEVICES = ("meta", "cpu")

@@ -165,10 +165,16 @@ def told(traced: Traced) -> list[Any]:
     "asked",
     [
         {"model": LLAMA, "precision": "amp-bf16", "optimizer": "adamw", "activation_checkpointing": "full"},
-        {"model": GPT2, "precision": "amp-fp16", "optimizer": "adamw", "max_grad_norm": 1.0,
-         "gradient_accumulation_steps": 2, "attention": "eager"},
+        {
+            "model": GPT2,
+            "precision": "amp-fp16",
+            "optimizer": "adamw",
+            "max_grad_norm": 1.0,
+            "gradient_accumulation_steps": 2,
+            "attention": "eager",
+        },
         {"model": VIT, "precision": "fp32", "optimizer": "sgd", "image_size": 32},
-    ],  # fmt: skip
+    ],
     ids=lambda asked: "-".join([asked["model"]["model_type"], asked["precision"], asked["optimizer"]]),
 )
 def test_a_tape_is_the_same_without_rules(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
