@@ -4,9 +4,11 @@
 
 Processor time of this process; the quickest and the median of the runs, each model read once before. ``first`` is an estimate
 without the allocator as the first jobs of a kind are played; ``played`` one of a further job, another batch and other sequences
-each time; ``replayed`` the same with the allocator; each is a whole footprint. ``replay`` and ``bare`` are the two ways of
-playing the same two iterations through the allocator, in pairs: ``replay`` notes every instant, ``bare`` the phases' highest
-points, which are compared. ``peaks`` is 100,032 jobs of llama-3.1-8b, 64 micro-batch sizes by 1,563 sequence lengths.
+each time; ``replayed`` the same with the allocator, compiled by numba as a process does it after its first
+``summits.PATIENCE`` tapes, and ``in python`` without numba; each is a whole footprint.
+
+Then two iterations through the allocator, in turns: ``replay`` notes every instant, ``bare`` and ``compiled`` the phases'
+highest points, which are compared. ``peaks`` is 100,032 jobs of llama-3.1-8b, 64 micro-batch sizes by 1,563 sequence lengths.
 Targets: 0.5 ms played and 5 ms replayed; 300,000 peaks a second computed and 50,000 rows a second written.
 """
 
@@ -22,6 +24,10 @@ from typing import Any
 
 import sweep
 
+from memcalc.allocator import compiled
+from memcalc.allocator import summits as bare
+from memcalc.allocator.played import Measure
+from memcalc.allocator.program import Numbered
 from memcalc.allocator.replay import replay
 from memcalc.allocator.summits import summits
 from memcalc.api import estimate_read
@@ -31,6 +37,7 @@ from memcalc.job import read_job
 from memcalc.readers.source import read_model
 
 MODELS = ("llama-3.1-8b", "gpt2", "mixtral-8x7b-v0.1", "bert-base-uncased", "resnet-50")
+WANTED: tuple[Measure, ...] = ("requested", "allocated", "reserved")
 PEAKS = {
     "base": {"model": "llama-3.1-8b"},
     "grid": {"micro_batch_size": {"from": 1, "to": 64}, "sequence_length": {"from": 1025, "to": 2587}},
@@ -57,9 +64,10 @@ def one(name: str, runs: int) -> dict[str, Any]:
     tokens = {} if model.family.startswith(("resnet", "vit")) else {"sequence_length": min(4096, longest)}
     job = read_job({"model": name, "micro_batch_size": 1, **tokens})
     tape = list(estimate_whole(job, model).tape or ())
-    full, bare = replay(tape), summits(tape)
+    full, in_python, by_numba = replay(tape), _by(None, lambda: summits(tape)), _by(compiled, lambda: summits(tape))
     for place, peaks in full.phases().items():
-        assert bare[place] == {key: peaks[key] for key in ("requested", "allocated", "reserved")}, (name, place)  # type: ignore[index]
+        assert in_python[place] == by_numba[place] == {key: peaks[key] for key in WANTED}, (name, place)
+    numbered = Numbered.of(tape)
     further = itertools.cycle(
         [
             read_job({"model": name, "micro_batch_size": rows, **({"sequence_length": length} if tokens else {})})
@@ -73,12 +81,20 @@ def one(name: str, runs: int) -> dict[str, Any]:
         {
             "first": lambda: _forgotten(lambda: estimate_read(job, model, replayed=False)),
             "played": lambda: estimate_read(next(further), model, replayed=False),
-            "replayed": lambda: estimate_read(next(further), model),
-            "replay": lambda: replay(tape), "bare": lambda: summits(tape),
+            "replayed": lambda: _by(compiled, lambda: estimate_read(next(further), model)),
+            "in python": lambda: _by(None, lambda: estimate_read(next(further), model)),
+            "replay": lambda: replay(tape), "bare": lambda: _by(None, lambda: summits(numbered)),
+            "compiled": lambda: _by(compiled, lambda: summits(numbered)),
         },
         runs,
     )  # fmt: skip
     return {"model": name, "events": len(full.events), **took}
+
+
+def _by(module: Any, work: Callable[[], Any]) -> Any:
+    """Work with the compiled loop, or without one."""
+    bare._Compiled.module, bare._Compiled.played = module, bare.PATIENCE + 1
+    return work()
 
 
 def _forgotten(work: Callable[[], Any]) -> None:
@@ -95,11 +111,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    compiled.ready()
     results: list[dict[str, Any]] = []
     for name in options.models:
         results.append(one(name, options.runs))
         if not options.json:
-            ways = ("first", "played", "replayed", "replay", "bare")
+            ways = ("first", "played", "replayed", "in python", "replay", "bare", "compiled")
             told = "  ".join(f"{way} {results[-1][way]['least']:7.2f} ({results[-1][way]['median']:7.2f}) ms" for way in ways)
             print(f"{name:<20} {results[-1]['events']:>7,} events  {told}", flush=True)
     works = {"computed": lambda: sweep.computed(PEAKS), "written as csv": lambda: sweep.written(PEAKS, "csv")}

@@ -107,7 +107,16 @@ def interval(engine: str, family: str, metric: str = "allocated", *, of: Iterabl
     >>> found.n >= 20, found.low < 1 < found.high, interval("trace", "llama", "reserved")
     (True, True, None)
     """
-    every = [one for one in (recorded() if of is None else of) if (one.engine, one.metric) == (engine, metric)]
+    return _of_shipped(engine, family, metric) if of is None else _of(of, engine, family, metric)
+
+
+@lru_cache(maxsize=256)
+def _of_shipped(engine: str, family: str, metric: str) -> Interval | None:
+    return _of(recorded(), engine, family, metric)
+
+
+def _of(records: Iterable[Recorded], engine: str, family: str, metric: str) -> Interval | None:
+    every = [one for one in records if (one.engine, one.metric) == (engine, metric)]
     own = [one for one in every if one.family == family]
     pooled = len(own) < FEW
     chosen = every if pooled else own
@@ -165,11 +174,12 @@ def lives_in(tape: Iterable[Event], capacity: int, settings: AllocatorSettings |
     >>> lives_in(tape, 40 * 2**20), lives_in(tape, 39 * 2**20)
     (True, False)
     """
+    from memcalc.allocator.program import Numbered
     from memcalc.allocator.replay import replay
     from memcalc.allocator.settings import AllocatorSettings
     from memcalc.allocator.summits import lives_in as plainly_lives_in
 
-    events = list(tape)
+    events = tape if isinstance(tape, Numbered) else list(tape)
     if capacity < 0:
         return False
     if settings is None or settings == AllocatorSettings():

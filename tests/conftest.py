@@ -50,3 +50,10 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+def pytest_configure() -> None:
+    """The compiled loop of the allocator, which each worker would load for its twenty-first tape, is left to its own tests."""
+    from memcalc.allocator import summits
+
+    summits.PATIENCE = 2**62

@@ -7,27 +7,31 @@ counters in local variables, no record of the way. It knows the allocator as it 
 A body that is repeated, and gives back in each turn all that it takes, is played until a turn has asked the device for no
 segment. From there on each turn finds what the one before found: which bytes are free follows from the segments and from the
 blocks that live, because neighbours that are free are always joined.
+
+A process that has played :data:`PATIENCE` tapes has ``memcalc.allocator.compiled`` play the further ones, where numba is
+installed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from operator import index as as_int
-from typing import Any
+from typing import Any, ClassVar
 
 from memcalc.allocator.blocks import BASE, SHIFT, TOP
+from memcalc.allocator.program import BIRTH, NotPlainError, Numbered, Place, Turn
 from memcalc.allocator.segments import segment_size
 from memcalc.allocator.settings import LARGE_SEGMENT, SMALL, AllocatorSettings
 from memcalc.arrays import BLOCK
-from memcalc.tape.events import PHASES, Alloc, Event, Mark, Phase, Repeat
-from memcalc.tape.unroll import unroll
+from memcalc.tape.events import Event
 
 MASK = BLOCK - 1
-Summits = dict[tuple[int, Phase], dict[str, int]]
+Summits = dict[Place, dict[str, int]]
 """By (iteration, phase): ``requested``, ``allocated`` and ``reserved`` at their highest, each at its own instant."""
-Op = tuple[int, list[Any]]
+Step = tuple[int, list[Any]]
 """(bytes to be had, where the block goes), or (-1 less the younger ones that stay, where the block is)."""
+PATIENCE = 20
+"""Tapes that are played in Python before the compiled loop is loaded, which takes as long as some fifty of a large model."""
 
 
 class Piece:
@@ -53,40 +57,37 @@ def summits(tape: Iterable[Event], settings: AllocatorSettings | None = None) ->
     """What ``replay(tape, settings).phases()`` says of requested, allocated and reserved bytes; without settings, in a fraction
     of the time.
 
-    >>> from memcalc.tape.events import Buffer, Free
+    >>> from memcalc.tape.events import Alloc, Buffer, Free, Mark, Repeat
     >>> weight, scratch = Buffer("w", 3 * 2**20, "parameter"), Buffer("s", 1000, "temporary")
     >>> summits([Mark("forward"), Alloc(weight), Repeat(9, (Alloc(scratch), Free(scratch)))])
     {(2, 'forward'): {'requested': 3146728, 'allocated': 3146752, 'reserved': 23068672}}
     """
-    events = list(tape)
-    if settings is not None and settings != AllocatorSettings():
-        return _replayed(events, settings)
-    try:
-        return _Run().play(events)
-    except (_NotPlainError, IndexError):  # equal buffers that are not one, other streams: what the full replay knows
-        return _replayed(events, None)
-
-
-def _replayed(events: Sequence[Event], settings: AllocatorSettings | None) -> Summits:
+    tape = tape if isinstance(tape, Numbered) else list(tape)
+    if settings is None or settings == AllocatorSettings():
+        try:
+            numbered = Numbered.of(tape)
+            return _told(_played(numbered), numbered)
+        except (NotPlainError, IndexError):  # equal buffers that are not one, other streams: what the full replay knows
+            pass
     from memcalc.allocator.replay import replay
 
     return {
         place: {name: peaks[name] for name in ("requested", "allocated", "reserved")}
-        for place, peaks in replay(events, settings).phases().items()
+        for place, peaks in replay(tape, settings).phases().items()
     }
 
 
 def lives_in(tape: Iterable[Event], capacity: int, *, descending: bool = False) -> bool:
     """Whether the allocator can play a tape within so many bytes: ``replay(tape, capacity=capacity).out_of_memory is None``."""
-    events = list(tape)
+    tape = tape if isinstance(tape, Numbered) else list(tape)
     try:
-        _Run(capacity, descending).play(events)
+        _played(Numbered.of(tape), capacity, descending)
     except _OutOfMemoryError:
         return False
-    except (_NotPlainError, IndexError):
+    except (NotPlainError, IndexError):
         from memcalc.allocator.replay import replay
 
-        return replay(events, capacity=capacity, descending=descending).out_of_memory is None
+        return replay(tape, capacity=capacity, descending=descending).out_of_memory is None
     return True
 
 
@@ -94,8 +95,58 @@ class _OutOfMemoryError(Exception):
     """A request that the device has no room for."""
 
 
-class _NotPlainError(Exception):
-    """A tape that the bare loop does not play."""
+def _played(numbered: Numbered, capacity: int | None = None, descending: bool = False) -> Sequence[Sequence[int]]:
+    """The highest points of each phase: requested, allocated and reserved.
+
+    Raises:
+        _OutOfMemoryError: there is no room for a request.
+        NotPlainError, IndexError: a tape that the bare loops do not play.
+    """
+    compiled = _Compiled.loaded()
+    found = None if compiled is None else compiled.play(numbered, capacity, descending=descending)
+    if found is None:
+        return _Run(capacity, descending).play(numbered)
+    ended, tops = found
+    if ended == compiled.OUT_OF_MEMORY:
+        raise _OutOfMemoryError
+    if ended == compiled.NOT_PLAIN:
+        raise NotPlainError
+    return tops  # type: ignore[no-any-return]
+
+
+def _told(tops: Sequence[Sequence[int]], numbered: Numbered) -> Summits:
+    """Phases that are met again are one."""
+    found: Summits = {}
+    for (place, _), highest in zip(numbered.program.phases, tops, strict=True):
+        row = found.setdefault(place, {"requested": 0, "allocated": 0, "reserved": 0})
+        for name, top in zip(row, highest, strict=True):
+            row[name] = max(row[name], top)
+    return found
+
+
+class _Compiled:
+    """The compiled loop, where there is one.
+
+    Attributes:
+        module: ``memcalc.allocator.compiled``, once it has been loaded; None before, and where it cannot be.
+        played: tapes that this process has played.
+    """
+
+    module: ClassVar[Any] = None
+    played: ClassVar[int] = 0
+
+    @classmethod
+    def loaded(cls) -> Any:
+        """The module, if this process has played enough for it; None otherwise."""
+        cls.played += 1
+        if cls.played == PATIENCE + 1:
+            from contextlib import suppress
+
+            with suppress(Exception):  # no numba, or one that does not run here: it may only cost time
+                from memcalc.allocator import compiled
+
+                cls.module = compiled.ready()
+        return cls.module
 
 
 class _Run:
@@ -104,7 +155,6 @@ class _Run:
     def __init__(self, capacity: int | None = None, descending: bool = False) -> None:
         self.capacity, self.descending = capacity, descending
         self.asked = 0
-        self.stacks: dict[int, list[Any]] = {}
         self.next = BASE
         self.reserved = self.allocated = self.requested = 0
         self.tops = [0, 0, 0]
@@ -112,76 +162,40 @@ class _Run:
         self.large: Pool = ([], [], SMALL)
         self.spare: list[Piece] = []
 
-    def play(self, events: Sequence[Event]) -> Summits:
-        """Phase by phase."""
-        found: Summits = {}
-        first = next((event for event in events if event.__class__ is Mark), None)
-        place = (2 if first is None else first.iteration, PHASES[0])
-        ops: list[Op] = []
-        for number, event in enumerate(events):
-            kind = event.__class__
-            if kind is Mark:
-                self.go(ops)
-                ops = []
-                if number:
-                    self.close(found, place)
-                place = event.iteration, event.phase  # type: ignore[union-attr]
-            elif kind is Repeat:
-                ops = self.repeated(event, ops)  # type: ignore[arg-type]
-            else:
-                self.leaf(event, ops)
-        self.go(ops)
-        self.close(found, place)
+    def play(self, numbered: Numbered) -> list[list[int]]:
+        """Phase by phase; what is held when one begins belongs to it."""
+        stacks: list[list[Piece]] = [[] for _ in numbered.needs]
+        times = iter(numbered.times)
+        found = []
+        for _, turns in numbered.program.phases:
+            for turn in turns:
+                self.turn(turn, next(times), numbered.needs, stacks)
+            found.append(self.tops)
+            self.tops = [self.requested, self.allocated, self.reserved]
         return found
 
-    def close(self, found: Summits, place: tuple[int, Phase]) -> None:
-        """A phase ends, and the next begins at what is held now."""
-        row = found.setdefault(place, {"requested": 0, "allocated": 0, "reserved": 0})
-        for name, top in zip(row, self.tops, strict=True):
-            row[name] = max(row[name], top)
-        self.tops = [self.requested, self.allocated, self.reserved]
-
-    def leaf(self, event: Any, ops: list[Op]) -> None:
-        """A birth or a death, as the loop takes it; what takes no memory of the device's is left out."""
-        buffer = event.buffer
-        requested = buffer.requested if buffer.requested.__class__ is int else as_int(buffer.requested)
-        if buffer.place != "device" or not requested:
+    def turn(self, turn: Turn, times: int, needs: list[int], stacks: list[list[Piece]]) -> None:
+        """Events, so many times over."""
+        steps = [
+            (need, stacks[buffer]) if below == BIRTH else (-1 - below, stacks[buffer])
+            for buffer, below in turn.ops
+            if (need := needs[buffer])
+        ]
+        if not turn.settles:
+            self.go(steps * times)
             return
-        if buffer.stream or requested < 0:
-            raise _NotPlainError
-        stack = self.stacks.get(id(buffer))
-        if stack is None:
-            stack = self.stacks[id(buffer)] = []
-        ops.append((requested, stack) if event.__class__ is Alloc else (-1 - event.below, stack))
-
-    def repeated(self, event: Repeat, ops: list[Op]) -> list[Op]:
-        """A body so many times over; gives what is still to be played."""
-        written: Any = event.times
-        if getattr(written, "ndim", 0) or written < 0:
-            raise _NotPlainError  # which the full replay refuses in its own words
-        times = as_int(written)
-        turn: list[Op] = []
-        for one in unroll(event.body):
-            if one.__class__ is Mark:
-                raise _NotPlainError
-            self.leaf(one, turn)
-        if times < 2 or len(turn) < 2 or not _gives_all_back(turn):
-            ops.extend(turn * times)
-            return ops
-        self.go(ops)
         for _ in range(times):
             asked = self.asked
-            self.go(turn)
+            self.go(steps)
             if self.asked == asked:
                 break
-        return []
 
-    def go(self, ops: Sequence[Op]) -> None:  # noqa: C901, PLR0915 - one loop, a call a branch would cost
+    def go(self, steps: Sequence[Step]) -> None:  # noqa: C901, PLR0915 - one loop, a call a branch would cost
         """Births and deaths, as :class:`memcalc.allocator.caching.CachingAllocator` has them (``malloc``, ``free``)."""
         small, large, spare = self.small, self.large, self.spare
         requested, allocated = self.requested, self.allocated
         top_requested, top_allocated, _ = self.tops
-        for need, stack in ops:
+        for need, stack in steps:
             if need > 0:
                 size = (need + MASK) & ~MASK
                 pool = large if size > SMALL else small
@@ -282,14 +296,3 @@ class _Run:
             self.reserved -= sum(piece.size for piece, goes in zip(pieces, whole, strict=True) if goes)
             keys[:] = [key for key, goes in zip(keys, whole, strict=True) if not goes]
             pieces[:] = [piece for piece, goes in zip(pieces, whole, strict=True) if not goes]
-
-
-def _gives_all_back(turn: Sequence[Op]) -> bool:
-    """Whether a body lets go of whatever it makes, the youngest of equals first, and of nothing else."""
-    live: dict[int, int] = {}
-    for need, stack in turn:
-        held = live.get(id(stack), 0) + (1 if need > 0 else -1)
-        if held < 0 or need < -1:
-            return False
-        live[id(stack)] = held
-    return not any(live.values())

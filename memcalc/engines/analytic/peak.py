@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -232,7 +232,7 @@ def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     return (*kept, *(held for held in held_by_role(tape, roles) if held.component in played))
 
 
-def through(steps: Sequence[Event], settings: AllocatorSettings | None = None) -> dict[Phase, dict[str, int]]:
+def through(steps: Iterable[Event], settings: AllocatorSettings | None = None) -> dict[Phase, dict[str, int]]:
     """What the allocator makes of the second of two iterations, phase by phase."""
     from memcalc.allocator.summits import summits
 

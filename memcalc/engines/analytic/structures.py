@@ -7,10 +7,12 @@ jobs are played one by one until there have been some of a kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from memcalc.allocator.program import NotPlainError, Numbered, Program, program_of
 from memcalc.allocator.settings import asked_settings
 from memcalc.arrays import SplitError, is_array, rounded
 from memcalc.behaving import Assumed
@@ -55,6 +57,7 @@ class Structure:
         recording: the formulas' atoms, and the questions.
         steady: the steady step's tape.
         steps: two iterations.
+        program: what the allocator's bare loops play of them; None where they do not.
         assumed: what it was assumed to run on.
         more: what was assumed on the way.
         read: the steady step's instants, as far as somebody has asked for them.
@@ -63,6 +66,7 @@ class Structure:
     recording: Recording
     steady: list[Event]
     steps: list[Event]
+    program: Program | None
     assumed: Assumed
     more: tuple[str, ...]
     read: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +77,13 @@ class Structure:
             formulas = Formulas(self.steady, self.recording)
             self.read["one"] = formulas.measured(requested), formulas.measured(rounded)
         return self.read["one"]  # type: ignore[no-any-return]
+
+    def tape(self, reading: Reading) -> Iterable[Event]:
+        """Two iterations for one job; the events themselves are written once somebody asks for them."""
+        if self.program is not None:
+            with suppress(NotPlainError):
+                return Numbered(self.program, reading.value, lambda: read_again(self.steps, reading))
+        return read_again(self.steps, reading)
 
     def arrays(self) -> FormulaArrays:
         """Its instants, for many."""
@@ -98,7 +109,11 @@ def structure_of(
     steps, assumed = steps_of(asked, plan, model, account, ranks)
     if len(steps) > 1:
         raise NotParametricError("which rank is the highest differs from job to job")
-    return Structure(recording, steady_tape(*steps[0]), two_steps(*steps[0]), assumed, steps[0][1].assumed)
+    both = two_steps(*steps[0])
+    program = None
+    with suppress(NotPlainError):
+        program = program_of(both)
+    return Structure(recording, steady_tape(*steps[0]), both, program, assumed, steps[0][1].assumed)
 
 
 @dataclass
@@ -268,7 +283,7 @@ def _answered(job: Job, kind: Kind, structure: Structure, reading: Reading, *, r
     summit = Summit(
         asked.highest(reading).top, asked.role_tops(reading), highest.top, highest.roles, highest.phase, highest.site
     )
-    steps = read_again(structure.steps, reading) if replayed or job.hardware.gpu or job.hardware.memory else None
+    steps = structure.tape(reading) if replayed or job.hardware.gpu or job.hardware.memory else None
     found = through(steps, asked_settings(job)) if replayed and steps is not None else None
     footprint = replace(kind.footprint, job=understood(job, kind.plan))
     return Whole(assembled(footprint, summit, structure.assumed, structure.more, found), steps)

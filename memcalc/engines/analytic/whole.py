@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from memcalc.footprint import Footprint
 from memcalc.records import dataclass
@@ -19,4 +19,4 @@ class Whole:
     """
 
     footprint: Footprint
-    tape: Sequence[Event] | None = None
+    tape: Iterable[Event] | None = None
