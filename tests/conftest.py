@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Each run draws others: few of them find in a week what many find in one run.
-settings.register_profile("suite", max_examples=40)
+settings.register_profile("suite", max_examples=40, deadline=None)
 settings.load_profile("suite")
 
 
