@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -19,14 +20,21 @@ settings.register_profile("suite", max_examples=40, deadline=None)
 settings.load_profile("suite")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _what_was_there() -> None:
-    """What a file finds is none of its garbage, and no collection goes through it again.
+SEEN: list[object] = []
+"""The file of the last test, and how many modules there were, by the fifty."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a file finds, and what its tests import, is none of their garbage: no collection goes through it again.
 
     Thousands of tests, torch and transformers are a million objects, and each trace collects a few times.
     """
-    gc.collect()
-    gc.freeze()
+    now = [item.path, len(sys.modules) // 50]
+    if now != SEEN:
+        SEEN[:] = now
+        gc.collect()
+        gc.freeze()
 
 
 WAITING = ("tests/measure/test_ranks.py", "tests/measure/test_campaign.py", "tests/verify/test_ranks.py")
