@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -29,7 +30,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is one line on stderr."""
     command = _load()
+    from memcalc.cli.streams import answering
+
+    with answering(endless=arguments[:1] == ["sweep"]):
+        return _run(command, arguments)
+
+
+def _run(command: Callable[[], Any], arguments: list[str]) -> int:
     from typer import Abort
+
+    from memcalc.cli.streams import ReaderGoneError
 
     try:
         code = command().main(arguments, prog_name="memcalc", standalone_mode=False)
@@ -39,15 +49,11 @@ def run(arguments: list[str]) -> int:
         return _said(f"memcalc: {error}", error.exit_code)
     except (KeyboardInterrupt, Abort):
         return _said("memcalc: interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # the reader (head, less) has gone: point stdout elsewhere so that the interpreter's own flush stays quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGoneError:
         return 0
     except Exception as error:
-        # a usage error of the argument parser knows how to show itself; anything else is our fault
         if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            return int(error.exit_code)
+            return _misused(error, arguments)
         if os.environ.get("MEMCALC_DEBUG"):
             raise
         fault = f"{type(error).__name__}: {error}".replace("\n", " ")
@@ -55,6 +61,16 @@ def run(arguments: list[str]) -> int:
             f"memcalc: a fault of memcalc itself ({fault}); please report it with the command and MEMCALC_DEBUG=1's output",
             EXIT_FAULT,
         )
+
+
+def _misused(error: Any, arguments: list[str]) -> int:
+    """What the argument parser refuses; a bare ``memcalc`` shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    from memcalc.cli.usage import usage_error
+
+    return _said(f"memcalc: {usage_error(error, arguments)}", int(error.exit_code))
 
 
 def _load() -> Callable[[], Any]:
@@ -67,7 +83,8 @@ def _load() -> Callable[[], Any]:
 
 
 def _said(line: str, code: int) -> int:
-    sys.stdout.flush()
+    with contextlib.suppress(MemcalcError, OSError):  # what could not be written is said already, or comes second
+        sys.stdout.flush()
     print(line, file=sys.stderr)
     return code
 

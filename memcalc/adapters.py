@@ -58,6 +58,7 @@ def with_adapters(model: Model, options: Mapping[str, Any]) -> Model:
     base_model.model.h.*.q_proj.lora_A.default.weight (3, 4) True
     base_model.model.h.*.q_proj.lora_B.default.weight (6, 3) True
     """
+    check_values(options)
     rank, targets = _rank(options), _targets(model, options)
     _refuse_others(options)
     modules = {_module(tensor.name) for tensor in model.parameters if _is_target(tensor.name, targets)}
@@ -141,11 +142,29 @@ def _adapters(module: str, weight: Tensor, rank: int, family: str, *, dora: bool
         yield replace(weight, name=f"{module}.lora_magnitude_vector.{ADAPTER}.weight", shape=(out,), trainable=True)
 
 
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse options of adapters, whosever they are, that are not of the kind which ``LoraConfig`` has.
+
+    Raises:
+        InputError: one; truth values are no numbers, and names of modules are a list, or the one word that stands for all.
+    """
+    for key, value in options.items():
+        path, number = f"{PATH}.{key}", isinstance(value, int | float) and not isinstance(value, bool)
+        if key == "r" and (not isinstance(value, int) or not number or value < 1):
+            raise InputError(path, value, "is not a rank", "give 1 or more")
+        if key == "lora_alpha" and not number and value is not None:
+            raise InputError(path, value, "is not a number", "give one, as 16")
+        if key == "lora_dropout" and value is not None and not (number and 0 <= value <= 1):
+            raise InputError(path, value, "is not a share", "give a number from 0 to 1")
+        if key in ("use_dora", "use_rslora", "fan_in_fan_out") and not isinstance(value, bool | None):
+            raise InputError(path, value, "is not true or false", "leave it out for false")
+        listed = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
+        if key == "target_modules" and not isinstance(value, str | None) and not listed:
+            raise InputError(path, value, "is not a list of modules' names", "write it as [q_proj, v_proj]")
+
+
 def _rank(options: Mapping[str, Any]) -> int:
-    rank = options.get("r", 8)
-    if not isinstance(rank, int) or rank < 1:
-        raise InputError(f"{PATH}.r", rank, "is not a rank", "give 1 or more")
-    return rank
+    return int(options.get("r", 8))
 
 
 def _targets(model: Model, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -71,9 +71,15 @@ def estimate_read(job: Job, model: Model, *, replayed: bool = True, explained: b
 
 
 def model_of(job: Job, *, app_dir: str | None = None, base_dir: Path | None = None, allow_code: bool = True) -> Model:
-    """The model a job names."""
+    """The model a job names.
+
+    Raises:
+        InputError: nothing of that name, or a folder of code that is none, though no code be read from it.
+    """
     from memcalc.readers.source import read_model
 
+    if app_dir is not None and not Path(app_dir or "?").is_dir():
+        raise InputError("app_dir", app_dir, "is not a folder", "name the one that holds the code")
     return read_model(job.model, app_dir=Path(app_dir) if app_dir else None, base_dir=base_dir, allow_code=allow_code)
 
 

@@ -16,6 +16,8 @@ GROUPED: dict[str, dict[str, tuple[int, ...]]] = {
     "quantized-hqq": {"nbits": (1, 2, 3, 4, 8), "axis_key": (0, 1), "axis_value": (0, 1)},
 }
 """By kind of cache: what the options that are no sizes may be."""
+TAKEN_BY: dict[str, tuple[str, ...]] = {"max_cache_length": ("static",), "cache_args": tuple(GROUPED)}
+"""Keys of a job's inference, and the kinds of cache that have a use for them."""
 LEAST = {"q_group_size": 1, "residual_length": 0}
 
 

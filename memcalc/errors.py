@@ -33,7 +33,8 @@ class MemcalcError(Exception):
 
     def sentence(self) -> str:
         """The error as one line, with the value shortened to what a terminal can bear."""
-        shown = "" if self.value is NO_VALUE else f"{_short(self.value)} "
+        twice = isinstance(self.value, str) and self.value == self.path and "." in self.path  # a file that is not there
+        shown = "" if self.value is NO_VALUE or twice else f"{_short(self.value)} "
         tail = f"; {self.way_out}" if self.way_out else ""
         head = f"{self.path}: " if self.path else ""
         return f"{head}{shown}{self.rule}{tail}"
@@ -107,5 +108,5 @@ def either(words: Sequence[str]) -> str:
 
 def _short(value: object, limit: int = 80) -> str:
     text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = " ".join(text.split()) or repr(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -10,6 +10,7 @@ from typing import Any
 
 from memcalc.api import estimate_read, model_of
 from memcalc.errors import NO_VALUE, InputError, MemcalcError
+from memcalc.families.base import load_family
 from memcalc.footprint import Footprint
 from memcalc.inference import trains
 from memcalc.job import Job, read_job
@@ -46,6 +47,7 @@ class Choice:
         footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
         reason: why it cannot be said, or of the verdict.
         cache: of keys and values, where nothing trains; the optimizer and checkpointing are empty then.
+        error: what the reason says, where it cannot be said.
         most: what the size may be whatever the memory, as a model has so many positions, or a cache so many places.
     """
 
@@ -60,6 +62,7 @@ class Choice:
     reason: str = ""
     cache: str = ""
     most: int | None = None
+    error: MemcalcError | None = None
 
     @property
     def peak(self) -> int | None:
@@ -113,10 +116,23 @@ def fit(
         raise InputError("hardware.gpu", NO_VALUE, "is missing", "name a device with --gpu, or bytes with --memory")
     check_grid(job, ways)
     model = model_of(job, app_dir=app_dir)
+    _check_read(model, largest)
     check_positions(with_size(job, SIZES[largest], 1), model)
     jobs = trained(job, ways) if trains(job) else forwards(job, ways)
     found = [_choice(each, model, SIZES[largest]) for each in jobs]
+    _raise_shared(found)
     return sorted(found, key=_rank)
+
+
+def _raise_shared(choices: Sequence[Choice]) -> None:
+    """An error that every way has is one of the job's.
+
+    Raises:
+        InputError: they have one.
+    """
+    first = choices[0].error
+    if isinstance(first, InputError) and {one.reason for one in choices} == {str(first)}:
+        raise first
 
 
 def _rank(choice: Choice) -> tuple[int, int]:
@@ -124,20 +140,40 @@ def _rank(choice: Choice) -> tuple[int, int]:
 
 
 def _check_size(job: Job, largest: str) -> None:
-    """Refuse to seek a size that the job's mode does not have.
+    """Refuse to seek a size that the job's mode does not have, or that the job gives itself.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not, or does.
     """
     if largest == "context" and job.mode != "decode":
         raise InputError("largest", largest, f"is no size in mode {job.mode}", "set mode to decode, or seek batch or sequence")
     if largest == "sequence" and job.mode == "decode":
         raise InputError("largest", largest, "is no size in mode decode, which reads one token", "seek batch or context")
+    section, key = _section(SIZES[largest]), SIZES[largest]
+    given = getattr(getattr(job, section), key)
+    if given is not None:
+        other = "batch" if largest != "batch" else "context" if job.mode == "decode" else "sequence"
+        rule = f"is given, and the largest {largest} is what is sought"
+        raise InputError(f"{section}.{key}", given, rule, f"leave it out, or seek the largest {other}: --largest {other}")
+
+
+def _check_read(model: Model, largest: str) -> None:
+    """Refuse to seek the longest sequence of a model that reads none.
+
+    Raises:
+        InputError: it reads none.
+    """
+    if largest != "batch" and model.config is not None and "sequence_length" not in load_family(model.family).inputs:
+        raise InputError("largest", largest, f"is no size of {model.family}, which reads no tokens", "seek the largest batch")
+
+
+def _section(key: str) -> str:
+    return "inference" if key == "context_length" else "training"
 
 
 def with_size(job: Job, key: str, size: Any) -> Job:
     """The job with one of its sizes, or with an array of them."""
-    section = "inference" if key == "context_length" else "training"
+    section = _section(key)
     return job.model_copy(update={section: getattr(job, section).model_copy(update={key: size})})
 
 
@@ -159,7 +195,7 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
             size = size if size >= least else 0
             footprint = _estimated(job, model, key, max(size, least))
     except MemcalcError as error:
-        return Choice(*names, None, "unknown", reason=str(error), cache=cache)
+        return Choice(*names, None, "unknown", reason=str(error), cache=cache, error=error)
     assert footprint.fits is not None
     told = footprint.job["training"]["optimizer"] or "", *names[1:]
     most = most_of(job, model, key)

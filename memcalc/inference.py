@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from memcalc.arrays import Condition, Count, is_array, minimum
-from memcalc.cache_options import GROUPED, cache_options
-from memcalc.errors import InputError, NotModelledError
+from memcalc.cache_options import GROUPED, TAKEN_BY, cache_options
+from memcalc.errors import InputError, NotModelledError, either
 from memcalc.implementations import USUAL
 from memcalc.job import Inference, Job, Training
 from memcalc.plan import Plan, make_plan, understood
@@ -89,14 +90,22 @@ def check_inference(job: Job) -> None:
     ranks = plan.shards * plan.replicas
     if ranks > 1 or job.parallelism.zero_stage or job.parallelism.zero_backend is not None:
         raise NotModelledError("parallelism", f"{ranks} ranks", f"are not modelled in mode {job.mode}", "ask for one rank")
+    check_uncached(job)
     _check_mode(job, job.inference)
 
 
+def check_uncached(job: Job) -> None:
+    """Refuse what is said of a cache where none is kept.
+
+    Raises:
+        InputError: it is.
+    """
+    for key in sorted(job.inference.model_fields_set) if job.mode == "evaluate" else ():
+        value = getattr(job.inference, key)
+        raise InputError(f"inference.{key}", value, "is of no use in mode evaluate, which keeps no cache", "leave it out")
+
+
 def _check_mode(job: Job, given: Inference) -> None:
-    if job.mode == "evaluate":
-        for key in sorted(given.model_fields_set):
-            value = getattr(given, key)
-            raise InputError(f"inference.{key}", value, "is of no use in mode evaluate, which keeps no cache", "leave it out")
     if job.mode == "prefill" and given.context_length is not None:
         raise InputError(
             "inference.context_length", given.context_length, "is of no use in mode prefill, whose cache is empty",
@@ -107,12 +116,20 @@ def _check_mode(job: Job, given: Inference) -> None:
             "training.sequence_length", job.training.sequence_length, "is of no use in mode decode, which reads one token",
             "give the tokens before it as context_length",
         )  # fmt: skip
-    if given.max_cache_length is not None and given.cache != "static":
-        raise InputError(
-            "inference.max_cache_length", given.max_cache_length, f"is of no use to a {given.cache} cache", "use cache static"
-        )
-    if given.cache_args and not given.cache.startswith("quantized"):
-        raise InputError("inference.cache_args", given.cache_args, f"are of no use to a {given.cache} cache", "leave them out")
+    check_options(job, (given.cache,))
+
+
+def check_options(job: Job, caches: Sequence[str]) -> None:
+    """Refuse options of a cache for which none of these kinds has a use.
+
+    Raises:
+        InputError: one.
+    """
+    for key, verb in (("max_cache_length", "is"), ("cache_args", "are")):
+        value = getattr(job.inference, key)
+        if value and not set(caches) & set(TAKEN_BY[key]):
+            rule = f"{verb} of no use to a {either(caches)} cache"
+            raise InputError(f"inference.{key}", value, rule, f"leave it out, or use cache {either(TAKEN_BY[key])}")
 
 
 def asked_of(job: Job, config: Any, *, both: bool = False) -> Asked:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from memcalc.errors import InputError
 from memcalc.units import parse_bytes, parse_fraction
@@ -20,7 +21,20 @@ Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 Ranks = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 RECOMPUTED = r"none|selective|full|every-[1-9][0-9]{0,3}"
 """Ways of activation checkpointing."""
-Argument = bool | int | float | str | list[Any] | None
+
+
+def _bounded(value: Any) -> Any:
+    """The value, if no number in it is beyond every size: floats hold whole numbers exactly up to 2**53."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, float) and not isfinite(one):
+            raise ValueError("is not a finite number; give one that is")
+        if isinstance(one, int) and abs(one) > 2**53:
+            raise ValueError("is beyond 2**53, the largest whole number that an option may be; give a smaller one")
+    return value
+
+
+Argument = Annotated[bool | int | float | str | list[Any] | None, AfterValidator(_bounded)]
+EngineArgument = Annotated[bool | int | float, AfterValidator(_bounded)]
 
 
 class Section(BaseModel):
@@ -108,7 +122,7 @@ class Parallelism(Section):
     """0 nothing, 1 optimizer states, 2 gradients too, 3 parameters too."""
     zero_backend: Literal["deepspeed", "fsdp2", "megatron", "torch"] | None = None
     """Whose implementation; unless the precision decides, DeepSpeed's from stage 1 on, torch's DDP below."""
-    zero_args: dict[str, bool | int | float] = Field(default_factory=dict)
+    zero_args: dict[str, EngineArgument] = Field(default_factory=dict)
     """The engine's options, as ``reduce_bucket_size: 200000000``."""
     dp_replicate: Ranks | None = None
     """Groups that hold the same (hybrid sharding)."""

@@ -173,9 +173,9 @@ def _refuse_in_backward(training: Training, scheme: Scheme, optimizer: Optimizer
         raise NotModelledError(ASKED, True, f"is not known of {name}, which is told of all parameters", "use another optimizer")
     path, value = (ASKED, str(True)) if asked else ("training.optimizer", name)
     if scheme.master is not None or scheme.scaler:
-        why = "masters after it" if scheme.master is not None else "what GradScaler has unscaled after it"
+        why = "keeps masters, which are updated" if scheme.master is not None else "has a GradScaler, which unscales gradients"
         raise InputError(
-            path, value, f"updates parameters inside backward, and {scheme.name} would update {why}",
+            path, value, f"updates parameters inside backward, and precision {scheme.name} {why} after it",
             "use precision bf16-pure, fp32 or amp-bf16",
         )  # fmt: skip
     if training.max_grad_norm is not None:

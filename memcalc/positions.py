@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from memcalc.arrays import Condition, Count, is_array
-from memcalc.errors import InputError
+from memcalc.errors import InputError, MemcalcError
 from memcalc.families.base import load_family
 from memcalc.implementations import USUAL
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.play.decisions import Decisions
+from memcalc.readers.source import read_model
 
 PATHS = {
     "sequence_length": "training.sequence_length", "source_length": "training.source_length",
@@ -68,6 +70,21 @@ def check_positions(job: Job, model: Model) -> None:
         over: Condition = value > most
         if Decisions().decide(over):
             raise too_long(model, setting, value, most)
+
+
+def refuse_too_long(job: Job, app_dir: Path | None = None, base_dir: Path | None = None) -> None:
+    """The same of a job whose model is only then built: on tensors without data no index is out of range, on others any error.
+
+    Raises:
+        InputError: one, of a family whose positions are known.
+    """
+    if isinstance(job.model, str) and job.model.strip().startswith("py:"):
+        return
+    try:
+        model = read_model(job.model, app_dir=app_dir, base_dir=base_dir, allow_code=False)
+    except MemcalcError:  # what the class alone knows, or says in its own words
+        return
+    check_positions(job, model)
 
 
 def _asked(job: Job) -> list[tuple[str, Count | None]]:

@@ -55,6 +55,10 @@ def _asked(model: Model, job: Job) -> Model:
         raise NotModelledError(
             "training.quantization", training.quantization, f"is not modelled on {found.name}", "leave it out"
         )
+    if training.lora is not None:
+        from memcalc.adapters import check_values
+
+        check_values(training.lora)
     asked = Asked(job.implementation_args, training.lora, training.quantization)
     return replace(found.build(model, asked), implementation=found.name)
 

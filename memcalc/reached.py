@@ -44,9 +44,9 @@ def told(modules: Iterable[str]) -> str:
     """What is assumed of modules that a step does not reach.
 
     >>> told(["pooler"])
-    'no gradient comes to pooler, of which the loss is not made, and no state is born there'
+    'no gradient comes to pooler, of which the loss is not made: few optimizers keep a state there'
     """
-    return f"no gradient comes to {' and '.join(modules)}, of which the loss is not made, and no state is born there"
+    return f"no gradient comes to {' and '.join(modules)}, of which the loss is not made: few optimizers keep a state there"
 
 
 def _inside(name: str, modules: Iterable[str]) -> bool:

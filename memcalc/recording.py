@@ -19,7 +19,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memcalc.arrays import SplitError, ceil_div, is_array, maximum, minimum, where
+from memcalc.arrays import ceil_div, is_array, maximum, minimum, where
+from memcalc.reading import Made, Reading
 from memcalc.symbols import LEAST_OF, Condition, Monomial, NotParametricError, Symbol, Terms, int_of, is_symbol, terms_of
 
 
@@ -96,7 +97,7 @@ class Recording:
 
     def atoms(self, count: int, function: Callable[..., Any], *taken: Any) -> tuple[Symbol, ...]:
         """What a function makes that gives several numbers, none of them below zero."""
-        several = _Made(self._made(function, taken))
+        several = Made(self._made(function, taken))
         return tuple(self.single(self._made(operator.getitem, (several, number)), 0) for number in range(count))
 
     # -- what is asked --------------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class Recording:
         return found
 
     def _number_of(self, one: Any) -> Any:
-        if isinstance(one, _Made):
+        if isinstance(one, Made):
             return self.numbers[one.place]
         return one.answer if isinstance(one, Condition) else int_of(one)
 
@@ -202,6 +203,13 @@ class Recording:
             return None
         return step[1]
 
+    def choice_of(self, place: int) -> tuple[int, int] | None:
+        """The two numbers of which an atom is one; None for another."""
+        step = self.steps[place]
+        if step is None or step[0] is not where or is_array(step[1][1]) or is_array(step[1][2]):
+            return None
+        return step[1][1:]
+
     def read(self, sizes: Mapping[str, Any]) -> Reading | None:
         """The formulas for other numbers, or for arrays of them; None where a question has another answer there.
 
@@ -209,74 +217,6 @@ class Recording:
             SplitError: some of the jobs answer a question otherwise than others.
         """
         return Reading.of(self, sizes)
-
-
-class Reading:
-    """The formulas of a recording for other numbers.
-
-    Attributes:
-        values: what each atom that was needed is.
-        many: whether they are for many jobs at once.
-    """
-
-    def __init__(self, recording: Recording, sizes: Mapping[str, Any]) -> None:
-        self.recording = recording
-        self.values: dict[int, Any] = {place: sizes[name] for place, name in enumerate(recording.names)}
-        self.many = any(map(is_array, sizes.values()))
-
-    @classmethod
-    def of(cls, recording: Recording, sizes: Mapping[str, Any]) -> Reading | None:
-        """The reading, if the recording holds for these sizes."""
-        reading = cls(recording, sizes)
-        for place, answer in recording.asked.items():
-            found = reading.atom(place)
-            if not is_array(found):
-                if bool(found) is not answer:
-                    return None
-            elif not (found if answer else ~found).all():
-                if (~found if answer else found).all():
-                    return None
-                raise SplitError(found)
-        return reading
-
-    def atom(self, place: int) -> Any:
-        """What an atom is."""
-        found = self.values.get(place)
-        if found is None:
-            step = self.recording.steps[place]
-            assert step is not None
-            function, taken = step
-            found = self.values[place] = function(*[self.value(one) for one in taken])
-        return found
-
-    def monomial(self, monomial: Monomial) -> Any:
-        """What a product of atoms is."""
-        found: Any = 1
-        for place in monomial:
-            found = found * self.atom(place)
-        return found
-
-    def value(self, one: Any) -> Any:
-        """What a symbol is, or a question; a plain number is itself."""
-        if one.__class__ is Symbol:
-            values = self.values
-            total: Any = 0
-            for monomial, count in one.terms:
-                for place in monomial:
-                    found = values.get(place)
-                    count = count * (self.atom(place) if found is None else found)
-                total = total + count
-            return total
-        return self.atom(one.place) if one.__class__ is Condition or one.__class__ is _Made else one
-
-
-class _Made:
-    """What a function gave that gives several numbers."""
-
-    __slots__ = ("place",)
-
-    def __init__(self, place: int) -> None:
-        self.place = place
 
 
 _SURE_AT_ZERO = frozenset((operator.ge, operator.lt))
@@ -290,4 +230,4 @@ def _key(one: Any) -> Any:
     """What tells one argument from another: symbols by their polynomial, which is one object, questions by their atom."""
     if isinstance(one, Symbol):
         return one.terms
-    return (one.__class__, one.place) if isinstance(one, Condition | _Made) else (one.__class__, one)
+    return (one.__class__, one.place) if isinstance(one, Condition | Made) else (one.__class__, one)

@@ -5,7 +5,7 @@ division rounded up, a choice, a maximum). The same polynomial is one object, so
 about symbols is answered as it is for their numbers, and noted: where other numbers answer every question alike, the same is
 done with them, and the formulas hold.
 
-Where they are made, and read for other numbers, is ``memcalc.recording``.
+Where they are made is ``memcalc.recording``, and where they are read for other numbers ``memcalc.reading``.
 """
 
 from __future__ import annotations

@@ -26,18 +26,44 @@ _RULES = {
     "int_parsing_size": "is too large to be a size",
 }
 
+_WAYS_OUT = {
+    "int_type": "give one", "int_parsing": "give one", "int_from_float": "give one", "float_type": "give one",
+    "float_parsing": "give one", "finite_number": "give one that is", "bool_type": "give one of them",
+    "bool_parsing": "give one of them", "string_type": "put it in quotes", "list_type": "write it in brackets",
+    "int_parsing_size": "give a smaller one",
+}  # fmt: skip
+
 
 def explain(error: ValidationError, path: str, known: Iterable[str] = ()) -> InputError:
     """The first finding as an :class:`InputError`; ``known`` are the keys an unknown one may have meant."""
-    finding = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in (path, *finding["loc"]) if part != "")
-    kind, context = finding["type"], finding.get("ctx", {})
+    findings = error.errors(include_url=False)
+    finding = findings[0]
+    loc, kind, context = finding["loc"], finding["type"], finding.get("ctx", {})
+    offered = _offered([each for each in findings if each["loc"][: len(loc) - 1] == loc[:-1]]) if loc else []
+    where = ".".join(str(part) for part in (path, *(loc[:-1] if offered else loc)) if part != "")
+    if offered:
+        finite = not any(each["type"] == "finite_number" for each in findings if each["loc"][:-1] == loc[:-1])
+        rule = f"is not {either(offered)}" if finite else "is not a finite number"
+        return InputError(where, finding["input"], rule, "give one of them" if finite else "give one that is")
     if kind == "extra_forbidden":
         return InputError(where, NO_VALUE, "is not a known key", did_you_mean(str(finding["loc"][-1]), known))
     if kind == "missing":
         return InputError(where, NO_VALUE, "is missing", "add it")
     rule, way_out = _rule(kind, context, str(finding["msg"]))
     return InputError(where, finding["input"], rule, way_out)
+
+
+BRANCHES = {
+    "bool": "true, false", "int": "a whole number", "float": "a number", "str": "text", "list[any]": "a list",
+    "dict[str,any]": "a mapping",
+}  # fmt: skip
+"""What pydantic puts behind the path of a value that may be one of several kinds, and was none of them."""
+
+
+def _offered(findings: list[Any]) -> list[str]:
+    """The kinds that a value may be of, where it is of none; nothing where it may be of one alone."""
+    kinds = list(dict.fromkeys(BRANCHES[word] for each in findings if (word := each["loc"][-1]) in BRANCHES))
+    return [word for word in kinds if len(kinds) > 1 and not (word == "a whole number" and "a number" in kinds)]
 
 
 def _rule(kind: str, context: dict[str, Any], message: str) -> tuple[str, str]:
@@ -52,7 +78,7 @@ def _rule(kind: str, context: dict[str, Any], message: str) -> tuple[str, str]:
     if kind == "value_error":
         reason, _, way_out = str(context["error"]).partition("; ")
         return reason, way_out
-    return _RULES.get(kind, f"breaks a rule ({message.lower()})"), ""
+    return _RULES.get(kind, f"breaks a rule ({message.lower()})"), _WAYS_OUT.get(kind, "")
 
 
 def choices(words: Iterable[str]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
+from memcalc.cache_options import TAKEN_BY
 from memcalc.errors import InputError
+from memcalc.inference import check_options, check_uncached
 from memcalc.job import Job, read_job
 from memcalc.records import dataclass
 
@@ -73,6 +75,9 @@ def check_grid(job: Job, grid: Grid) -> None:
             way_out = "leave it out" if name in training else "leave it out, or set mode to prefill or decode"
             shown = ",".join(str(one) for one in tried)
             raise InputError(f"--{name.replace('_', '-')}", shown, f"is of no use in mode {job.mode}, {rule}", way_out)
+    check_uncached(job)
+    if job.mode in ("prefill", "decode"):
+        check_options(job, _caches(grid, job))
 
 
 def _tried(grid: Sequence[str] | None, job: Job, key: str, usual: Sequence[str]) -> Sequence[str]:
@@ -99,13 +104,21 @@ def trained(job: Job, grid: Grid) -> Iterator[Job]:
 def forwards(job: Job, grid: Grid) -> Iterator[Job]:
     """Each precision with each cache, of a model that does not train; the job's own where the grid names none."""
     precisions = (job.training.precision,) if grid.precisions is None else grid.precisions
-    caches = (job.inference.cache,) if grid.caches is None else grid.caches
-    for precision, cache in product(precisions, caches):
+    for precision, cache in product(precisions, _caches(grid, job)):
         told = job.model_dump(exclude_unset=True)
         told["training"] = {**told.get("training", {}), "precision": precision}
         if job.mode != "evaluate":
-            told["inference"] = {**told.get("inference", {}), "cache": cache}
+            told["inference"] = {**_taken(told.get("inference", {}), cache), "cache": cache}
         yield read_job(told)
+
+
+def _caches(grid: Grid, job: Job) -> Sequence[str]:
+    return (job.inference.cache,) if grid.caches is None else grid.caches
+
+
+def _taken(inference: dict[str, Any], cache: str) -> dict[str, Any]:
+    """Without the options that other kinds of cache have a use for, and this one has not."""
+    return {key: value for key, value in inference.items() if cache in TAKEN_BY.get(key, (cache,))}
 
 
 def _sharded(parallelism: dict[str, Any]) -> dict[str, Any]:

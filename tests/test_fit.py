@@ -7,7 +7,7 @@ import pytest
 from memcalc.api import estimate_mapping
 from memcalc.errors import InputError
 from memcalc.fit import PRECISIONS, Grid, fit, grid_of
-from memcalc.formats.fits import show
+from memcalc.formats.fits import remarks, show
 
 MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 1001}  # fmt: skip
@@ -47,8 +47,9 @@ def test_checkpointing_pays_in_batch(found):
 def test_the_longest_sequence_is_found_too():
     """With --largest sequence it is the tokens that grow, at the batch asked for."""
     (one,) = fit(
-        {**JOB, "micro_batch_size": 2, "attention": "flash"}, Grid(["sgd"], ["bf16-pure"], ["full"]), largest="sequence"
-    )
+        {"model": MODEL, "memory": 4 * 2**30, "micro_batch_size": 2, "attention": "flash"},
+        Grid(["sgd"], ["bf16-pure"], ["full"]), largest="sequence",
+    )  # fmt: skip
     assert one.footprint.job["training"]["sequence_length"] == one.largest > 256
 
 
@@ -57,6 +58,45 @@ def test_what_cannot_be_played_says_why_and_stops_nothing():
     found = fit({**JOB, "precision": "fp32", "dp": 2}, Grid(["sgd"], ["fp32"], ["none"], [0, 1]))
     assert {one.zero_stage for one in found} == {0, 1}
     assert all(one.largest is not None or one.reason for one in found)
+
+
+@pytest.mark.parametrize(("keys", "largest", "said"), [
+    ({"micro_batch_size": 4}, "batch", "training.micro_batch_size: 4 is given, and the largest batch is what is sought; leave "
+     "it out, or seek the largest sequence: --largest sequence"),
+    ({"sequence_length": 8}, "sequence", "training.sequence_length: 8 is given, and .*: --largest batch"),
+    ({"mode": "decode", "context_length": 8}, "context", "inference.context_length: 8 is given, and .*: --largest batch"),
+    ({"mode": "decode", "micro_batch_size": 8}, "batch", "training.micro_batch_size: 8 is given, and .*: --largest context"),
+])  # fmt: skip
+def test_the_size_that_is_sought_is_not_given(keys, largest, said):
+    """A size that would be passed over in silence is an error, with the other size that could be sought."""
+    with pytest.raises(InputError, match=said):
+        fit({"model": MODEL, "memory": 4 * 2**30, **keys}, WAYS if "mode" not in keys else None, largest=largest)
+
+
+def test_an_error_of_every_way_is_one_of_the_job():
+    """What is wrong with all of a grid is said once, as an error; what is wrong with some of its ways stands beside them."""
+    job = {"model": MODEL, "memory": 4 * 2**30, "sequence_length": 8}
+    with pytest.raises(InputError, match=r"^behaviour\.allocator\.max_split_size_mb: foo is not a whole number; give digits"):
+        fit({**job, "behaviour": {"allocator": "max_split_size_mb:foo"}}, WAYS)
+    found = fit(job, Grid(["admw", "nosuch"], ["fp32"], ["none", "full"]))
+    assert {one.largest for one in found} == {None}
+    told = remarks(found, "batch")
+    assert sum("checkpointing none, and " in remark for remark in told) == 2
+
+
+def test_options_of_a_cache_go_to_those_that_take_them():
+    """Of several caches each has its own; where none of them has a use for one, that is an error, and in evaluation too."""
+    job = {"model": MODEL, "memory": 4 * 2**30, "mode": "decode", "max_cache_length": 100}
+    found = {one.cache: one for one in fit(job, Grid(caches=["dynamic", "static"]), largest="context")}
+    assert (found["static"].largest, found["dynamic"].most) == (99, None)
+    assert found["dynamic"].largest > 1000
+    with pytest.raises(InputError, match=r"max_cache_length: 100 is of no use to a dynamic cache; leave it out, or use"):
+        fit(job)
+    asked = {**job, "max_cache_length": None, "cache_args": {"nbits": 2}}
+    with pytest.raises(InputError, match=r"\{'nbits': 2\} are of no use to a dynamic or quantized-fp8 cache; leave it"):
+        fit(asked, Grid(caches=["dynamic", "quantized-fp8"]))
+    with pytest.raises(InputError, match="is of no use in mode evaluate, which keeps no cache"):
+        fit({**job, "mode": "evaluate"})
 
 
 def test_a_device_must_be_named():
@@ -120,8 +160,8 @@ def test_a_static_cache_ends_the_search_for_a_context():
     job = {"model": MODEL, "memory": 4 * 2**30, "mode": "decode", "cache": "static", "precision": "bf16"}
     (one,) = fit({**job, "max_cache_length": 100}, largest="context")
     assert (one.largest, one.most, one.verdict) == (99, 99, "fits")
-    (one,) = fit({**job, "max_cache_length": 1}, largest="context")
-    assert one.reason == "inference.max_cache_length: 1 is less than the 2 tokens that the step puts into it; make it longer"
+    with pytest.raises(InputError, match=r"max_cache_length: 1 is less than the 2 tokens that the step puts into it; make it"):
+        fit({**job, "max_cache_length": 1}, largest="context")
 
 
 def test_sizes_that_cannot_be_are_passed_over():
@@ -134,9 +174,9 @@ def test_sizes_that_cannot_be_are_passed_over():
     assert (batch.largest, batch.verdict) == (1, "fits")
     assert sequence.largest is not None
     assert sequence.largest > 1000
-    (none,) = fit({**job, "packed_sequences": 10**9, "sequence_length": 2}, grid, largest="batch")
-    assert none.largest is None
-    assert "array" not in none.reason
+    with pytest.raises(InputError, match=r"packed_sequences: 1000000000 ") as refused:
+        fit({**job, "packed_sequences": 10**9, "sequence_length": 2}, grid, largest="batch")
+    assert "array" not in str(refused.value)
 
 
 @pytest.mark.parametrize("width", [66, 75, 85, 120])

@@ -137,3 +137,34 @@ def test_rows_of_a_sweep_are_refused_one_by_one():
     rows = list(sweep)
     assert sum("positions" in (row["error"] or "") for row in rows) == 4
     assert differences(sweep, rows) == []
+
+
+SMALL_GPT = {"model": {"model_type": "gpt2", "name": "small", **GPT}, "sequence_length": 11}
+
+
+def test_a_measurement_refuses_them_before_it_starts():
+    """The loop says what an estimate says, not that an index is out of range; inputs of one's own have their own lengths."""
+    pytest.importorskip("transformers", reason="a real step")
+    from memcalc.campaign import RunSettings
+    from memcalc.engines.measure.here import Ask, measure_here
+
+    with pytest.raises(InputError, match=r"training\.sequence_length: 11 is more than the 10 positions that small has; use 10"):
+        measure_here(Ask(SMALL_GPT))
+    inputs = ["input_ids=int64[1,10]<40", "labels=int64[1,10]<40"]
+    record = measure_here(Ask({**SMALL_GPT, "precision": "fp32"}, settings=RunSettings(iterations=1, inputs=inputs)))
+    assert record.status == "measured"
+
+
+def test_the_commands_that_measure_say_it():
+    """From another process the error comes whole: of ``measure`` as itself, of ``verify`` as a job that is not judged."""
+    pytest.importorskip("torch", reason="a real step")
+    from memcalc.engines.measure.process import measure_mapping
+    from memcalc.verify.files import Models
+    from memcalc.verify.live import verify_live
+    from memcalc.verify.tolerance import EXACT
+
+    (verdict,) = verify_live([SMALL_GPT], measure_mapping, EXACT, Models())
+    assert (verdict.outcome, verdict.reason) == (
+        "unjudged", "training.sequence_length: 11 is more than the 10 positions that small has; use 10 or less, or a config "
+        "with more positions",
+    )  # fmt: skip

@@ -43,6 +43,13 @@ def export_snapshot(
         settings: the allocator's, or their text.
         capacity: bytes the device can give in segments.
     """
+    Path(path).write_bytes(snapshot_bytes(tape, settings, capacity))
+
+
+def snapshot_bytes(
+    tape: Replay | Iterable[Event], settings: AllocatorSettings | str | None = None, capacity: int | None = None
+) -> bytes:
+    """What such a file holds; the arguments are those of :func:`export_snapshot`."""
     chosen = parse_settings(settings) if isinstance(settings, str) else settings
     if isinstance(tape, Replay):
         events, chosen = tape.events, chosen or tape.settings
@@ -50,7 +57,7 @@ def export_snapshot(
     else:
         events = list(unroll(tape))
     data = _Recorder(CachingAllocator(chosen, capacity, device=Memory(capacity))).record(events)
-    Path(path).write_bytes(pickle.dumps(data, protocol=PROTOCOL))
+    return pickle.dumps(data, protocol=PROTOCOL)
 
 
 class _Recorder:

@@ -46,7 +46,10 @@ def fit(
     largest: Annotated[Largest, typer.Option("--largest", help="batch, sequence or context.", metavar="WHAT")] = Largest.batch,
     mode: o.ModeName = None,
     context_length: o.ContextLength = None,
+    cache_arg: o.CacheArgs = None,
+    max_cache_length: o.CacheLength = None,
     sets: o.Sets = None,
+    optimizer_arg: o.OptimizerArgs = None,
     micro_batch_size: o.MicroBatch = None,
     sequence_length: o.Sequence = None,
     source_length: o.Source = None,
@@ -68,6 +71,7 @@ def fit(
     headroom: o.Headroom = None,
     form: FormatOption = Format.table,
     exact: o.ExactBytes = False,
+    allocator: o.Allocator = None,
     app_dir: o.AppDir = None,
 ) -> None:
     """What fits: the largest micro-batch, sequence or context, for each way of training or of keeping keys and values.
@@ -75,13 +79,15 @@ def fit(
     Exits with 1 where nothing fits, and with 2 where nothing can be said.
     """
     mapping = o.job_mapping(
-        model, sets=sets, mode=mode, context_length=context_length, micro_batch_size=micro_batch_size,
-        sequence_length=sequence_length, source_length=source_length,
-        image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps, attention=attention,
-        max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend, zero_args=zero_arg,
-        dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,
+        model, sets=sets, mode=mode, context_length=context_length, cache_args=cache_arg, max_cache_length=max_cache_length,
+        optimizer_args=optimizer_arg, micro_batch_size=micro_batch_size, sequence_length=sequence_length,
+        source_length=source_length, image_size=image_size, gradient_accumulation_steps=gradient_accumulation_steps,
+        attention=attention, max_grad_norm=max_grad_norm, dp=dp, zero_stage=zero_stage, zero_backend=zero_backend,
+        zero_args=zero_arg, dp_replicate=dp_replicate, dp_shard=dp_shard, gpu=gpu, memory=memory, headroom=headroom,
         lora=o.lora_options(lora), quantization=quantization, implementation=implementation,
     )  # fmt: skip
+    if allocator is not None:
+        mapping["behaviour"] = {"allocator": allocator}
     from memcalc.fit import fit as find
     from memcalc.fit import grid_of
     from memcalc.formats.fits import show

@@ -86,9 +86,10 @@ def _write(found: Traced, wanted: Wanted) -> None:
         write(_timeline(found), wanted.timeline, found.footprint)
         print(f"timeline: {wanted.timeline}", file=sys.stderr)
     if wanted.snapshot is not None:
-        from memcalc.allocator.snapshot import export_snapshot
+        from memcalc.allocator.snapshot import snapshot_bytes
+        from memcalc.measurement_files import write_atomically
 
-        export_snapshot(found.replay, wanted.snapshot)
+        write_atomically(wanted.snapshot, snapshot_bytes(found.replay), "--snapshot")
         print(f"snapshot for PyTorch's memory visualiser: {wanted.snapshot}", file=sys.stderr)
 
 

@@ -61,7 +61,7 @@ def _cells(choices: Sequence[Choice], largest: str, *, exact: bool) -> tuple[lis
                 *((one.cache, one.precision) if forward else (one.optimizer, one.precision, one.checkpointing)),
                 *([str(one.zero_stage)] if several else []), size,
                 *("–" if value is None else unit.text(value) for value in (one.peak, one.kept, one.each, saved)),
-                WORDS[one.verdict],
+                WORDS[one.verdict] if one.largest is not None else "not known",
             ]
         )  # fmt: skip
     return header, rows
@@ -111,8 +111,18 @@ def remarks(choices: Sequence[Choice], largest: str, left_out: Sequence[str] = (
     for one in choices:
         if one.largest is not None and one.largest == one.most:
             said[f"{one.most:,}: the model, or the cache, has no more places for a {largest}"] = None
+    refused: dict[str, list[str]] = {}
+    for one in choices:
         if one.largest is None:
-            way = f"{one.cache} cache" if one.cache else f"{one.optimizer}"
-            how = "" if one.cache else f", checkpointing {one.checkpointing}"
-            said[f"{way} in {one.precision}{how}: {one.reason}"] = None
+            refused.setdefault(one.reason, []).append(_way(one))
+    for reason, ways in refused.items():
+        others = f", and {len(ways) - 1} more ways" if len(ways) > 2 else f", and {ways[1]}" if len(ways) == 2 else ""
+        said[f"{ways[0]}{others}: {reason}"] = None
     return list(said)
+
+
+def _way(one: Choice) -> str:
+    """A way in words."""
+    if one.cache:
+        return f"{one.cache} cache in {one.precision}"
+    return f"{one.optimizer} in {one.precision}, checkpointing {one.checkpointing}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from memcalc.arrays import Count
 from memcalc.errors import InputError, NotModelledError, did_you_mean, either
 from memcalc.implementations._torchtune_layers import NormKind, TuneLora
-from memcalc.implementations.base import Asked
+from memcalc.implementations.base import Asked, dated
 from memcalc.models import Model
 from memcalc.records import dataclass
 
@@ -127,7 +127,7 @@ def builder_of(model: Model, told: Mapping[str, Any]) -> str:
     """As the job says; else Qwen 2's, or that of Llama 3.2 for tied embeddings and of Llama 3.1 for others."""
     usual = "qwen2" if model.family == "qwen2" else "llama3_2" if model.config.tie_word_embeddings else "llama3_1"
     name = told.get("builder", usual)
-    if name not in BUILDERS or (name == "qwen2") != (model.family == "qwen2"):
+    if not isinstance(name, str) or name not in BUILDERS or (name == "qwen2") != (model.family == "qwen2"):
         raise InputError("implementation_args.builder", name, f"does not build a {model.family}", did_you_mean(str(name), [
             each for each in BUILDERS if (each == "qwen2") == (model.family == "qwen2")]))  # fmt: skip
     return str(name)
@@ -139,7 +139,7 @@ def _alike(first: Any, second: Any) -> bool:
 
 
 def version_of(told: Mapping[str, Any]) -> Version:
-    date = str(told.get("version", max(VERSIONS)))
+    date = dated(told, max(VERSIONS))
     known = [each for each in VERSIONS if each <= date]
     if not known:
         raise InputError("implementation_args.version", date, "is before what is known of torchtune",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
 from memcalc.arrays import Count
+from memcalc.errors import InputError
 from memcalc.families._forward import Batch
 from memcalc.models import Model
 from memcalc.parallelism.fsdp2_units import Units
@@ -27,6 +29,21 @@ class Asked:
     arguments: Mapping[str, Any]
     lora: Mapping[str, Any] | None = None
     quantization: str | None = None
+
+
+def dated(arguments: Mapping[str, Any], usual: str) -> str:
+    """The version that is asked for, by the date of its code; ``usual`` where nobody asks.
+
+    Raises:
+        InputError: it is no date.
+
+    >>> dated({"version": "2025-06-17"}, "2024-01-01")
+    '2025-06-17'
+    """
+    asked = arguments.get("version", usual)
+    if not isinstance(asked, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", asked, flags=re.ASCII):
+        raise InputError("implementation_args.version", asked, "is no date", f"write it as {usual}")
+    return asked
 
 
 def nothing_held(model: Model, batch: Batch, dtype: str, low: str) -> Iterable[tuple[Buffer, Count]]:

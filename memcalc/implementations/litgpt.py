@@ -17,7 +17,7 @@ from memcalc.implementations._litgpt_layers import LitAttention, LitBlock, LitML
 from memcalc.implementations._litgpt_lora import TARGETS, Lora, LoraFused, LoraLinear
 from memcalc.implementations._litgpt_scripts import SCRIPTS, head
 from memcalc.implementations._litgpt_shapes import SHAPES, VERSIONS, Shape, Version
-from memcalc.implementations.base import Asked, Implementation
+from memcalc.implementations.base import Asked, Implementation, dated
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear
 from memcalc.layers.packed import PackedLinear
@@ -56,7 +56,7 @@ def build(model: Model, asked: Asked) -> Model:
 
 
 def _version(arguments: Mapping[str, Any]) -> Version:
-    date = str(arguments.get("version", max(VERSIONS)))
+    date = dated(arguments, max(VERSIONS))
     known = [each for each in VERSIONS if each <= date]
     if not known:
         raise InputError("implementation_args.version", date, "is before what is known of litgpt",

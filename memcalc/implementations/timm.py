@@ -98,7 +98,8 @@ def _shape(config: Any, arguments: Mapping[str, Any]) -> Shape:
     for key, value in told.items():
         number = key == "init_values" and isinstance(value, int | float)
         if not (isinstance(value, bool) or number or (key == "fc_norm" and value is None)):
-            raise InputError(f"implementation_args.{key}", value, "is not what timm takes", "use true or false")
+            raise InputError(f"implementation_args.{key}", value, "is not what timm takes",
+                             "use 1e-5 or another number" if key == "init_values" else "use true or false")  # fmt: skip
     mlp, pool = arguments.get("mlp_layer", "Mlp"), arguments.get("global_pool", "token")
     registers = arguments.get("reg_tokens", 0)
     for key, value, known in (("mlp_layer", mlp, MLPS), ("global_pool", pool, POOLS)):

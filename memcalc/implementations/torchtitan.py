@@ -18,7 +18,7 @@ from memcalc.families._rotary_decoder import head_sizes
 from memcalc.implementations._torchtitan_layers import TitanAttention, TitanBlock, TitanFeedForward, TitanNorm
 from memcalc.implementations._torchtitan_trainer import backward_in_chunks, chunked_cross_entropy_loss, cross_entropy_loss, ways
 from memcalc.implementations._torchtitan_versions import LAST, RELEASE, VERSIONS, Version, version_of
-from memcalc.implementations.base import Asked, Implementation
+from memcalc.implementations.base import Asked, Implementation, dated
 from memcalc.layers.base import Layer, Module, Stack
 from memcalc.layers.basic import Embedding, Linear, TiedLinear
 from memcalc.models import Model
@@ -89,7 +89,7 @@ def _shape(model: Model, arguments: Mapping[str, Any]) -> Shape:
                                f"use {config.hidden_size // heads}")  # fmt: skip
     if config.attention_bias or getattr(config, "mlp_bias", False):
         raise NotModelledError("model.attention_bias", True, "is nothing that torchtitan's models have", "use no biases")
-    if qwen and str(arguments.get("version", RELEASE)) < QWEN:
+    if qwen and dated(arguments, RELEASE) < QWEN:
         raise NotModelledError("implementation_args.version", str(arguments.get("version")), "is before torchtitan's Qwen3",
                                f"give a date from {QWEN} on")  # fmt: skip
     return Shape(
@@ -104,7 +104,7 @@ def _block(shape: Shape) -> TitanBlock:
 
 
 def _version(arguments: Mapping[str, Any]) -> Version:
-    date = str(arguments.get("version", RELEASE))
+    date = dated(arguments, RELEASE)
     found = version_of(date)
     if found is None:
         raise InputError("implementation_args.version", date, "is before what is known of torchtitan",

@@ -7,6 +7,7 @@ side always merge. So jobs are parted by that, and each part is worked out in ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,13 @@ def contiguous_arrays(shape: Sequence[Count], dims: Sequence[int] | None, accumu
 
 
 def _worked_out(shape: Sequence[Count], chosen: Sequence[int], accumulator: int, chip: Chip) -> tuple[Array, Array]:
-    sizes = [np.asarray(size, dtype=np.int64) for size in np.broadcast_arrays(*shape)]
-    form, flat = sizes[0].shape, [size.reshape(-1) for size in sizes]
-    partial, semaphores = (np.zeros(flat[0].shape, dtype=np.int64) for _ in range(2))
-    pattern: Any = sum((flat[place] != 1).astype(np.int64) << place for place in range(len(flat)))
+    form = np.broadcast_shapes(*(size.shape for size in shape if is_array(size)))  # type: ignore[union-attr]
+    flat: list[Any] = [np.broadcast_to(size, form).reshape(-1) if is_array(size) else int(size) for size in shape]
+    jobs = prod(form)
+    partial, semaphores = (np.zeros(jobs, dtype=np.int64) for _ in range(2))
+    pattern = np.zeros(jobs, dtype=np.int64)
+    for place, size in enumerate(flat):
+        pattern += np.asarray(size != 1).astype(np.int64) << place
     for which in np.flatnonzero(np.bincount(pattern, minlength=1)).tolist():
         there = pattern == which
         whole = bool(there.all())
@@ -54,7 +58,9 @@ def _worked_out(shape: Sequence[Count], chosen: Sequence[int], accumulator: int,
         fastest, last = True, -1
         stride: Any = 1
         for place in reversed([place for place in range(len(flat)) if which >> place & 1]):
-            size, side = flat[place] if whole else flat[place][there], 0 if place in chosen else 1
+            size, side = flat[place], 0 if place in chosen else 1
+            if not whole and is_array(size):
+                size = size[there]
             if last < 0:
                 fastest = side == 0
             if last == side:
@@ -64,10 +70,7 @@ def _worked_out(shape: Sequence[Count], chosen: Sequence[int], accumulator: int,
             stride, last = stride * size, side
         if sides[0]:
             told = _staged(sides[0], sides[1], fastest, accumulator, chip)
-            if whole:
-                partial, semaphores = told
-            else:
-                partial[there], semaphores[there] = told
+            partial[there], semaphores[there] = told
     return partial.reshape(form), semaphores.reshape(form)
 
 

@@ -51,6 +51,7 @@ def _big_vision_steps(p: Param, o: Options, implementation: Implementation) -> I
     {**CAUTION, "min_dim_size_to_factor": 16, "momentum": 0.9, "momentum_dtype": "bfloat16"},
     "lr decay_rate decay_offset beta2_cap eps weight_decay clipping_threshold unscaled_wd corrected_weight_decay",
     _big_vision_steps,
+    nullable=frozenset({"momentum"}),
 )
 def adafactor_big_vision(p: Param, o: Options) -> Iterator[State]:
     """The factors keep every dimension but one; a tensor that is not factored keeps its whole variance."""

@@ -62,6 +62,7 @@ def _temporaries(p: Param, o: Options, implementation: Implementation) -> Iterat
     options={"dim": 2048, "n_heads": 32},
     constructor=words("lr betas eps weight_decay model_sharding n_kv_heads verbose"),
     temporaries=_temporaries,
+    refuses=lambda o: [("n_heads", "leaves no element of dim * dim to a head")] if o.n_heads > o.dim**2 else [],
     needs="two dimensions where the name says embedding, output, value, projection or MLP",
     accepts=lambda p: p.ndim == 2 or _branch(p) != "neuron",
 )

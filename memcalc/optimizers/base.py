@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.arrays import Count, product
 from memcalc.errors import InputError, did_you_mean
+from memcalc.optimizers._arguments import check_common, typed
 from memcalc.records import dataclass
 from memcalc.registry import Registry
 from memcalc.tensors import Kind, itemsize
@@ -170,6 +171,7 @@ class Optimizer:
         implementations: the step's forms; the first is CUDA's default.
         born: when the states are allocated.
         regardless: whether its step makes states of parameters without a gradient too.
+        fills: whether it gives each of those a gradient of zeros, which is there until ``zero_grad``.
         needs: a rule a parameter must meet to be given to it, in words; checked by ``accepts``.
         accepts: whether it takes this parameter.
         frees_gradients: whether each gradient dies in backward, before the step.
@@ -179,6 +181,7 @@ class Optimizer:
         refuses: the combinations of options its constructor raises for.
         own: options that are memcalc's, not the constructor's: facts it cannot know from the constructor's arguments.
         preset: what a ``+variant`` passes to the constructor.
+        nullable: numbers among the options that may be None, though their default is none.
     """
 
     name: str
@@ -196,6 +199,7 @@ class Optimizer:
     implementations: tuple[Implementation, ...] = ("single",)
     born: Literal["first_step", "init"] = "first_step"
     regardless: bool = False
+    fills: bool = False
     needs: str = ""
     accepts: Callable[[Param], bool] = lambda param: True
     frees_gradients: bool = False
@@ -205,6 +209,7 @@ class Optimizer:
     refuses: Refusals = no_refusals
     own: frozenset[str] = frozenset()
     preset: Mapping[str, Any] = field(default_factory=dict)
+    nullable: frozenset[str] = frozenset()
 
     def minded(self, params: Iterable[Param]) -> list[Param]:
         """Those of the parameters it is handed for which it keeps states: a step passes over what has no gradient."""
@@ -220,8 +225,10 @@ class Optimizer:
         values = dict(self.options)
         for key, value in arguments.items():
             if key in self.options:
-                values[key] = _typed(value, self.options[key], f"{path}.{key}")
-            elif key not in self.ignored:
+                values[key] = typed(key, value, self.options[key], f"{path}.{key}", nullable=key in self.nullable)
+            elif key in self.ignored:
+                check_common(key, value, f"{path}.{key}")
+            else:
                 known = sorted({*self.options, *self.ignored})
                 raise InputError(f"{path}.{key}", value, f"is not an option of {self.name}", did_you_mean(key, known))
         options = Options(values)
@@ -281,22 +288,3 @@ def variant(name: str, **preset: Any) -> Optimizer:
     unknown = set(preset) - set(base.options)
     assert not unknown, f"{name} presets {unknown}, which {base.name} does not have"
     return OPTIMIZERS.add(name, replace(base, name=name, options={**base.options, **preset}, preset=preset))
-
-
-def _typed(value: Any, default: Any, path: str) -> Any:
-    """``value`` if its type is the default's; a default of None takes anything."""
-    if default is None or value is None:
-        return value
-    if isinstance(default, bool) != isinstance(value, bool):
-        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
-    if isinstance(default, float) and isinstance(value, int):
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)  # JSON and YAML know no tuples
-    if not isinstance(value, type(default)):
-        raise InputError(path, value, f"is not {_noun(default)}", f"the default is {default!r}")
-    return value
-
-
-def _noun(default: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(type(default), "a list")

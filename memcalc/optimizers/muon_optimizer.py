@@ -1,4 +1,8 @@
-"""muon-optimizer 0.1.0, the PyPI package of KellerJordan/Muon (commit 857d1ad, the same file): the single-device classes."""
+"""muon-optimizer 0.1.0, the PyPI package of KellerJordan/Muon, and its repository (commit 857d1ad): the single-device classes.
+
+The two differ in what becomes of a parameter that no gradient comes to: the package's step fails there, the repository's, which
+the README installs, gives it a gradient of zeros (muon.py:117-119, 261-263, 272-274) and updates it like any other.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,8 @@ def _mixed(o: Options, form: Implementation) -> list[Section]:
     source="muon-optimizer 0.1.0 muon.py:SingleDeviceMuon.step, muon_update; KellerJordan/Muon 857d1ad",
     constructor=words("lr weight_decay momentum"),
     script=_muon,
+    regardless=True,
+    fills=True,
     needs="two dimensions, or a batch of them in three; a 4-D update is flattened and never given its shape back",
     accepts=lambda p: p.ndim in (2, 3),
 )
@@ -66,11 +72,12 @@ def muon(p: Param, o: Options) -> Iterator[State]:
     script=_mixed,
     group=lambda p, o: 1 - hidden_matrix(p),
     regardless=True,
+    fills=True,
     needs="fewer than four dimensions where Muon takes it: a 4-D update is flattened and never given its shape back",
     accepts=lambda p: p.ndim < 4 or not hidden_matrix(p),
 )
 def muon_with_aux_adam(p: Param, o: Options) -> Iterator[State]:
-    """The groups are the README's: hidden matrices to Muon, the rest to Adam. A missing gradient would be created as zeros."""
+    """The groups are the README's: hidden matrices to Muon, the rest to Adam."""
     if hidden_matrix(p):
         yield whole(p, "momentum_buffer", "momentum")
     else:

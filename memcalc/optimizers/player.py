@@ -9,7 +9,7 @@ from memcalc.arrays import Condition, Count, as_count, ceil_div, is_array, maxim
 from memcalc.kernels.reduction import Chip
 from memcalc.optimizers.base import Param
 from memcalc.optimizers.script import CHUNK, Op, Section, reduced
-from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat, within
+from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat, Role, within
 
 Node: TypeAlias = "tuple[Count, Param | tuple[Node, ...]]"
 """(how often in a row, one parameter or several): the order in which a step walks its tensors."""
@@ -70,8 +70,8 @@ def chosen(nodes: Sequence[Node], keep: Callable[[Param], bool]) -> tuple[Node, 
 class Player:
     """One function's run: its sections over some tensors, and what its names hold between them."""
 
-    def __init__(self, chip: Chip | None = None) -> None:
-        self.chip = chip
+    def __init__(self, chip: Chip | None = None, *, fills: Role | None = None) -> None:
+        self.chip, self.fills = chip, fills
         self.left: Left = {}
         self._buffers: dict[Any, Buffer] = {}
         self._runs = 0
@@ -84,7 +84,8 @@ class Player:
             if section.in_turn:
 
                 def visit(param: Param, left: Left, key: Any, section: Section = section) -> tuple[list[Event], Left]:
-                    return self.turn(section.body(param), param, left, key)
+                    made, left = self.turn(section.body(param), param, left, key)
+                    return [*self.filled(param, key), *made], left
 
                 made, self.left = self.walk(nodes, self.left, visit, (number,))
             else:
@@ -134,6 +135,13 @@ class Player:
             else:
                 events += _let_go(left, op.name)
         return events, left
+
+    def filled(self, param: Param, key: Any) -> list[Event]:
+        """The gradient of zeros that a step makes for a parameter without one, and leaves there."""
+        if self.fills is None or not param.idle:
+            return []
+        zeros = Buffer(f"{param.name} grad of zeros", param.nbytes, self.fills)
+        return [Alloc(self._buffers.setdefault((*key, "filled"), zeros))]
 
     def scratch(self, which: str, param: Param) -> list[Event]:
         """What a reduction's kernel needs for a moment; nothing is said where the GPU is not known."""

@@ -9,7 +9,7 @@ from memcalc.kernels.reduction import Chip
 from memcalc.optimizers.base import Implementation, Optimizer, Options, Param, Temporary
 from memcalc.optimizers.player import Node, Player, chosen, in_a_row, leaves
 from memcalc.optimizers.script import Op, Section
-from memcalc.tape.events import Event, Repeat
+from memcalc.tape.events import Event, Repeat, Role
 from memcalc.tape.fold import fold
 
 Size = Callable[[Count], Count]
@@ -33,6 +33,7 @@ def step_events(
     *,
     known: bool = True,
     chip: Chip | None = None,
+    zeros: Role = "gradient",
 ) -> list[Event]:
     """One call of the optimizer's step beyond what it keeps, as allocations and frees; nothing where nobody has measured it.
 
@@ -43,8 +44,9 @@ def step_events(
         form: the form of the step.
         known: whether each of them is one tensor; else it stands for many of unknown shapes, and only lists are told.
         chip: the GPU, which decides what its reductions need; left out where it is not told.
+        zeros: what a gradient is that the step makes where none has come.
     """
-    player = Player(chip)
+    player = Player(chip, fills=zeros if entry.fills else None)
     events: list[Event] = []
     for group in _groups(entry, nodes, options, form):
         code = sections(entry, [param for _, param in leaves(group)], options, form)

@@ -9,11 +9,11 @@ from memcalc.optimizers.base import Implementation, Optimizer, Options, Param
 from memcalc.optimizers.player import Left, Node, Player
 from memcalc.optimizers.script import in_turn, together
 from memcalc.optimizers.step import step_events
-from memcalc.tape.events import Event
+from memcalc.tape.events import Event, frees, outliving
 
 ADAMS = frozenset({"torch.optim.Adam", "torch.optim.AdamW"})
 ALL_AT_ONCE = frozenset({"muon.SingleDeviceMuon", "muon.SingleDeviceMuonWithAuxAdam"})
-"""Classes whose step fails on a parameter without a gradient, so that their masters cannot take turns."""
+"""Classes whose step fails on a parameter without a gradient, or makes one up, so that their masters cannot take turns."""
 
 
 def is_textbook_adam(entry: Optimizer, options: Options, form: Implementation) -> bool:
@@ -60,7 +60,9 @@ def textbook_events(
         inner = "single" if told_to_take_one(entry) else entry.implementation(options)
         return one_by_one(entry, nodes, options, inner, lowered, known=known, chip=chip)
     casts = player.run([together(lambda param: _cast(param, lowered))], nodes)
-    return [*casts, *step_events(entry, nodes, options, form, known=known, chip=chip), *player.end()]
+    step = step_events(entry, nodes, options, form, known=known, chip=chip, zeros="temporary")
+    filled = [frees(*one) for one in outliving(step, "temporary")]  # of masters: the update gives up their gradients
+    return [*casts, *step, *filled, *player.end()]
 
 
 def one_by_one(
@@ -87,5 +89,5 @@ def one_by_one(
 
 
 def _cast(param: Param, lowered: frozenset[str]) -> str:
-    """The gradient in its master's dtype."""
-    return "+cast" if param.name in lowered else ""
+    """The gradient in its master's dtype, where one has come."""
+    return "+cast" if param.name in lowered and not param.idle else ""

@@ -93,6 +93,7 @@ _ADAMW = "lr betas eps weight_decay corrected_weight_decay"
     f"{_ADAMW} bias_correction grad_averaging trust_clip always_adapt decoupled_decay",
     # clipping by the global norm divides into new gradients
     stepped(foreach=2, single=((2, 2),), adds={"max_grad_norm": 1}, when={"max_grad_norm": ((3, 2),)}),
+    nullable=frozenset({"max_grad_norm"}),
     shared=lambda params, o: iter((scalar("step", "step", "float32", "host"),)),
 )
 def lamb(p: Param, o: Options) -> Iterator[State]:

@@ -255,6 +255,8 @@ def _unlike(value: Any, default: Any) -> tuple[str, str] | None:
     # configs write 5e8, which YAML and JSON read as a float
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         return "is not a whole number", usual
+    if value > 2**53:
+        return "is beyond 2**53, the largest size that an option may be", f"give a smaller one; {usual}"
     return ("is below 0", f"use a size; {usual}") if value < 0 else None
 
 

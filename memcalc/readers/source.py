@@ -151,6 +151,8 @@ def _from_mapping(written: Mapping[str, Any], asker: Asker, name: str = "") -> F
     if "model_type" not in written:
         keys = f", but {', '.join(str(key) for key in list(written)[:4])}" if written else ""
         way_out = "give model_type and the keys of its config.json, base and what differs from it, or params"
+        if "model" in written or "jobs" in written:
+            way_out = f"{way_out}; a file of jobs is for memcalc check"
         raise InputError(asker.path, NO_VALUE, f"says neither model_type nor base nor params{keys}", way_out)
     # transformers signs what it writes, and what it writes holds whatever a training script put there
     called = called or str(written.get("_name_or_path") or written["model_type"])

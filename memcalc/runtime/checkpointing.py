@@ -30,16 +30,27 @@ def layers_of(module: Any) -> list[Any]:
 
 
 def repeated_layers(module: Any) -> list[Any]:
-    """The layers that each make a group of their own under FSDP2: members of lists, or parts of a sequence that recur.
+    """The layers that each make a group of their own under FSDP2: members of lists, or parts of sequences that recur.
 
-    A stem and a head that stand in one sequence with the layers between them are left to the root.
+    Parts that are made of parts recur by their class, whatever their widths, as the blocks of torchvision's ResNet, of which
+    the first of a stage differs from the others; single operators by their parameters' shapes. A stem and a head that stand in
+    one sequence with the layers between them are left to the root.
     """
     listed = _outermost(module, torch.nn.ModuleList)
     if listed:
         return listed
     parts = _outermost(module, torch.nn.Sequential)
-    shapes = [tuple(tuple(param.shape) for param in part.parameters()) for part in parts]
-    return [part for part, shape in zip(parts, shapes, strict=True) if shape and shapes.count(shape) > 1]
+    kinds = [_kind(part) for part in parts]
+    return [part for part, kind in zip(parts, kinds, strict=True) if kind is not None and kinds.count(kind) > 1]
+
+
+def _kind(part: Any) -> object:
+    """What layers that recur have in common; None of a part without parameters."""
+    shapes = tuple(tuple(param.shape) for param in part.parameters())
+    if not shapes:
+        return None
+    plain = isinstance(part, torch.nn.Sequential) or not any(True for _ in part.children())
+    return (type(part), shapes) if plain else type(part)
 
 
 def _outermost(module: Any, kind: type[Any]) -> list[Any]:

@@ -70,9 +70,11 @@ class MasterWeights(ScaledStep):
             self.optimizer.step()
         for master, gradient in others:
             master.grad = gradient
+        for param, master in zip(self.params, self.masters, strict=True):
+            if master is not param:
+                master.grad = None  # and those that the optimizer has made where none came
         for param, master in pairs:
             if master is not param:
-                master.grad = None
                 param.copy_(master)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -31,7 +31,7 @@ def make_step(recipe: Recipe, trained: Sequence[Trained], module: Any) -> Step:
         raise NotModelledError("training.precision", scheme.name, "is a layout that torch alone does not run", "use its engine")
     if scheme.master is not None:
         if recipe.entry.frees_gradients:
-            rule = f"updates parameters inside backward, and {scheme.name} would update masters after it"
+            rule = f"updates parameters inside backward, and precision {scheme.name} keeps masters, which are updated after it"
             raise NotModelledError("training.optimizer", recipe.entry.name, rule, "use bf16-pure or fp32")
         return TextbookStep(recipe, trained, module)
     if recipe.entry.frees_gradients:

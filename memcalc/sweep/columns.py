@@ -40,6 +40,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("gradient_accumulation_steps", "int", "micro-batches to a step"),
     Column("micro_batch_size", "int", "as given; null where it was not"),
     Column("sequence_length", "int", "as given; null where it was not, or for a model that reads no tokens"),
+    Column("source_length", "int", "as given; null where it was not, or for a model without an encoder beside its decoder"),
+    Column("image_size", "int", "as given; null where it was not, or for a model that reads no images"),
     Column("gpu", "text", "the device it must fit"),
     _figure("parameters", "requested bytes of parameters on the fullest rank"),
     _figure("parameter_copies", "of autocast's and gathered copies"),

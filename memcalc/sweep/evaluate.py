@@ -11,14 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from memcalc.plan_checks import INPUTS
 from memcalc.positions import places_of, too_long
 from memcalc.sweep.axes import NONE, PARAMS, Array
 from memcalc.sweep.columns import FIGURES
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import MANY_PARAMETERS, MANY_SCORES, MANY_TOKENS
 from memcalc.sweep.layout import Block
 from memcalc.sweep.plans import Planned, planned
 from memcalc.sweep.resolve import Reader, Variant
-from memcalc.sweep.solve import Points, Solver, distinct
+from memcalc.sweep.solve import Points, Solver
 from memcalc.sweep.stretch import Known, Stretch
 from memcalc.sweep.table import ABSENT, Table
 
@@ -62,8 +64,8 @@ def _describe(stretch: Stretch, variants: list[Variant], which: Array) -> None:
     rows, which = stretch.rows, which[living]
     rows.put("gradient_accumulation_steps", living, stretch.number(ACCUMULATION)[living])
     models = [one.model for one in variants]
-    reads = np.array([one.reads_tokens for one in variants])[which]
-    for key, applies in (("micro_batch_size", True), ("sequence_length", reads)):
+    for key in ("micro_batch_size", *INPUTS):
+        applies = np.array([key in ("micro_batch_size", *one.reads) for one in variants])[which]
         given = stretch.number(f"training.{key}")[living]
         rows.put(key, living, np.where((given != NONE) & applies, given, ABSENT))
     rows.words["model"].put_each(living, which, [model.name if model else None for model in models])

@@ -73,13 +73,24 @@ def _compute_here(piece: Piece) -> Result:
     return compute(_order, piece)
 
 
+def _connecting(client: Any) -> Any:
+    """The class, of which one that never reached its scheduler goes quietly: it has nothing to close, and waits 20 s for it."""
+
+    class Connecting(client):  # type: ignore[misc]
+        def __del__(self) -> None:
+            if getattr(self, "status", "") == "running":
+                super().__del__()
+
+    return Connecting
+
+
 def _dask(order: Order, pieces: Iterable[Piece], address: str) -> Iterator[Result]:
     try:
         from distributed import Client
     except ImportError:
         raise MissingPackageError.extra("--executor", "distributed", "dask") from None
     try:
-        client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        client: Any = _connecting(Client)(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             "--executor", f"dask:{address}", f"cannot be reached ({error})", "check the scheduler's address"

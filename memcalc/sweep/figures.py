@@ -6,7 +6,7 @@ the same tape is made once more in float64, which cannot, and what comes near 2*
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from memcalc.arrays import Count, is_array, rounded
 from memcalc.engines.analytic.peak import steps_of
+from memcalc.engines.analytic.shared import Shared
 from memcalc.engines.analytic.static import MODELLED, Account, accounts, allocated_bound
-from memcalc.engines.analytic.structures import Shared, Structure
+from memcalc.engines.analytic.structures import Structure
 from memcalc.engines.analytic.tapes import steady_tape
 from memcalc.errors import NotModelledError
 from memcalc.job import Job
@@ -23,7 +24,7 @@ from memcalc.models import Model
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan
 from memcalc.plan_checks import check_parameters, check_settings
-from memcalc.recording import Reading
+from memcalc.reading import Reading
 from memcalc.tape.events import COMPONENTS, Alloc, Event, Repeat, Role
 from memcalc.tape.fold import requested
 from memcalc.tape.forms import forms_of
@@ -44,6 +45,10 @@ NEAR = 2.0**62
 """A total that float64 finds this large may not fit int64."""
 
 
+AT_ONCE = 2**13
+"""Jobs that formulas are read for at once: an array of so many is 64 KiB, and dozens of them stay in a processor's cache."""
+
+
 def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared, object] | None = None) -> Figures:
     """Every figure, for one job or for many.
 
@@ -62,7 +67,7 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared
     check_parameters(plan, model)
     # a sequence length is no error of a model of images, which may be swept beside models of text
     check_settings(job.model_copy(update={"training": job.training.model_copy(update={"sequence_length": None})}), model)
-    account = accounts(plan, model, ranks)[0]
+    account = shared[0].kept(_fullest, plan, model, ranks) if shared is not None else _fullest(plan, model, ranks)
     tops = account.by_requested.stretch.role_top
     known = [role for role in MODELLED if role not in account.layout.partial]
     found: Figures = {COMPONENTS[role]: tops.get(role, 0) for role in known}
@@ -81,6 +86,11 @@ def figures(job: Job, plan: Plan, model: Model, ranks: int, shared: tuple[Shared
     return found
 
 
+def _fullest(plan: Plan, model: Model, ranks: int) -> Account:
+    """What the fullest rank keeps."""
+    return accounts(plan, model, ranks)[0]
+
+
 def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account, shared: tuple[Shared, object] | None) -> Figures:
     """What the whole step comes to; nothing where it cannot be played."""
     try:
@@ -97,10 +107,23 @@ def _step(job: Job, plan: Plan, model: Model, ranks: int, account: Account, shar
 
 def _read(structure: Structure, reading: Reading) -> Figures:
     """The same from formulas."""
-    asked, blocks, bound = (
-        structure.arrays().measured(measure).read(reading) for measure in (requested, rounded, allocated_bound)
-    )
-    return _told(asked.role_tops(STEP_ROLES), asked.top(), blocks.top(), bound.top())
+    measures = [structure.arrays().measured(measure) for measure in (requested, rounded, allocated_bound)]
+    parts: list[tuple[slice, Figures]] = []
+    for mine, piece in reading.pieces(AT_ONCE):
+        asked, blocks, bound = (measured.read(piece) for measured in measures)
+        parts.append((mine, _told(asked.role_tops(STEP_ROLES), asked.top(), blocks.top(), bound.top())))
+    return {column: _joined([(mine, part[column]) for mine, part in parts], reading.jobs) for column in parts[0][1]}
+
+
+def _joined(parts: Sequence[tuple[slice, Count]], jobs: int) -> Count:
+    """A column of some jobs' figures, from those of all; one number that holds for all of them stays one."""
+    first = parts[0][1]
+    if all(not is_array(value) and value == first for _, value in parts):
+        return first
+    whole = np.empty(jobs, dtype=np.int64)
+    for mine, value in parts:
+        whole[mine] = value
+    return whole
 
 
 def _told(tops: dict[Role, Count], asked: Count, blocks: Count, bound: Count) -> Figures:

@@ -13,7 +13,7 @@ from memcalc.mesh import spread
 from memcalc.plan import Plan
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, RANKS, Array
-from memcalc.sweep.solve import distinct
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.stretch import Stretch
 
 SCALARS = ("source_length", "image_size")

@@ -49,7 +49,7 @@ class Variant:
         size: its parameters.
         structure: equal for models that are one model with other numbers; None for one that stands alone.
         bare: whether it is a bare count, found among the points' numbers.
-        reads_tokens: whether a sequence length means anything to it.
+        reads: the sizes of what it reads that mean anything to it.
         error: why there is none.
     """
 
@@ -57,7 +57,7 @@ class Variant:
     size: int = 0
     structure: Hashable = None
     bare: bool = False
-    reads_tokens: bool = False
+    reads: frozenset[str] = frozenset()
     error: str | None = None
 
 
@@ -136,7 +136,7 @@ def variant(patch: Patch, reader: Reader) -> Variant:
     structure = (model.family, model.architecture, model.dtype, structure_key(model.config))
     # a sweep over sizes of a model holds tens of thousands of them: their configs, not each one's hundreds of tensors
     slim = replace(model, tensors=(), root=None)
-    return Variant(slim, size, structure, reads_tokens="sequence_length" in load_family(model.family).inputs)
+    return Variant(slim, size, structure, reads=frozenset(load_family(model.family).inputs))
 
 
 def setting(patch: Patch) -> Setting:

@@ -19,7 +19,7 @@ WORDS = {
     "index": "", "name": "name", "model": "model", "num_parameters": "parameters", "optimizer": "optimizer",
     "precision": "precision", "zero_stage": "ZeRO", "zero_backend": "by", "dp": "dp", "dp_shard": "shard",
     "dp_replicate": "replicate", "gradient_accumulation_steps": "accumulate", "micro_batch_size": "micro-batch",
-    "sequence_length": "tokens", "gpu": "gpu",
+    "sequence_length": "tokens", "source_length": "source", "image_size": "image", "gpu": "gpu",
 }  # fmt: skip
 """The columns that name a point, as a person reads them; each is drawn where rows differ in it."""
 TOLD = ("model", "optimizer", "precision", "zero_stage", "dp", "gpu")

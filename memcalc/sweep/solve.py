@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from memcalc.arrays import SplitError
-from memcalc.engines.analytic.structures import Shared
+from memcalc.arrays import SplitError, is_array
+from memcalc.engines.analytic.shared import Shared
 from memcalc.errors import MemcalcError
 from memcalc.families.base import load_family
 from memcalc.job import Job
@@ -21,6 +21,7 @@ from memcalc.readers.config import build_model
 from memcalc.readers.source import bare_model
 from memcalc.readers.stacking import stack_configs
 from memcalc.sweep.axes import NONE, Array
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import NEAR, Figures, exact_figures, figures, suspects
 
 DENSE = 2
@@ -114,43 +115,40 @@ class Solver:
                 raise
             self._apart(points, models, model_of, mesh_of)
         else:
-            sure = ~near
-            self.answer(points.rows[sure], {name: value[sure] for name, value in done.items()})
-            if near.any():
-                self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
+            if not near.any():
+                self.answer(points.rows, done)
+                return
+            if not near.all():
+                sure = {name: value[~near] if isinstance(value, np.ndarray) else value for name, value in done.items()}
+                self.answer(points.rows[~near], sure)
+            self._apart(points.take(near), models, model_of[near], mesh_of[near], singly=True)
 
-    def together(
-        self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array
-    ) -> tuple[dict[str, Array], Array]:
-        """(figures, whether int64 may not hold them) of every point, from one evaluation."""
+    def together(self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> tuple[Figures, Array]:
+        """(figures, whether int64 may not hold them) of every point, from one evaluation; what all have alike as one number."""
         shape, cell = self._cells(points, models, model_of, meshes, mesh_of)
         along: tuple[Array, tuple[int, ...]] = (models, (-1, 1))
         across: tuple[Array, tuple[int, ...]] = (meshes, (-1,))
         if len(shape) == 1:
             along = across = (np.arange(len(points)), (-1,))
-        plan = replace(
-            self.plan,
-            shards=_plain(points.shards[across[0]], across[1]),
-            replicas=_plain(points.replicas[across[0]], across[1]),
-            accumulation=_plain(points.accumulation[across[0]], across[1]),
-        )
+        ranks = [_plain(getattr(points, name)[across[0]], across[1]) for name in ("shards", "replicas", "accumulation")]
+        plan = self.shared.kept(_meshed, self.plan, *ranks)
 
         def spread(value: Any) -> Array:
-            cells: Array = np.broadcast_to(np.asarray(value), shape)[cell]
+            cells: Array = np.broadcast_to(value, shape)[cell]
             return cells
 
         def model(kind: type) -> Model:
             return self._model(points.variant[along[0]], points.count[along[0]], along[1], kind)
 
-        ranks = 2 if self.several else 1
+        several = 2 if self.several else 1
         job = self._job(points.batch[across[0]], points.tokens[across[0]], across[1])
         # of models that differ, none tells what the others are
         owner = self.models[int(points.variant[0])] if (points.variant == points.variant[0]).all() else None
-        found = figures(job, plan, model(np.int64), ranks, None if owner is None else (self.shared, owner))
+        found = figures(job, plan, model(np.int64), several, None if owner is None else (self.shared, owner))
         # ints that no array has touched are exact already
-        arrays = any(isinstance(value, np.ndarray) for value in found.values())
-        near = suspects(plan, model(np.float64), ranks) if arrays else max(found.values()) >= NEAR
-        return {name: spread(value) for name, value in found.items()}, spread(near)
+        arrays = any(is_array(value) for value in found.values())
+        near = self.shared.kept(suspects, plan, model(np.float64), several) if arrays else max(found.values()) >= NEAR
+        return {name: spread(value) if is_array(value) else value for name, value in found.items()}, spread(near)
 
     def singly(self, points: Points) -> None:
         """Answer every point by itself, points that are one job together."""
@@ -184,7 +182,12 @@ class Solver:
         return self.job.model_copy(update={"training": self.job.training.model_copy(update=told)})
 
     def _cells(self, points: Points, models: Array, model_of: Array, meshes: Array, mesh_of: Array) -> tuple[Any, Any]:
-        """(shape of the evaluation, each point's cell in it): models by meshes where few cells stay empty."""
+        """(shape of the evaluation, each point's cell in it): models by meshes where few cells stay empty.
+
+        Points of one model of which no two are alike are cells in their own order.
+        """
+        if len(meshes) == len(points):
+            return (len(points),), slice(None)
         if len(models) * len(meshes) <= DENSE * len(points):
             return (len(models), len(meshes)), (model_of, mesh_of)
         return (len(points),), slice(None)
@@ -237,8 +240,22 @@ class Solver:
             distinct_variants, which = np.unique(variants, return_inverse=True)
             configs = [model.config for at in distinct_variants.tolist() if (model := self.models[at]) is not None]
             config, name = _mapped(stack_configs(configs), lambda table: _plain(table[which], shape, kind)), ""
-        built = build_model(load_family(first.family), config, first.architecture, name=name, dtype=first.dtype)
-        return reached(built, sees=self.job.training.image_size is not None)
+        sees = self.job.training.image_size is not None
+        if config is first.config:
+            return self.shared.kept(_built, first, sees)
+        return _built(replace(first, config=config, name=name), sees)
+
+
+def _built(model: Model, sees: bool) -> Model:
+    """The model of another's config."""
+    assert model.architecture is not None
+    built = build_model(load_family(model.family), model.config, model.architecture, name=model.name, dtype=model.dtype)
+    return reached(built, sees=sees)
+
+
+def _meshed(plan: Plan, shards: Any, replicas: Any, accumulation: Any) -> Plan:
+    """The plan on these ranks."""
+    return replace(plan, shards=shards, replicas=replicas, accumulation=accumulation)
 
 
 def _plain(table: Array, shape: tuple[int, ...], kind: type = np.int64) -> Any:
@@ -258,16 +275,3 @@ def _mapped(config: Any, change: Callable[[Array], Any]) -> Any:
         else:
             values[name] = _mapped(value, change) if hasattr(type(value), "model_fields") else value
     return type(config).model_construct(_fields_set=set(config.model_fields_set), **values)
-
-
-def distinct(*columns: Array) -> tuple[Array, Array]:
-    """(the first row of each distinct combination, in order of value; which of those each row is)."""
-    which = np.zeros(len(columns[0]), dtype=np.int64)
-    for column in columns:
-        if (column == column[0]).all():
-            continue
-        values, at = np.unique(column, return_inverse=True)
-        _, which = np.unique(which * len(values) + at, return_inverse=True)
-    if not which.any():
-        return np.zeros(1, dtype=np.int64), which
-    return np.unique(which, return_index=True)[1], which

@@ -9,17 +9,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic.shared import Shared
 from memcalc.errors import MemcalcError
 from memcalc.job import read_job
 from memcalc.plan import Plan
 from memcalc.sweep import resolve
 from memcalc.sweep.axes import NONE, Array, Kind
+from memcalc.sweep.distinct import distinct
 from memcalc.sweep.figures import Figures
 from memcalc.sweep.keys import nested
 from memcalc.sweep.layout import Block
 from memcalc.sweep.resolve import Limit, Memo, Reader, Setting, Variant
-from memcalc.sweep.solve import distinct
 from memcalc.sweep.table import Table
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Stretch:
     def number(self, key: str) -> Array:
         """A number of every point."""
         found = self.block.numbers(key, self.at)
-        return np.full(self.rows.rows, found, dtype=np.int64) if isinstance(found, int) else found
+        return np.broadcast_to(np.int64(found), self.rows.rows) if isinstance(found, int) else found
 
     def codes(self, kind: Kind) -> tuple[Array, list[int]]:
         """(which of a kind's distinct codes each point has, those codes)."""
@@ -100,8 +100,10 @@ class Stretch:
 
     def answer(self, rows: Array, figures: Figures) -> None:
         """These points' figures; a column that is not among them stays null."""
+        in_a_row = len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all()
+        where = slice(int(rows[0]), int(rows[-1]) + 1) if in_a_row else rows
         for name, values in figures.items():
-            self.rows.put(name, rows, values)
+            self.rows.put(name, where, values)
 
     def name(self) -> None:
         """The jobs' own names."""

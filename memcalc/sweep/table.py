@@ -63,7 +63,7 @@ class Table:
             {column.name: Words.empty(rows) for column in COLUMNS if column.type == "text"},
         )
 
-    def put(self, column: str, rows: Array, values: Any) -> None:
+    def put(self, column: str, rows: Array | slice, values: Any) -> None:
         """Numbers, or one for all, in some rows; None changes nothing."""
         if values is not None:
             self.numbers[column][rows] = values

@@ -6,7 +6,7 @@ A tape is a tree, so that eighty equal layers are one layer and a number. Reader
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
 from memcalc.arrays import Count
@@ -117,6 +117,35 @@ def within(held: Iterable[tuple[Buffer, Count]], between: Iterable[Event] = ()) 
         *between,
         *(frees(buffer, times) for buffer, times in reversed(pairs)),
     ]
+
+
+def outliving(events: Iterable[Event], role: Role, times: Count = 1) -> list[tuple[Buffer, Count]]:
+    """Buffers of a role, each with how many of it there are, that are born among these events and do not die there.
+
+    >>> kept, gone = (Buffer(name, 4, "gradient") for name in ("kept", "gone"))
+    >>> [(one.site, count) for one, count in outliving([allocs(kept, 3), Alloc(gone), Free(gone)], "gradient")]
+    [('kept', 3)]
+    """
+    found: dict[int, tuple[Buffer, Count]] = {}
+    for event in events:
+        if isinstance(event, Repeat):
+            for buffer, count in outliving(event.body, role, times * event.times):
+                found[id(buffer)] = (buffer, count + found.get(id(buffer), (buffer, 0))[1])
+            for buffer in _buried(event.body):
+                found.pop(id(buffer), None)
+        elif isinstance(event, Alloc) and event.buffer.role == role:
+            found[id(event.buffer)] = (event.buffer, times + found.get(id(event.buffer), (event.buffer, 0))[1])
+        elif isinstance(event, Free):
+            found.pop(id(event.buffer), None)
+    return list(found.values())
+
+
+def _buried(events: Iterable[Event]) -> Iterator[Buffer]:
+    for event in events:
+        if isinstance(event, Free):
+            yield event.buffer
+        elif isinstance(event, Repeat):
+            yield from _buried(event.body)
 
 
 def leaf_of(event: Event) -> tuple[Buffer, Count, int] | None:

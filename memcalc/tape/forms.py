@@ -82,11 +82,12 @@ def forms_of(tape: Iterable[Event], place: str = "device") -> Forms:
     columns = {term: number for number, term in enumerate(terms)}
 
     def matrix(rows: Iterable[Row]) -> Any:
-        listed = sorted(rows, key=lambda row: sorted(row))
-        table = np.zeros((len(listed), len(terms)), dtype=np.int64)
+        listed = list(rows)
+        cells = [0] * (len(listed) * len(terms))
         for number, row in enumerate(listed):
             for term, count in row:
-                table[number, columns[term]] = count
+                cells[number * len(terms) + columns[term]] = count
+        table = np.array(cells, dtype=np.int64).reshape(len(listed), len(terms))
         return undominated(table)
 
     return Forms(

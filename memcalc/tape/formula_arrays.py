@@ -1,31 +1,33 @@
 """A tape whose sizes are formulas, for many jobs at once: the forms of ``memcalc.tape.forms``, once for all sizes.
 
 The instants that may be the peak are rows of counts of sizes, and in a measure each size is a polynomial in atoms: the product
-of the two counts a few arrays, those of the atoms, in place of every size.
+of the two counts a few arrays, those of the atoms, in place of every size. Which instants may win is asked of the jobs that are
+read (``memcalc.tape.contenders``).
 
 >>> from memcalc.recording import Recording
 >>> from memcalc.tape.events import Alloc, Buffer, Mark
 >>> recording = Recording()
 >>> rows = recording.input("rows", 10)
->>> forms = FormulaArrays([Mark("forward"), Alloc(Buffer("layer", 100 * rows, "activation"))])
->>> forms.measured(lambda size: size).read(recording.read({"rows": np.array([20, 30])})).top().tolist()
+>>> tape = [Mark("forward"), Alloc(Buffer("layer", 100 * rows, "activation"))]
+>>> FormulaArrays(tape, recording).measured(lambda size: size).read(recording.read({"rows": np.array([20, 30])})).top().tolist()
 [2000, 3000]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from memcalc.arrays import Count
-from memcalc.recording import Reading
+from memcalc.reading import Reading
+from memcalc.recording import Recording
 from memcalc.records import dataclass
 from memcalc.symbols import Monomial, terms_of
+from memcalc.tape.contenders import Bounds, Extent, Sums
 from memcalc.tape.events import Event, Role
 from memcalc.tape.forms import forms_of
-from memcalc.tape.sums import Values
 
 
 @dataclass
@@ -33,18 +35,18 @@ class MeasuredArrays:
     """What may be the peak in one measure, and what may be a role's own.
 
     Attributes:
-        monomials: products of atoms.
-        total: a row for each instant, how often each of them counts.
+        bounds: products of atoms, and what they are at least and at most.
+        total: a sum for each instant.
         roles: the same for each role by itself.
     """
 
-    monomials: Sequence[Monomial]
-    total: Any
-    roles: dict[Role, Any]
+    bounds: Bounds
+    total: Sums
+    roles: dict[Role, Sums]
 
     def read(self, reading: Reading) -> ArraysRead:
-        """The atoms' products for some jobs."""
-        return ArraysRead(self, Values([reading.monomial(one) for one in self.monomials]))
+        """The formulas for some jobs."""
+        return ArraysRead(self, reading, Extent(self.bounds.bases, reading))
 
 
 @dataclass
@@ -53,26 +55,34 @@ class ArraysRead:
 
     Attributes:
         measured: the formulas.
-        values: what the products of atoms are.
+        reading: the jobs.
+        extent: what the bases of the formulas' bounds come to for them.
     """
 
     measured: MeasuredArrays
-    values: Values
+    reading: Reading
+    extent: Extent
 
     def top(self) -> Count:
         """The peak's bytes, job by job."""
-        most: Count = self.values.highest(self.measured.total)
-        return most
+        return self.measured.total.highest(self.reading, self.extent)
 
     def role_tops(self, roles: Iterable[Role]) -> dict[Role, Count]:
         """Each of these roles' own highest point."""
-        return {role: self.values.highest(self.measured.roles[role]) for role in roles if role in self.measured.roles}
+        own = self.measured.roles
+        return {role: own[role].highest(self.reading, self.extent) for role in roles if role in own}
 
 
 class FormulaArrays:
-    """A tape of formulas, walked once."""
+    """A tape of formulas, walked once.
 
-    def __init__(self, tape: Iterable[Event]) -> None:
+    Args:
+        tape: the events.
+        recording: where the formulas of its sizes are.
+    """
+
+    def __init__(self, tape: Iterable[Event], recording: Recording) -> None:
+        self.recording = recording
         self.forms = forms_of(tape)
         self.read: dict[Callable[[Count], Count], MeasuredArrays] = {}
 
@@ -92,7 +102,7 @@ class FormulaArrays:
             for number, row in enumerate(rows):
                 for place, count in row.items():
                     table[number, place] = count
-            found = self.read[measure] = MeasuredArrays(
-                list(places), self.forms.total @ table, {role: rows @ table for role, rows in self.forms.roles.items()}
-            )
+            bounds = Bounds(self.recording, list(places))
+            roles = {role: Sums(bounds, rows @ table) for role, rows in self.forms.roles.items()}
+            found = self.read[measure] = MeasuredArrays(bounds, Sums(bounds, self.forms.total @ table), roles)
         return found

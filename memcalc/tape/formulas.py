@@ -24,7 +24,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from memcalc.arrays import Count
-from memcalc.recording import Reading, Recording
+from memcalc.reading import Reading
+from memcalc.recording import Recording
 from memcalc.records import dataclass
 from memcalc.symbols import Monomial, is_symbol, terms_of
 from memcalc.tape.events import Event, Phase, Role

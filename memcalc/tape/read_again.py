@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from memcalc.recording import Reading
+from memcalc.reading import Reading
 from memcalc.symbols import is_symbol
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, Repeat
 

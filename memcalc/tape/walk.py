@@ -17,6 +17,8 @@ from memcalc.tape.events import Buffer, Event, Mark, Phase, Repeat, Role, leaf_o
 Term: TypeAlias = tuple[int, tuple[int, ...]]
 """(which size, which repetitions' further turns it is multiplied with)."""
 Sum: TypeAlias = dict[Term, int]
+Live: TypeAlias = dict[Role | None, Sum]
+"""What is live, by role; under None, that of all roles together."""
 Row: TypeAlias = frozenset[tuple[Term, int]]
 """What is live at an instant: terms, and how often each."""
 
@@ -69,7 +71,7 @@ class Walk:
         rows: Iterable[Row] = chain(self.instants, *self.own.values())
         return sorted({term for row in rows for term, _ in row})
 
-    def walk(self, tape: Sequence[Event], live: dict[Role, Sum], under: tuple[int, ...]) -> None:
+    def walk(self, tape: Sequence[Event], live: Live, under: tuple[int, ...]) -> None:
         """Through a tape from what is live at its start, which is changed to what is live at its end.
 
         What it adds counts as often as the repetitions say that it is ``under``.
@@ -93,10 +95,13 @@ class Walk:
                 made = []
             else:
                 made.append(buffer)
-            self.add(live.setdefault(buffer.role, {}), buffer, times, sign, under)
+            own, every = live.setdefault(buffer.role, {}), live.setdefault(None, {})
+            for term in self.added(buffer, times, under):
+                _count(own, term, sign)
+                _count(every, term, sign)
         self.note(live, made)
 
-    def repeated(self, event: Repeat, live: dict[Role, Sum], under: tuple[int, ...]) -> None:
+    def repeated(self, event: Repeat, live: Live, under: tuple[int, ...]) -> None:
         """A body of several turns: its highest point is in the first or in the last of them."""
         if isinstance(event.times, int) and not event.times:
             return
@@ -127,22 +132,19 @@ class Walk:
             self.turns.append({"all": times, "further": further, "any": minimum(times, 1)}[what])
         return self._known[key]
 
-    def add(self, live: Sum, buffer: Buffer, times: Count, sign: int, under: tuple[int, ...] = ()) -> None:
-        """A buffer, or several alike, comes or goes."""
+    def added(self, buffer: Buffer, times: Count, under: tuple[int, ...]) -> Sequence[Term]:
+        """What counts once more when a buffer, or several alike, comes, and once less when it goes."""
         if isinstance(times, int) and not times:
-            return
+            return ()
         size = buffer.requested
         key = id(size) if is_array(size) else -int(size) - 1
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = self._place_of(size)
         if _may_be_none(times):  # no sum may hold a first turn that is taken back by a further one
-            _count(live, (place, tuple(sorted((*under, self.factor("all", times))))), sign)
-            return
-        _count(live, (place, under), sign)
+            return ((place, tuple(sorted((*under, self.factor("all", times))))),)
         turn = self.turn(times)
-        if turn is not None:
-            _count(live, (place, tuple(sorted((*under, turn)))), sign)
+        return ((place, under),) if turn is None else ((place, under), (place, tuple(sorted((*under, turn)))))
 
     def _place_of(self, size: Count) -> int:
         """Where a size is listed; arrays that hold the same numbers are one."""
@@ -157,19 +159,15 @@ class Walk:
         self.sizes.append(size)
         return len(self.sizes) - 1
 
-    def note(self, live: dict[Role, Sum], made: Sequence[Buffer]) -> None:
+    def note(self, live: Live, made: Sequence[Buffer]) -> None:
         """What is live now may be a peak, if anything was made since something last went."""
         if not made:
             return
         for role in {buffer.role for buffer in made}:
             self.own.setdefault(role, {})[frozenset(live[role].items())] = None
-        total: Sum = {}
-        for terms in live.values():
-            for term, count in terms.items():
-                _count(total, term, count)
-        row = frozenset(total.items())
+        row = frozenset(live[None].items())
         if row not in self.instants:
-            roles = {role: dict(terms) for role, terms in live.items() if terms}
+            roles = {role: dict(terms) for role, terms in live.items() if terms and role is not None}
             self.instants[row] = Instant(roles, self._phase, [(one.requested, one.site or "?") for one in reversed(made)])
 
 

@@ -217,6 +217,16 @@ def test_the_job_as_understood_is_a_job(memcalc):
         (("--params", "1e6", "--set", "hidden_size=5"), "is a key of a config, and --params is a bare size"),
         (("resnet-50", "--set", "training.optimizer=lomo", "--precision", "fp32", "--keep-gradients"), "training.set_to_none"),
         (("resnet-50", "--implementation", "megatron", "--micro-batch-size", "1"), "is not modelled for"),
+        (
+            ("gpt2", "--optimizer", "lomo"),
+            "training.optimizer: lomo-optim:Lomo updates parameters inside backward, and precision fp16 keeps masters, which "
+            "are updated after it; use precision bf16-pure, fp32 or amp-bf16",
+        ),
+        (
+            ("gpt2", "--optimizer", "adalomo", "--precision", "amp-fp16"),
+            "lomo-optim:AdaLomo updates parameters inside backward, and precision amp-fp16 has a GradScaler, which unscales "
+            "gradients after it; use precision bf16-pure, fp32 or amp-bf16",
+        ),
     ],
 )
 def test_a_key_that_cannot_be_set_is_one_clear_error(memcalc, words, says):

@@ -73,3 +73,39 @@ def test_exit_codes_say_whether_anything_fits(memcalc):
     assert memcalc("fit", "llama-3.1-8b", "--memory", "4GiB", "--optimizers", "sgd", "--precisions", "fp32").code == 1
     answer = memcalc("fit", "llama-3.1-8b")
     assert (answer.code, "hardware.gpu: is missing" in answer.err) == (2, True)
+
+
+def test_options_of_caches_optimizers_and_the_allocator_are_taken(memcalc):
+    """Fewer bits let more in; an option of an optimizer and the allocator's settings reach the estimate."""
+    asked = ("fit", "gpt2-tiny.yaml", "--memory", "2GiB", "--format", "json")
+    decode = (
+        *asked,
+        "--mode",
+        "decode",
+        "--context-length",
+        4096,
+        "--caches",
+        "quantized-quanto",
+        "--cache-arg",
+        "q_group_size=16",
+    )
+    two, four = (memcalc(*decode, "--cache-arg", f"nbits={bits}").json["choices"][0]["largest"] for bits in (2, 4))
+    assert two > four > 0
+    (static,) = memcalc(
+        *asked, "--mode", "decode", "--caches", "static", "--max-cache-length", 64, "--largest", "context"
+    ).json["choices"]  # fmt: skip
+    assert static["largest"] == 63
+    train = ("--optimizers", "sgd", "--precisions", "fp32", "--checkpointing", "full", "--sequence-length", 64)
+    plain, kept = (memcalc(*asked, *train, *more).json["choices"][0] for more in ((), ("--optimizer-arg", "momentum=0.9")))
+    assert kept["states_rounded"] > plain["states_rounded"]
+    assert "expandable_segment is no setting" in memcalc(*asked, *train, "--allocator", "expandable_segment:True").err
+
+
+def test_a_size_that_is_sought_and_given_is_an_error(memcalc):
+    """Nothing is printed but the error, from a flag as from ``--set``."""
+    for words in (("--micro-batch-size", 4), ("--set", "training.micro_batch_size=4")):
+        answer = memcalc(*WORDS, *words)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith(
+            "memcalc: training.micro_batch_size: 4 is given, and the largest batch is what is sought; "
+        )

@@ -56,6 +56,35 @@ def test_csv_and_json_hold_every_row_and_nothing_else(memcalc, sheet):
     assert found == [{name: "" if row[name] is None else str(row[name]) for name in NAMES} for row in rows]
 
 
+READS = """
+base: {optimizer: sgd, scope: states}
+list:
+  - {model: t5-small, source_length: 40}
+  - {model: t5-small, source_length: 50}
+  - {model: resnet-50, image_size: 64}
+"""
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table", "markdown", "parquet"])
+def test_sizes_of_sources_and_images_stand_in_every_form(memcalc, sheet, form, tmp_path):
+    """Beside the tokens, wherever rows are: what was asked of a point can be read from its row alone."""
+    if form == "parquet":
+        table = pytest.importorskip("pyarrow.parquet")
+        assert memcalc("sweep", sheet(READS), "--output", tmp_path / "rows.parquet").code == 0
+        rows = table.read_table(tmp_path / "rows.parquet").to_pylist()
+    else:
+        answer = memcalc("sweep", sheet(READS), "--format", form)
+        if form in ("table", "markdown"):
+            words = answer.out.replace("|", " ").splitlines()
+            at = next(place for place, line in enumerate(words) if "source" in line)
+            assert words[at].split()[:3] == ["model", "source", "image"]
+            assert [line.split()[2] for line in words[at + 2 : at + 5]] == ["40", "50", "64"]
+            return
+        rows = answer.json["rows"] if form == "json" else list(csv.DictReader(io.StringIO(answer.out)))
+    found = [(row["source_length"] or None, row["image_size"] or None) for row in rows]
+    assert [tuple(size and int(size) for size in one) for one in found] == [(40, None), (50, None), (None, 64)]
+
+
 def test_markdown_is_a_table_and_a_list(memcalc, sheet):
     """A page shows the rows and, below them, the unit and the errors."""
     lines = memcalc("sweep", sheet(), "--format", "markdown").out.splitlines()

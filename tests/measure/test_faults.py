@@ -109,7 +109,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(request_, kind, says):
 
 def test_a_job_that_cannot_be_is_no_record():
     """What no machine could run is the asker's error, before anything is measured."""
-    with pytest.raises(InputError, match="would update masters after it; use precision bf16-pure"):
+    with pytest.raises(InputError, match="keeps masters, which are updated after it; use precision bf16-pure"):
         measure("transformer", optimizer="lomo", precision="fp16")
 
 

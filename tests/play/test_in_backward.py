@@ -103,8 +103,8 @@ def test_every_instance_has_tables_of_its_own():
 
 
 REFUSED = [
-    ({"optimizer": "adamw", "precision": "bf16"}, InputError, "and bf16 would update masters after it"),
-    ({"optimizer": "adamw", "precision": "amp-fp16"}, InputError, "what GradScaler has unscaled after it"),
+    ({"optimizer": "adamw", "precision": "bf16"}, InputError, "and precision bf16 keeps masters, which are updated after it"),
+    ({"optimizer": "adamw", "precision": "amp-fp16"}, InputError, "has a GradScaler, which unscales gradients after it"),
     ({"optimizer": "adamw", "max_grad_norm": 1.0}, InputError, "training.max_grad_norm: 1.0 needs all gradients at once"),
     ({"optimizer": "adamw", "gradient_accumulation_steps": 4}, InputError, "gradient_accumulation_steps: 4 keeps gradients"),
     ({"optimizer": "adamw", "set_to_none": False}, InputError, "training.set_to_none: False keeps no gradient"),

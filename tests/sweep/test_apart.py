@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from memcalc.engines.analytic.structures import Shared
+from memcalc.engines.analytic.shared import Shared
 from memcalc.sweep import fingerprint, run
 from memcalc.sweep.layout import lay_out
 from memcalc.sweep.resolve import Reader
@@ -55,6 +55,16 @@ def test_image_sizes_of_an_axis(strict):
     rows = swept({}, {"model": [VIT, RESNET, LLAMA, {"params": 9}], "image_size": [None, 32, 64], "micro_batch_size": [1, 2]})
     assert [row["error"] is not None for row in rows] == [False, False, True, True, *[False] * 10, *[True] * 4, *[False] * 6]
     assert rows[2]["error"].startswith("training.image_size: 32 is not the 64 pixels")
+
+
+def test_sizes_of_what_is_read_stand_in_their_rows():
+    """As they were given, of models that read such; null of others, whose row is an error or, for tokens, goes on."""
+    grid = {"model": [T5, VIT, LLAMA], "source_length": [None, 40], "image_size": [None, 64], "scope": ["states"]}
+    rows = list(run({"base": {"sequence_length": 9}, "grid": grid}))
+    sizes = [(row["sequence_length"], row["source_length"], row["image_size"]) for row in rows]
+    assert sizes[:4] == [(9, None, None), (9, None, None), (9, 40, None), (9, 40, None)]
+    assert sizes[4:] == [(None, None, None), (None, None, 64)] * 2 + [(9, None, None)] * 4
+    assert [row["error"] is None for row in rows] == [True, False, True, False, True, True, False, False, True, *[False] * 3]
 
 
 def test_an_image_that_decides_what_is_trained():

@@ -75,7 +75,7 @@ def test_many_jobs_read_at_once_are_each_ones_fold(parts, played, others):
     """The same over arrays, of the jobs that the recording holds for."""
     recording = Recording()
     symbols = [recording.input(name, number) for name, number in zip("bs", played, strict=True)]
-    forms = FormulaArrays(tape_of(parts, *symbols))
+    forms = FormulaArrays(tape_of(parts, *symbols), recording)
     held = [pair for pair in [played, *others] if recording.read(dict(zip("bs", pair, strict=True))) is not None]
     columns = np.array(held, dtype=np.int64).T
     reading = recording.read({"b": columns[0], "s": columns[1]})

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.needs import step_needs
-from memcalc.engines.analytic.static import MODELLED, Account, accounts, gradients_held, keeps_gradients, state_holdings
+from memcalc.engines.analytic.static import MODELLED, Account, accounts, filled, gradients_held, keeps_gradients, state_holdings
 from memcalc.engines.analytic.update import own_masters
 from memcalc.engines.analytic.whole import Whole
 from memcalc.footprint import Components, Footprint, Held, ModelSummary, Peak, Rank, States
@@ -177,6 +177,7 @@ def buffers_of(plan: Plan, account: Account, model: Model) -> Iterable[Held]:
         "optimizer, always": tuple(held for _, held in state_holdings(plan, layout.params)),
         "forward to backward": layout.forward,
         "backward": layout.backward,
+        "the step to zero_grad": () if always else tuple(filled(plan, layout)),
         ONE_AT_A_TIME if plan.frees_gradients else kept: () if always else gradients,
         "start of the step": layout.cast,
         "the step": () if own_masters(plan) else layout.step,

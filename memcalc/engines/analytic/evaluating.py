@@ -136,8 +136,6 @@ def cache_of(asked: Asked, past: Count) -> KeyValueCache:
     if asked.kind == "static":
         return StaticCache(past, asked.capacity)
     if asked.kind == "quantized-fp8":
-        if asked.arguments:
-            raise InputError("inference.cache_args", asked.arguments, "are of no use to FP8, which has none", "leave them out")
         return FP8Cache(past)
     from memcalc.play.caching_grouped import GroupedCache
     from memcalc.play.hqq import HQQ

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
-from memcalc.engines.analytic.update import kernels_events, own_masters
+from memcalc.engines.analytic.update import fills, kernels_events, own_masters
 from memcalc.errors import InputError
 from memcalc.models import Model
 from memcalc.optimizers.base import Param, State
@@ -19,7 +19,7 @@ from memcalc.parallelism.base import Holding, Layout, ScalarOnlyError, scalar
 from memcalc.parallelism.engines import layouts
 from memcalc.plan import Plan
 from memcalc.records import dataclass
-from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, within
+from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, outliving, within
 from memcalc.tape.fold import Fold, fold, requested
 from memcalc.units import MIB
 
@@ -144,6 +144,8 @@ def allocated_bound(size: Count) -> Count:
 def state_holdings(plan: Plan, params: Iterable[Param]) -> Iterable[tuple[str, Holding]]:
     """(part, buffers) of every state tensor the optimizer keeps for these parameters, shared tables last."""
     handed = plan.optimizer.minded(params)
+    if plan.in_backward and plan.optimizer.born != "init":  # its instance is stepped by the gradient's arrival alone
+        handed = [param for param in handed if not param.idle]
     for param in handed:
         for state in plan.optimizer.states(param, plan.options):
             yield state.part, _held(state, f"{param.name} {state.name}", param.count)
@@ -165,7 +167,7 @@ def _held(state: State, site: str, times: Count) -> Holding:
 
 
 def steady_step(
-    plan: Plan, layout: Layout, states: list[Holding], update: Iterable[Event], *, alone: bool = False
+    plan: Plan, layout: Layout, states: list[Holding], update: Sequence[Event], *, alone: bool = False
 ) -> Iterable[Event]:
     """One step of a run that is under way: what is kept is there from the start.
 
@@ -199,6 +201,8 @@ def steady_step(
     yield Mark("zero_grad")
     if not layout.early and not kept:
         yield from _all(frees, gradients)
+    for buffer, times in outliving(update, "gradient"):
+        yield frees(buffer, times)
 
 
 def keeps_gradients(plan: Plan) -> bool:
@@ -209,11 +213,22 @@ def keeps_gradients(plan: Plan) -> bool:
 def gradients_held(plan: Plan, layout: Layout) -> tuple[Holding, ...]:
     """The gradients that are alive at once: the largest alone where each is used and freed as it comes."""
     if not plan.frees_gradients:
-        return layout.gradients
+        return (*layout.gradients, *filled(plan, layout)) if keeps_gradients(plan) else layout.gradients
     largest: Count = 0
     for held in layout.gradients:
         largest = maximum(largest, where(held.times > 0, held.buffer.requested, 0))
     return (Holding(Buffer("largest gradient", largest, "gradient")),)
+
+
+def filled(plan: Plan, layout: Layout) -> list[Holding]:
+    """Gradients of zeros that the optimizer's step makes of parameters without one, and leaves to ``zero_grad``.
+
+    Those of memcalc's own masters go with the update.
+    """
+    if not fills(plan) or own_masters(plan):
+        return []
+    idle = (param for param in layout.params if param.idle)
+    return [Holding(Buffer(f"{param.name} grad of zeros", param.nbytes, "gradient"), param.count) for param in idle]
 
 
 def _pairs(holdings: Iterable[Holding]) -> list[tuple[Buffer, Count]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memcalc.allocator.program import NotPlainError, Numbered, Program, program_of
 from memcalc.allocator.settings import asked_settings
-from memcalc.arrays import SplitError, is_array, rounded
+from memcalc.arrays import rounded
 from memcalc.behaving import Assumed
 from memcalc.engines.analytic.peak import Summit, assembled, steps_of, through
 from memcalc.engines.analytic.static import Account
@@ -24,11 +24,11 @@ from memcalc.errors import MemcalcError
 from memcalc.footprint import Footprint
 from memcalc.job import Job
 from memcalc.models import Model
-from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.plan import Plan, understood
 from memcalc.plan_checks import check_settings
 from memcalc.positions import check_positions
-from memcalc.recording import LEAST, Reading, Recording
+from memcalc.reading import Reading
+from memcalc.recording import LEAST, Recording
 from memcalc.records import dataclass
 from memcalc.symbols import NotParametricError
 from memcalc.tape.events import Event
@@ -90,7 +90,7 @@ class Structure:
         if "many" not in self.read:
             from memcalc.tape.formula_arrays import FormulaArrays
 
-            self.read["many"] = FormulaArrays(self.steady)
+            self.read["many"] = FormulaArrays(self.steady, self.recording)
         return self.read["many"]  # type: ignore[no-any-return]
 
 
@@ -198,62 +198,6 @@ class Kinds:
 
 KNOWN = Kinds()
 """This process's."""
-
-
-class Shared:
-    """Structures of jobs that are held as arrays, remembered from one evaluation to the next."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, list[Structure]] = {}
-        self.owners: dict[int, object] = {}
-        self.alone: set[Any] = set()
-
-    def find(
-        self, owner: object, job: Job, plan: Plan, model: Model, account: Account, ranks: int
-    ) -> tuple[Structure, Reading] | None:
-        """The structure of some jobs and the formulas for their sizes; None where there are none for them.
-
-        Args:
-            owner: what makes the model the one it is, told by its identity.
-            job: theirs; sizes of its batch are arrays.
-            plan: theirs.
-            model: theirs.
-            account: what they keep.
-            ranks: 1, or any larger number where there are several.
-
-        Raises:
-            SplitError: they are of several structures.
-            NotModelledError: they cannot be played.
-        """
-        given = {key: size for key in SIZES if (size := getattr(job.training, key)) is not None}
-        if any(is_array(one) for one in (plan.shards, plan.replicas, plan.accumulation, model.num_parameters)):
-            return None
-        for size in given.values():
-            if is_array(size) and not (more := size >= LEAST).all():
-                raise SplitError(more)
-        sizes = {key: size for key, size in given.items() if is_array(size) or size >= LEAST}
-        shown = job.model_copy(update={"training": job.training.model_copy(update=dict.fromkeys(sizes, LEAST))})
-        mesh = (ranks, plan.shards, plan.replicas, plan.accumulation)
-        key = (id(owner), *mesh, tuple(sizes), shown.model_dump_json())
-        self.owners[id(owner)] = owner
-        if key in self.alone or not sizes:
-            return None
-        found = self.known.setdefault(key, [])
-        for structure in found:
-            if (reading := structure.recording.read(sizes)) is not None:
-                return structure, reading
-        if len(found) >= STRUCTURES:
-            return None
-        first = {key: int(size.flat[0]) if is_array(size) else size for key, size in sizes.items()}
-        try:
-            structure = structure_of(job, plan, model, account, first, ranks)
-        except (NotParametricError, ScalarOnlyError):
-            self.alone.add(key)
-            return None
-        found.append(structure)
-        reading = structure.recording.read(sizes)
-        assert reading is not None, "it was played with the first of them"
-        return structure, reading
 
 
 def _sizes(job: Job) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from memcalc.arrays import Count
 from memcalc.parallelism.base import Holding
 from memcalc.records import dataclass
-from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees
+from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees, outliving
 
 
 @dataclass
@@ -83,4 +83,5 @@ def _iteration(around: Around, played: Played, number: int, born: Sequence[Event
     if around.clip:
         tape += [Mark("clip", number), *around.clip]
     tape += [Mark("optimizer_step", number), *around.early, *born, *around.update, Mark("zero_grad", number)]
-    return [*tape, *(frees(buffer, times) for buffer, times in played.gradients)]
+    gone = (*played.gradients, *outliving(around.update, "gradient"))  # an optimizer may have made some itself
+    return [*tape, *(frees(buffer, times) for buffer, times in gone)]

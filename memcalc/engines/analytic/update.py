@@ -129,7 +129,7 @@ def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = 
     Without a ``chip`` what reductions need for a moment is left out. Of a model whose shapes are not known one tensor stands
     for many, so that only lists over all of them are told.
     """
-    nodes, known = stepped(in_order(model, layout.params)), model.shapes_known
+    nodes, known = _updated(plan, in_order(model, layout.params)), model.shapes_known
     optimizer, options, form = plan.optimizer, plan.options, plan.implementation
     if plan.in_backward:
         return _one_each(plan, nodes, chip, known=known)
@@ -138,6 +138,25 @@ def update_events(plan: Plan, layout: Layout, model: Model, chip: Chip | None = 
     if layout.in_turn:
         return one_by_one(optimizer, nodes, options, form, known=known, chip=chip)
     return library_events(optimizer, nodes, options, form, known=known, chip=chip)
+
+
+def fills(plan: Plan) -> bool:
+    """Whether the optimizer's step gives parameters without a gradient one of zeros; Apex's masters are not looked into."""
+    return plan.optimizer.fills and plan.backend in OWN_STEP and not plan.in_backward and not plan.scheme.unscales_to_masters
+
+
+def _updated(plan: Plan, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """What the step updates: all, where it makes the gradients that are missing, else what has one.
+
+    Where ``zero_grad`` keeps gradients, those of earlier steps are there, and nothing is missing.
+    """
+    if not fills(plan):
+        return stepped(nodes)
+    return _given(nodes) if plan.keeps_gradients and not own_masters(plan) else nodes
+
+
+def _given(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    return tuple((times, replace(what, idle=False) if isinstance(what, Param) else _given(what)) for times, what in nodes)
 
 
 def stepped(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -170,7 +189,8 @@ def _gradients(plan: Plan, layout: Layout, model: Model) -> tuple[Node, ...]:
     main = setting.scheme.main_gradient
     dtypes = {t.name: main if main and setting.master(t) else setting.grad_dtype(t) for t in setting.trainable}
     params = [handed(setting, tensor) for tensor in setting.trainable] if plan.backend == "torch" else list(layout.params)
-    return stepped(in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params]))
+    found = in_order(model, [replace(param, grad_dtype=dtypes.get(param.name, param.grad_dtype)) for param in params])
+    return _updated(plan, found) if plan.keeps_gradients and not own_masters(plan) else stepped(found)
 
 
 def _norms(plan: Plan, gradients: Sequence[Node], dtype: str | None, chip: Chip | None) -> list[Event]:

@@ -17,6 +17,7 @@ from memcalc.errors import InputError, MemcalcError, MissingPackageError
 from memcalc.job import Job, read_job
 from memcalc.measurement import Environment, Failure, Measurement, ModelSummary, Rank, Settings
 from memcalc.plan import Plan, make_plan, understood
+from memcalc.positions import refuse_too_long
 from memcalc.records import dataclass
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Ask:
     base_dir: str | None = None
     command: tuple[str, ...] = ()
 
+    @property
+    def folders(self) -> tuple[Path | None, Path | None]:
+        """(that of the code, that of relative paths)."""
+        return (None if self.app_dir is None else Path(self.app_dir)), (None if self.base_dir is None else Path(self.base_dir))
+
 
 def measure_here(ask: Ask) -> Measurement | None:
     """The record; None on ranks that have handed theirs to rank 0.
@@ -57,6 +63,8 @@ def measure_here(ask: Ask) -> Measurement | None:
         MemcalcError: a job that cannot be, or no torch or no device to run it on.
     """
     begun = time.perf_counter()
+    if not ask.settings.inputs:
+        refuse_too_long(read_job(ask.request), *ask.folders)  # before torch is imported, which takes seconds
     if ask.device == "cpu":
         # torchao compiles its steps, which changes kernels and no state, and needs a C++ compiler here
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -84,7 +92,7 @@ def _measured(ask: Ask, job: Job, plan: Plan, here: World, begun: float) -> Meas
     from memcalc.engines.measure.question import Question
     from memcalc.runtime.ranks import gathered
 
-    app_dir, base_dir = (None if folder is None else Path(folder) for folder in (ask.app_dir, ask.base_dir))
+    app_dir, base_dir = ask.folders
     question = Question(job, plan, ask.settings, ask.device, here, app_dir=app_dir, base_dir=base_dir)
     rank, failure, loop = _run(question)
     if failure is None and here.size > 1:

@@ -31,7 +31,7 @@ from memcalc.engines.trace.kernels import Kernels
 from memcalc.engines.trace.loop import ITERATIONS, Asked, CustomStep
 from memcalc.engines.trace.machine import Machine, machine_of
 from memcalc.engines.trace.presence import as_real_tensors
-from memcalc.engines.trace.refusals import refuse_too_long, require_one_rank, require_own_step
+from memcalc.engines.trace.refusals import require_one_rank, require_own_step
 from memcalc.engines.trace.routing import assumed, experts_of
 from memcalc.engines.trace.sites import Sites
 from memcalc.engines.trace.thrift import no_values
@@ -43,6 +43,7 @@ from memcalc.implementations import USUAL
 from memcalc.inference import check_inference, told_of, trains
 from memcalc.job import Job
 from memcalc.plan import Plan, make_plan, understood
+from memcalc.positions import refuse_too_long
 from memcalc.records import dataclass
 from memcalc.runtime.around import only_kernel
 from memcalc.runtime.build import Built, build, with_lora

@@ -119,6 +119,8 @@ class Loop:
                 self.step.clip(asked.max_norm)
             mark("optimizer_step", index)
             self.step.update()
+        if asked.plan.optimizer.fills:
+            claim_gradients(self.tracker, self.step)
         self.parts = claim_states(self.tracker, self.step, asked.plan)
         mark("zero_grad", index)
         self.step.zero_grad(set_to_none=asked.set_to_none)

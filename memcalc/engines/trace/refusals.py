@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from memcalc.errors import InputError, MemcalcError, NotModelledError
+from memcalc.errors import InputError, NotModelledError
 from memcalc.job import Job
 from memcalc.plan import Plan
-from memcalc.positions import check_positions
-from memcalc.readers.source import read_model
 
 
 def require_one_rank(plan: Plan) -> None:
@@ -36,18 +32,3 @@ def require_own_step(job: Job) -> None:
     for key in ("gradient_accumulation_steps", "max_grad_norm", "set_to_none"):
         if (value := getattr(training, key)) != getattr(usual, key):
             raise InputError(f"training.{key}", value, "is for a step of one's own to do", "do it there, and leave it out")
-
-
-def refuse_too_long(job: Job, app_dir: Path | None = None, base_dir: Path | None = None) -> None:
-    """Refuse a sequence longer than the model has positions for: on tensors without data no index is out of range.
-
-    Raises:
-        InputError: one, of a family whose positions are known.
-    """
-    if isinstance(job.model, str) and job.model.strip().startswith("py:"):
-        return
-    try:
-        model = read_model(job.model, app_dir=app_dir, base_dir=base_dir, allow_code=False)
-    except MemcalcError:  # what the class alone knows, or says in its own words
-        return
-    check_positions(job, model)
