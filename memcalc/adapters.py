@@ -7,12 +7,12 @@ neither with a bias), tuners/tuners_utils.py:check_target_module_exists, mapping
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
 from memcalc.play.adapting import ADAPTER, Peft, counted
+from memcalc.records import replace
 from memcalc.tensors import Tensor
 
 PREFIX = "base_model.model."

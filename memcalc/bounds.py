@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.device_total import FEW, device_total
 from memcalc.footprint import Footprint
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Event
 
 if TYPE_CHECKING:

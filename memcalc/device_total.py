@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +32,7 @@ from memcalc.devices_context import (
 from memcalc.footprint import Outside
 from memcalc.kernels.behaviour import Behaviour
 from memcalc.records import dataclass
-from memcalc.units import MIB, parse_bytes
+from memcalc.units import GIB, KIB, MIB
 
 FEW = 20
 """Records under which a group's highest says too little, and the highest of all groups stands in."""
@@ -89,7 +88,7 @@ def running_range(record: Running) -> tuple[int, int]:
     figures = [_printed(text) for text in (record.in_use, record.allocated, record.unallocated)]
     middle = figures[0][0] - figures[1][0] - figures[2][0]
     slack = sum(half for _, half in figures)
-    return int(max(middle - slack, Fraction(0))), int(-(-(middle + slack) // 1))
+    return max(middle - slack, 0) // PARTS, -(-(middle + slack) // PARTS)
 
 
 def _context(capability: str | None, vendor: str, behaviour: Mapping[str, Any]) -> list[Outside]:
@@ -180,11 +179,17 @@ def _eager(behaviour: Mapping[str, Any]) -> bool:
     return False
 
 
-def _printed(text: str) -> tuple[Fraction, Fraction]:
-    """(bytes, half a unit of its last digit) of a figure as PyTorch prints it, with two decimals."""
+def _printed(text: str) -> tuple[int, int]:
+    """(figure, half a unit of its last digit) as PyTorch prints it, with two decimals: both in two-hundredths of a byte."""
     number, _, unit = text.partition(" ")
-    size = parse_bytes(f"1{unit}")
-    return Fraction(number) * size, Fraction(size, 200)
+    whole, _, hundredths = number.partition(".")
+    size = UNITS[unit]
+    return (100 * int(whole) + int(hundredths)) * 2 * size, size
+
+
+UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
+PARTS = 200
+"""Of a byte: what half a hundredth of a unit comes to without a fraction."""
 
 
 def _listed(records: Iterable[Any]) -> str:

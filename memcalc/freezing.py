@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from memcalc.arrays import is_array
 from memcalc.errors import InputError, NotModelledError, did_you_mean
 from memcalc.models import Model
+from memcalc.records import replace
 from memcalc.tensors import Span, Tensor
 
 PATH = "training.freeze"
-_PART = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?\Z|[A-Za-z_]\w*\Z")
+_PART = r"(?P<first>\d+)(?:-(?P<last>\d+))?\Z|[A-Za-z_]\w*\Z"
 
 
 class Name:
@@ -26,7 +26,7 @@ class Name:
         self.text = text
         self.parts: list[str | range] = []
         for part in text.split("."):
-            found = _PART.match(part)
+            found = re.match(_PART, part)
             if found is None:
                 raise InputError(PATH, text, "is no module's name", "write it as embed_tokens, layers.0-15 or layers.3.mlp")
             first, last = found["first"], found["last"]

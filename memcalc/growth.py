@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from memcalc.baseline import Entry, Growth, Limit, baseline_text, compared, read_baseline
@@ -12,6 +11,7 @@ from memcalc.check import FAILED, PASSED, UNJUDGED, Finding
 from memcalc.errors import InputError
 from memcalc.measurement_files import write_atomically
 from memcalc.readers.files import printable
+from memcalc.records import replace
 
 OUTCOMES = {"within": PASSED, "new": PASSED, "grew": FAILED, "not_comparable": UNJUDGED}
 NEW = "is not in the baseline, so nothing is known of its growth; add it with --write-baseline"

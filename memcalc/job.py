@@ -4,8 +4,6 @@ A job is read from flags, from a mapping or from YAML. Keys may be grouped (``tr
 (``optimizer: adamw``); both mean the same, and the grouped form is what is printed back.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from math import isfinite
@@ -15,7 +13,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from memcalc.errors import InputError
 from memcalc.units import parse_bytes, parse_fraction
-from memcalc.validation import explain
 
 Size = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 Ranks = Annotated[int, Field(strict=True, gt=0, le=2**20)]
@@ -38,7 +35,11 @@ EngineArgument = Annotated[bool | int | float, AfterValidator(_bounded)]
 
 
 class Section(BaseModel):
-    """A group of a job's keys: fixed once read, and closed to keys it does not know."""
+    """A group of a job's keys: fixed once read, and closed to keys it does not know.
+
+    What pydantic makes of it is made when it is first used; annotations stand as they are, and what defaults are made by are
+    functions, for it would look into text, and into the signatures of builtins, at every start.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
@@ -48,7 +49,7 @@ class Training(Section):
 
     optimizer: str = "adam"
     """A short name (``adam``, ``adamw8bit``) or ``<PyPI name>:<Class>``; see ``memcalc list optimizers``."""
-    optimizer_args: dict[str, Argument] = Field(default_factory=dict)
+    optimizer_args: dict[str, Argument] = Field(default_factory=lambda: {})
     """Options of the optimizer's constructor, as ``fused: true``."""
     precision: str = "fp16"
     """A precision scheme; see ``memcalc list precisions``."""
@@ -82,7 +83,7 @@ class Training(Section):
     """Whether each parameter has an optimizer of its own, stepped as its gradient comes, which is dropped there and then."""
     routing_imbalance: Annotated[float, Field(ge=1, le=1e6)] | None = None
     """How many times its even share the fullest expert of a mixture gets; 1, uniform routing, without it (engine trace)."""
-    freeze: list[str] = Field(default_factory=list)
+    freeze: list[str] = Field(default_factory=lambda: [])
     """Modules that are not trained, as ``embed_tokens`` or ``layers.0-15``; none without it."""
     lora: dict[str, Argument] | None = None
     """Options of peft's LoraConfig, as ``r: 8``: the model is frozen but for adapters; none without it."""
@@ -109,7 +110,7 @@ class Inference(Section):
     """Tokens in the cache when a step of decoding begins."""
     max_cache_length: Size | None = None
     """Tokens that a static cache holds; all that the step puts into it without it."""
-    cache_args: dict[str, Argument] = Field(default_factory=dict)
+    cache_args: dict[str, Argument] = Field(default_factory=lambda: {})
     """Options of a quantised cache, as ``residual_length: 64``."""
 
 
@@ -122,7 +123,7 @@ class Parallelism(Section):
     """0 nothing, 1 optimizer states, 2 gradients too, 3 parameters too."""
     zero_backend: Literal["deepspeed", "fsdp2", "megatron", "torch"] | None = None
     """Whose implementation; unless the precision decides, DeepSpeed's from stage 1 on, torch's DDP below."""
-    zero_args: dict[str, EngineArgument] = Field(default_factory=dict)
+    zero_args: dict[str, EngineArgument] = Field(default_factory=lambda: {})
     """The engine's options, as ``reduce_bucket_size: 200000000``."""
     dp_replicate: Ranks | None = None
     """Groups that hold the same (hybrid sharding)."""
@@ -184,14 +185,14 @@ class Job(Section):
     mode: Literal["train", "evaluate", "prefill", "decode"] = "train"
     """``train``: a training step; ``evaluate``: a forward without gradients; ``prefill``: a prompt into an empty cache;
     ``decode``: one token more."""
-    training: Training = Field(default_factory=Training)
-    parallelism: Parallelism = Field(default_factory=Parallelism)
-    hardware: Hardware = Field(default_factory=Hardware)
-    inference: Inference = Field(default_factory=Inference)
-    behaviour: Behaviour = Field(default_factory=Behaviour)
+    training: Training = Field(default_factory=lambda: Training.model_construct())
+    parallelism: Parallelism = Field(default_factory=lambda: Parallelism.model_construct())
+    hardware: Hardware = Field(default_factory=lambda: Hardware.model_construct())
+    inference: Inference = Field(default_factory=lambda: Inference.model_construct())
+    behaviour: Behaviour = Field(default_factory=lambda: Behaviour.model_construct())
     implementation: str = "transformers"
     """Whose code of the model runs; see ``memcalc.implementations``."""
-    implementation_args: dict[str, Argument] = Field(default_factory=dict)
+    implementation_args: dict[str, Argument] = Field(default_factory=lambda: {})
     """What that implementation is told, as ``version: 2024-03-14``."""
 
 
@@ -242,4 +243,6 @@ def read_job(mapping: Mapping[str, Any], path: str = "") -> Job:
     try:
         return Job.model_validate(grouped(mapping, path or "job"))
     except ValidationError as error:
+        from memcalc.validation import explain
+
         raise explain(error, path, KEYS) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memcalc.errors import InputError, NotModelledError, either
 from memcalc.families.base import load_family
 from memcalc.implementations import USUAL, load_implementation
 from memcalc.job import Job
 from memcalc.models import Model
 from memcalc.reached import reached
+from memcalc.records import replace
 
 
 def prepared(model: Model, job: Job) -> Model:

@@ -6,10 +6,10 @@ source: bitsandbytes 0.50.2 functional.py: quantize_4bit, quantize_blockwise, Qu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from memcalc.arrays import Count, ceil_div
 from memcalc.play.quantized import BLOCK, OUTER
+from memcalc.records import replace
 from memcalc.tensors import Tensor
 
 CODES, OUTER_CODES = 16, 256

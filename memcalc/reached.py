@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from memcalc.families._idle import RUN
 from memcalc.families.base import load_family
 from memcalc.freezing import Name
 from memcalc.implementations import USUAL
 from memcalc.models import Model
+from memcalc.records import replace
 
 
 def reached(model: Model, *, sees: bool) -> Model:

@@ -7,6 +7,7 @@ compiled, and what ``frozen`` forbids is left to the type checker, which sees th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dataclasses import replace as replace
 else:
     import dataclasses
+    import inspect
 
     OFTEN = 64
     """The instance of a class from which on compiling its ``__init__`` (0.2 ms) pays: it is ten times as fast."""
@@ -22,13 +24,41 @@ else:
         """Stands in for ``dataclasses.dataclass``; ``frozen`` and ``slots`` are read by the type checker alone."""
         if cls is None:
             return lambda decorated: dataclass(decorated, frozen=frozen, slots=slots, **settings)
-        made = dataclasses.dataclass(cls, init=False, eq=False, repr=False, **settings)
-        made.__init__ = _init_of(made)
-        made._fields_of_record = made.__dataclass_fields__
+        cls._fields_of_record = _own_and_inherited(cls)
+        cls.__init__ = _init_of(cls)
+        for name in _STANDARD:
+            setattr(cls, name, _WhenAsked(cls, name, settings))
         for name, method in _SHARED.items():
             if name not in cls.__dict__:
-                setattr(made, name, method)
-        return made
+                setattr(cls, name, method)
+        return cls
+
+    _STANDARD = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
+    """What the standard library leaves on a class, and its tools ask for."""
+
+    class _WhenAsked:
+        """One of these, which the standard library makes when it is first asked for: of most classes it never is."""
+
+        def __init__(self, made, name, settings):
+            self.made, self.name, self.settings = made, name, settings
+
+        def __get__(self, record, kind=None):
+            made = self.made
+            if isinstance(made.__dict__[self.name], _WhenAsked):
+                for name in _STANDARD:
+                    delattr(made, name)
+                dataclasses.dataclass(made, init=False, eq=False, repr=False, **self.settings)
+            return made.__dict__[self.name]
+
+    def _own_and_inherited(cls):
+        """The fields of a class, in order, each with its default: a value, a ``field`` that knows it, or MISSING."""
+        fields = {}
+        for base in cls.__mro__[:0:-1]:
+            fields |= base.__dict__.get("_fields_of_record", {})
+        for name, kind in inspect.get_annotations(cls).items():
+            if not str(kind).startswith(("ClassVar", "typing.ClassVar")):
+                fields[name] = getattr(cls, name, dataclasses.MISSING)
+        return fields
 
     def replace(record, /, **changes):
         """Stands in for ``dataclasses.replace``, at a quarter of its cost: a model's tensors are renamed at every level."""
@@ -47,15 +77,27 @@ else:
         return other
 
     def _init_of(made):
-        """An ``__init__`` that fills the fields from positions, names and defaults, and refuses anything else."""
-        fields = made.__dataclass_fields__
-        names = tuple(fields)
-        known = frozenset(names)
-        given = {name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING}
-        factories = {
-            name: field.default_factory for name, field in fields.items() if field.default_factory is not dataclasses.MISSING
-        }
+        """The first ``__init__``, which puts the one for all others in its place: most classes never have an instance."""
 
+        def __init__(self, *args, **kwargs):  # noqa: N807
+            made.__init__ = _filling(made)
+            made.__init__(self, *args, **kwargs)
+
+        return __init__
+
+    def _filling(made):
+        """An ``__init__`` that fills the fields from positions, names and defaults, and refuses anything else."""
+        names = tuple(made._fields_of_record)
+        given, factories = {}, {}
+        for name, default in made._fields_of_record.items():
+            if not isinstance(default, dataclasses.Field):
+                given[name] = default
+            elif default.default_factory is dataclasses.MISSING:
+                given[name] = default.default
+            else:
+                factories[name] = default.default_factory
+        given = {name: default for name, default in given.items() if default is not dataclasses.MISSING}
+        known = frozenset(names)
         made_so_far = 0
 
         def __init__(self, *args, **kwargs):  # noqa: N807
@@ -79,23 +121,43 @@ else:
         return __init__
 
     def _compiled_init(made):
-        """The ``__init__`` that the standard library compiles, of a class that has these fields and nothing else."""
-        fields = {name: (field.type, field) for name, field in made.__dataclass_fields__.items()}
-        body = {"__annotations__": {name: kind for name, (kind, _) in fields.items()}, "__module__": made.__module__}
-        for name, (_, field) in fields.items():
-            if field.default is not dataclasses.MISSING:
-                body[name] = field.default
-            elif field.default_factory is not dataclasses.MISSING:
-                body[name] = dataclasses.field(default_factory=field.default_factory)
-        return dataclasses.dataclass(type(made.__name__, (), body), eq=False, repr=False).__init__
+        """An ``__init__`` with the fields for its arguments, as the standard library compiles one."""
+        known, given, lines = {"_left_out": _LEFT_OUT}, ["self"], ["    pass"]
+        for name, default in made._fields_of_record.items():
+            value = default
+            if isinstance(default, dataclasses.Field):
+                value = default.default
+                if default.default_factory is not dataclasses.MISSING:
+                    known[f"_make_{name}"], value = default.default_factory, _LEFT_OUT
+                    lines.append(f"    if {name} is _left_out: {name} = _make_{name}()")
+            known[f"_given_{name}"] = value
+            given.append(name if value is dataclasses.MISSING else f"{name}=_given_{name}")
+            lines.append(f"    self.{name} = {name}")
+        exec("\n".join((f"def __init__({', '.join(given)}):", *lines)), known)
+        return known["__init__"]
+
+    _LEFT_OUT = object()
+    """Stands for an argument whose value a factory makes."""
+
+
+def names_of(record: object) -> tuple[str, ...]:
+    """The names of a record's fields, or of a plain dataclass's; none of anything else.
+
+    >>> from memcalc.tensors import Span
+    >>> names_of(Span(3)), names_of(3)
+    (('count', 'indices'), ())
+    """
+    kind = type(record)
+    names: Iterable[str] | None = getattr(kind, "_fields_of_record", None)
+    return tuple(getattr(kind, "__dataclass_fields__", ()) if names is None else names)
 
 
 def _values(record: Any) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in record.__dataclass_fields__)
+    return tuple(getattr(record, name) for name in record._fields_of_record)
 
 
 def _repr(record: Any) -> str:
-    shown = ", ".join(f"{name}={getattr(record, name)!r}" for name in record.__dataclass_fields__)
+    shown = ", ".join(f"{name}={getattr(record, name)!r}" for name in record._fields_of_record)
     return f"{type(record).__qualname__}({shown})"
 
 

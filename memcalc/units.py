@@ -23,7 +23,7 @@ _BYTE_UNITS = {
     "tb": 10**12,
 }
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+_NUMBER = r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*\Z"
 
 
 def parse_bytes(text: str | int, path: str = "memory") -> int:
@@ -113,7 +113,7 @@ def checked_bytes(count: int, path: str) -> int:
 def _split(text: str | int | float, path: str, rule: str, way_out: str) -> tuple[Decimal, str]:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise InputError(path, text, rule, way_out)
-    match = _NUMBER.match(str(text))
+    match = re.match(_NUMBER, str(text))
     if match is None:
         raise InputError(path, text, rule, way_out)
     digits, unit = match.groups()

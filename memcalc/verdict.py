@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.footprint import Fits, Footprint
 from memcalc.job import Job
+from memcalc.records import replace
 from memcalc.units import format_gib
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from memcalc.errors import InputError
 from memcalc.fit import PRECISIONS, Grid, fit, grid_of
 from memcalc.formats.fits import remarks, show
 
-MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
+MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "num_attention_heads": 8,
          "num_key_value_heads": 2, "vocab_size": 1001}  # fmt: skip
 JOB = {"model": MODEL, "sequence_length": 256, "memory": 4 * 2**30}
 WAYS = Grid(["adamw", "sgd"], ["amp-bf16", "bf16-pure"], ["none", "full"])

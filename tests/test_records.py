@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
+import pkgutil
+import sys
 from dataclasses import asdict, field, fields
 from functools import cached_property
+from importlib import import_module
+from typing import ClassVar
 
 import pytest
 
-from memcalc.records import dataclass, replace
+import memcalc
+from memcalc.records import dataclass, names_of, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,12 @@ def test_a_record_made_often_is_still_the_same_record():
     assert Often(1).tags == []
     assert Often(1).tags is not Often(1).tags
     assert replace(made[0], y=5).y == 5
+
+    @dataclass(frozen=True, slots=True)
+    class Empty:
+        pass
+
+    assert len({Empty() for _ in range(200)}) == 1
     for args, kwargs in (((), {}), ((1, 2, [], 4), {}), ((1,), {"z": 3})):
         with pytest.raises(TypeError):
             Often(*args, **kwargs)
@@ -106,3 +118,54 @@ def test_a_copy_with_changes_is_the_standard_librarys():
         y: int = 2
 
     assert replace(Plain(1), y=3) == Plain(1, 3)
+
+
+def test_every_record_has_the_fields_of_a_dataclass():
+    """What a record reads of its class by itself is what the standard library reads of it: names, order and defaults."""
+    for module in pkgutil.walk_packages(memcalc.__path__, "memcalc."):
+        if not module.name.startswith(
+            ("memcalc.engines.trace", "memcalc.engines.measure", "memcalc.runtime", "memcalc.__main__")
+        ):
+            with contextlib.suppress(ImportError):
+                import_module(module.name)
+    modules = [module for name, module in sys.modules.items() if name.startswith("memcalc.")]
+    known = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    records = {kind for kind in known if "_fields_of_record" in kind.__dict__}
+    assert len(records) > 150
+    for kind in records:
+        read = dict(kind._fields_of_record)
+        standard = {entry.name: entry for entry in dataclasses.fields(kind)}
+        assert list(read) == list(standard), kind
+        for name, default in read.items():
+            known = default if isinstance(default, dataclasses.Field) else field(default=default)
+            assert known.default is standard[name].default, (kind, name)
+            assert known.default_factory is standard[name].default_factory, (kind, name)
+        assert kind.__match_args__ == tuple(read)
+
+
+def test_what_is_asked_of_a_class_is_made_then():
+    """A record with a record for its base, a subclass of its own and a class constant: fields, patterns and instances agree."""
+
+    @dataclass(frozen=True, slots=True)
+    class Base:
+        x: int
+        tags: list[str] = field(default_factory=list)
+        shared: ClassVar[int] = 7
+
+    @dataclass(frozen=True, slots=True)
+    class Derived(Base):
+        tags: list[str] = field(default_factory=lambda: ["own"])
+        y: int = 2
+
+    class Plain(Derived):
+        z = 3
+
+    assert names_of(Plain(1)) == ("x", "tags", "y")
+    assert [entry.name for entry in fields(Plain)] == ["x", "tags", "y"]
+    assert Plain(1) == Plain(1, ["own"], 2)
+    assert Base(1).tags == []
+    match Plain(4):
+        case Derived(x, tags, y):
+            assert (x, tags, y) == (4, ["own"], 2)
+    assert asdict(Base(1)) == {"x": 1, "tags": []}
+    assert pickle.loads(pickle.dumps(Point(2))) == Point(2)

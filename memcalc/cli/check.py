@@ -1,7 +1,5 @@
 """``memcalc check``: the gate of a CI job. A verdict a job, with the reason, and an exit code that means it."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated

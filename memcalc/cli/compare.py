@@ -1,7 +1,5 @@
 """``memcalc compare``: one model under several optimizers and precisions, side by side."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

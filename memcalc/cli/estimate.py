@@ -1,7 +1,5 @@
 """``memcalc estimate``: one job, where its bytes go, and whether it fits."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,7 +1,5 @@
 """``memcalc fit``: the largest batch, sequence or context that a device takes, for every way of training a model."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Any
 

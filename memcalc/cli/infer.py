@@ -1,7 +1,5 @@
 """``memcalc infer``: a model that is run and not trained: evaluation, a prefill, a step of decoding."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 

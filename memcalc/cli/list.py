@@ -1,7 +1,5 @@
 """``memcalc list``: what there is to choose from."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``memcalc measure``: a real step, read to the byte; one job here and now, or a campaign of many."""
 
-from __future__ import annotations
-
 import os
 import sys
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """``memcalc replay``: a snapshot of PyTorch's allocator, played through the model of it."""
 
-from __future__ import annotations
-
 import json
 from enum import StrEnum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``memcalc schema``: the JSON Schema of a job, a sweep, a footprint, a measurement or a timeline."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``memcalc sweep``: a grid of jobs as rows."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated

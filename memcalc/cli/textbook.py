@@ -1,7 +1,5 @@
 """``memcalc textbook``: the textbook's claims, audited on a model."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

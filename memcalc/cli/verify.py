@@ -1,7 +1,5 @@
 """``memcalc verify``: what was predicted beside what a real step took, component by component."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """``memcalc version``: which memcalc, which Python, and which optional packages it can see."""
 
-from __future__ import annotations
-
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from memcalc.families._forward import Context
@@ -12,6 +11,7 @@ from memcalc.layers.transformer import Block
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 def _part(machine: Machine, block: Block, name: str, value: Value) -> Value:

@@ -11,9 +11,9 @@ from memcalc.families._forward import Batch, Context, causal_mask, positions, ru
 from memcalc.layers.base import Module, Stack
 from memcalc.layers.transformer import Block
 from memcalc.play.checkpoint import checkpointed
-from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
+from memcalc.play.policy import FLASH_ATTN
 from memcalc.play.values import Value
 
 LayerPlay = Callable[[Machine, Any, Value, Context], Value]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.errors import NotModelledError
-from memcalc.families._alternating import Order
-from memcalc.families._classic_heads import questions, sequences, tokens
 from memcalc.families._decoder import Names
-from memcalc.families._encoder_heads import bare, check_labels
 from memcalc.families._forward import Batch, Context, causal_loss, causal_mask, last_position, positions, run_layers
 from memcalc.families._head_losses import in_stead
-from memcalc.families._kinds_forward import kinds_in, run_kinds
-from memcalc.families._masks import window_mask
 from memcalc.families._rotary_forward import Rotary, turn_tables
 from memcalc.layers.base import Module
 from memcalc.layers.transformer import Block
-from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
+from memcalc.play.policy import FLASH_ATTN
 from memcalc.play.values import Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
+
+if TYPE_CHECKING:
+    from memcalc.families._alternating import Order
 
 Masks = tuple[Value | None, Value | None]
 """Those of layers that attend to everything and of layers that slide."""
@@ -113,6 +110,8 @@ def decoded(
     if style.window is None:
         context.mask = causal_mask(machine, place, batch, embeds.dtype, eager=eager)
     else:
+        from memcalc.families._masks import window_mask
+
         context.mask = window_mask(machine, place, batch, embeds.dtype, style.window, eager=eager)
     if style.dropout:
         embeds = machine.call(style.dropout, root.part(style.dropout).play, machine, embeds)
@@ -124,6 +123,8 @@ def decoded(
     if style.order is None:
         hidden = run_layers(machine, names.layers, root.part(names.layers), style.layer, hidden, context)
     else:
+        from memcalc.families._kinds_forward import run_kinds
+
         assert style.kinds is not None
         contexts = dict.fromkeys(style.kinds, context)
         hidden = run_kinds(machine, names.layers, style.kinds, style.order(machine), style.layer, hidden, contexts)
@@ -148,6 +149,8 @@ def _alternating(
     """
     assert context.place is not None
     assert style.kinds is not None
+    from memcalc.families._kinds_forward import kinds_in, run_kinds
+
     embeds, there = hidden, kinds_in(machine, order)
     full, slide = replace(context, window=None), context
     place = context.place if style.placed_masks else None
@@ -171,6 +174,8 @@ def _both_masks(
     full = causal_mask(machine, place, batch, dtype, eager=eager)
     if not style.both_masks and "sliding_attention" not in there:
         return full, None
+    from memcalc.families._masks import window_mask
+
     assert style.window is not None
     return full, window_mask(machine, place, batch, dtype, style.window, eager=eager)
 
@@ -234,6 +239,9 @@ def other_heads(
 
     source: transformers 5.23.0 modeling_layers.py, GenericFor{SequenceClassification,TokenClassification,QuestionAnswering}
     """
+    from memcalc.families._classic_heads import questions, sequences, tokens
+    from memcalc.families._encoder_heads import bare, check_labels
+
     if architecture.endswith("ForSequenceClassification"):
         check_labels(machine, "ForSequenceClassification", config.num_labels)
         return sequences(machine, root, batch, names, run)

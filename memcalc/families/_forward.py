@@ -40,6 +40,11 @@ class Batch:
         return self.values[name]
 
     @property
+    def is_given(self) -> bool:
+        """Whether it comes with a mask, or positions, of its own."""
+        return "attention_mask" in self.values or "position_ids" in self.values
+
+    @property
     def looked_at(self) -> Count:
         """Keys of a mask."""
         return self.tokens if self.keys is None else self.keys
@@ -108,9 +113,9 @@ def causal_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
         if eager:
             return eager_mask(machine, batch, dtype, keys)
         return allowed_mask(machine, batch, keys) if cache.masked(machine, batch.tokens) else None
-    from memcalc.families._given_masks import given_mask, is_given
+    if batch.is_given:
+        from memcalc.families._given_masks import given_mask
 
-    if is_given(batch):
         return given_mask(machine, batch, dtype, None, eager=eager)
     if place is not None:
         find_packed(machine, place, batch)

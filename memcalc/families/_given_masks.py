@@ -18,11 +18,6 @@ PADDED, PACKED = "attention_mask", "position_ids"
 """What a batch is given that is padded, or packed."""
 
 
-def is_given(batch: Batch) -> bool:
-    """Whether a batch comes with a mask or positions of its own."""
-    return PADDED in batch.values or PACKED in batch.values
-
-
 def given_mask(machine: Machine, batch: Batch, dtype: str, reach: Count | None, *, eager: bool) -> Value:
     """A mask ``(rows, 1, tokens, tokens)``: boolean for a kernel, else added to scores; ``reach`` is the window's, if any."""
     if PADDED in batch.values:

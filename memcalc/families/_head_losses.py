@@ -12,7 +12,6 @@ from typing import Any
 from memcalc.errors import InputError, NotModelledError, either
 from memcalc.implementations import USUAL
 from memcalc.models import Model
-from memcalc.play import head_losses
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value
 
@@ -58,6 +57,8 @@ def in_stead(machine: Machine, name: str, root: Any, hidden: Value, labels: Valu
     asked = machine.policy.cross_entropy
     if asked == PLAIN:
         return None
+    from memcalc.play import head_losses
+
     machine.in_stead = True
     if asked == "liger" and not machine.training:  # transformers/model/llama.py:lce_forward, skip_logits (liger-kernel 0.8.2)
         return None

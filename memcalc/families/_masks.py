@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.families._forward import Batch, find_packed, no_mask
@@ -11,6 +10,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import broadcast, compare, shifted
 from memcalc.play.reshape import expand
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str, reach: Count, *, eager: bool) -> Value | None:
@@ -20,12 +20,12 @@ def window_mask(machine: Machine, place: Value | None, batch: Batch, dtype: str,
 
     source: transformers 5.23.0 masking_utils.py: create_sliding_window_causal_mask, _ignore_causal_mask_sdpa, sdpa_mask
     """
-    from memcalc.families._given_masks import given_mask, is_given
-
     if machine.flashed:
         no_mask(machine, place, batch)
         return None
-    if is_given(batch):
+    if batch.is_given:
+        from memcalc.families._given_masks import given_mask
+
         return given_mask(machine, batch, dtype, reach, eager=eager)
     if place is not None and machine.cache is None:
         find_packed(machine, place, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from memcalc.layers.encoder import Transform, WordsLinear
 from memcalc.play.machine import Machine
 from memcalc.play.reshape import select
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 WORDS = "roberta.embeddings.word_embeddings.weight"
 BEFORE_POSITIONS = ("word_embeddings", "token_type_embeddings", "LayerNorm")

@@ -16,7 +16,7 @@ Part = Annotated[float, Field(strict=True, gt=0, le=1)]
 class RotarySettings(BaseModel):
     """The entries of ``rope_parameters`` (``rope_scaling`` before transformers 5) that decide how long ``inv_freq`` is."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     rope_type: str | None = None
     type: str | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from memcalc.arrays import Count
-from memcalc.families._rotary import RotarySettings
 from memcalc.layers.attending import Context
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
@@ -36,8 +35,8 @@ class Rotary:
 
 def rotary_of(config: Any, width: Count, *, wide: bool = False, paired: bool = False, half: bool = False) -> Rotary:
     """Those of a config, under the type of scaling it asks for."""
-    settings = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or RotarySettings()
-    return Rotary(width, wide, paired, half, kind=str(settings.kind))
+    settings = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None)
+    return Rotary(width, wide, paired, half, kind="default" if settings is None else str(settings.kind))
 
 
 def turn_tables(machine: Machine, rotary: Rotary, dtype: str, place: Value, context: Context) -> None:

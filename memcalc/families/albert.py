@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.reshape import select
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 class AlbertConfig(EncoderConfig):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from memcalc.errors import NotModelledError
@@ -16,6 +15,7 @@ from memcalc.families.base import Architecture, Depth, Family, Flag, MaybeZero, 
 from memcalc.layers.moe import Mixture, Router
 from memcalc.play.machine import Machine
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 class DeepseekV2Config(DeepseekConfig):

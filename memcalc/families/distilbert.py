@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from memcalc.families import _encoder_heads as heads
@@ -21,6 +20,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.reshape import select
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 class DistilBertConfig(FamilyConfig):

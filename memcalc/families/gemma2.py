@@ -19,8 +19,8 @@ from memcalc.families.gemma import gemma_norm
 from memcalc.layers.basic import RotaryTable, ScaledEmbedding
 from memcalc.layers.pointwise import Softcap
 from memcalc.layers.transformer import Attention, Block, GatedMLP
-from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
+from memcalc.play.policy import FLASH_ATTN
 from memcalc.play.values import Value
 
 

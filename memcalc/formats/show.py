@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from memcalc.footprint import Footprint
-from memcalc.formats.rows import as_csv, row
 
 
 def one(footprint: Footprint, form: str, *, exact: bool = False, explain: bool = False) -> None:
@@ -15,6 +14,8 @@ def one(footprint: Footprint, form: str, *, exact: bool = False, explain: bool =
     if form == "json":
         print(footprint.to_json(explain=explain))
     elif form == "csv":
+        from memcalc.formats.rows import as_csv, row
+
         print(as_csv([row(footprint)]), end="")
     elif form == "markdown":
         from memcalc.formats import markdown
@@ -44,6 +45,8 @@ def several(footprints: Sequence[Footprint], form: str, *, exact: bool = False, 
             )
         )
     elif form == "csv":
+        from memcalc.formats.rows import as_csv, row
+
         print(as_csv([row(each) for each in footprints]), end="")
     elif form == "markdown":
         from memcalc.formats import markdown

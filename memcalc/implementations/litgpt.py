@@ -6,7 +6,6 @@ source: Lightning-AI/litgpt model.py, lora.py, config.py, utils.py, finetune/*.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +27,7 @@ from memcalc.play.checkpoint import checkpointed
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, tanh
 from memcalc.play.values import Value
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import ITEMSIZE
 

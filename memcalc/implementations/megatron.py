@@ -10,7 +10,6 @@ transformer/transformer_layer.py, attention.py, mlp.py; NVIDIA/TransformerEngine
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, round_up
@@ -27,6 +26,7 @@ from memcalc.play.pointwise import add, dropout
 from memcalc.play.reentrant import reentrant
 from memcalc.play.reshape import contiguous, transpose
 from memcalc.play.values import Value
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 
 HALF = ("bfloat16", "float16")

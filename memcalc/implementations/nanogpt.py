@@ -6,7 +6,6 @@ source: karpathy/nanoGPT model.py: LayerNorm, CausalSelfAttention, MLP, Block, G
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -22,7 +21,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, dropout, gelu
 from memcalc.play.reshape import contiguous, merge_dims, pieces, split_dim, transpose
 from memcalc.play.values import Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import ITEMSIZE, Tensor
 

@@ -7,7 +7,6 @@ patch_embed.py: PatchEmbed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -27,7 +26,7 @@ from memcalc.play.pointwise import add, dropout
 from memcalc.play.reduce import mean_over
 from memcalc.play.reshape import cat, expand, narrow, select
 from memcalc.play.values import Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 
 MLPS = ("Mlp", "SwiGLUPacked")
 POOLS = ("token", "avg")

@@ -8,7 +8,6 @@ source: pytorch/torchtitan at the commits of ``_torchtitan_versions.VERSIONS``; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -27,7 +26,7 @@ from memcalc.play.checkpoint import Way, checkpointed_in
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import div, to
 from memcalc.play.values import Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Buffer
 
 QWEN = "2025-08-25"

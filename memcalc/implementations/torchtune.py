@@ -8,7 +8,6 @@ of ``VERSIONS``
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, ceil_div
@@ -35,6 +34,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import div, mul, scaled, to
 from memcalc.play.reshape import merge_dims, pieces
 from memcalc.play.values import Value
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 
 CHUNKS = 8

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.play import attention as kernels
-from memcalc.play.flash_attn import flash_attention
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add, clamped_in_place, mul, neg
 from memcalc.play.reshape import cat, contiguous, expand, merge_dims, narrow, split_dim, transpose, unsqueeze
-from memcalc.play.sinks import sink_attention
 from memcalc.play.values import Value
 from memcalc.play.written_out import eager
 from memcalc.records import dataclass
@@ -170,6 +168,8 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
         if shared:
             key, value = repeated(machine, key, layer.heads), repeated(machine, value, layer.heads)
         if any(name == "sinks" for name, _ in getattr(layer, "extra", ())):
+            from memcalc.play.sinks import sink_attention
+
             sinks = machine.parameter("sinks", (layer.heads,), "other")
             return sink_attention(
                 machine, query, key, value, context.mask, sinks, probability=layer.dropout, held=context.weights
@@ -180,6 +180,8 @@ def core(machine: Machine, layer: Any, query: Value, key: Value, value: Value, c
             held=context.weights,
         )  # fmt: skip
     if context.flash:
+        from memcalc.play.flash_attn import flash_attention
+
         capped = getattr(layer, "softcap", None) is not None
         return flash_attention(machine, query, key, value, context.place, layer.dropout, capped=capped)
     # transformers 5.23.0 integrations/sdpa_attention.py:use_gqa_in_sdpa: no mask, and heads of at most 256

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from memcalc.arrays import Count
-from memcalc.play import batch_norm as batch_norms
-from memcalc.play import convolution as convolutions
 from memcalc.play import matmul as products
 from memcalc.play import normalised, pointwise
 from memcalc.play import norms as kernels
@@ -208,9 +206,11 @@ class BatchNorm:
 
     def play(self, machine: Machine, value: Value) -> Value:
         """``(rows, width, height, width)`` to the same, by the statistics of the batch."""
+        from memcalc.play.batch_norm import batch_norm
+
         weight = machine.parameter("weight", (self.width,), "batch_norm")
         bias = machine.parameter("bias", (self.width,), "batch_norm")
-        return batch_norms.batch_norm(machine, value, weight, bias)
+        return batch_norm(machine, value, weight, bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +237,14 @@ class Conv:
 
     def play(self, machine: Machine, value: Value) -> Value:
         """``(rows, in, *extents)`` to ``(rows, out, *extents)``."""
+        from memcalc.play.convolution import convolution
+
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel)
         weight = machine.parameter("weight", shape, "conv")
         bias = machine.parameter("bias", (self.out_channels,), "conv") if self.bias else None
         stride = (1,) * len(self.kernel) if self.stride is None else self.stride
         padding = (0,) * len(self.kernel) if self.padding is None else self.padding
-        return convolutions.convolution(machine, value, weight, bias, stride, padding, self.dilation)
+        return convolution(machine, value, weight, bias, stride, padding, self.dilation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from memcalc.layers.basic import Linear
 from memcalc.play.machine import Machine
 from memcalc.play.quantized import gemv_4bit, linear_4bit, reads_packed
 from memcalc.play.values import Value
 from memcalc.quantization import packed
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tensors import Tensor
 
 

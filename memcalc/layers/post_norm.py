@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from memcalc.layers.attending import Context, by_head, core
@@ -13,6 +12,7 @@ from memcalc.play.machine import Machine
 from memcalc.play.pointwise import add
 from memcalc.play.reshape import contiguous, merge_dims
 from memcalc.play.values import Value
+from memcalc.records import replace
 
 
 def mixed(machine: Machine, layer: Attention, hidden: Value, context: Context) -> Value:

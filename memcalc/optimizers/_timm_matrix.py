@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from memcalc.arrays import Condition, Count, as_count, both, minimum, not_, product, where
 from memcalc.optimizers._parts import whole, words
 from memcalc.optimizers.base import Implementation, Options, Param, Place, State, Temporary, optimizer
 from memcalc.optimizers.timm import register
+from memcalc.records import replace
 from memcalc.tensors import ITEMSIZE
 
 SMALLEST_SIDE = 4

@@ -7,7 +7,6 @@ parameter groups, not to the constructor; ``target_modules`` are the words that 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, where
@@ -16,6 +15,7 @@ from memcalc.optimizers.base import Implementation, Options, Param, State, optim
 from memcalc.optimizers.galore_torch import PLAIN, chosen_first, projected, projector
 from memcalc.optimizers.galore_torch import low_rank as svd_low_rank
 from memcalc.optimizers.script import Op, Section, in_turn
+from memcalc.records import replace
 from memcalc.tensors import itemsize
 
 OWN: dict[str, Any] = {

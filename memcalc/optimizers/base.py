@@ -8,13 +8,13 @@ that the same entry serves one estimate and a sweep over arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from memcalc.arrays import Count, product
 from memcalc.errors import InputError, did_you_mean
 from memcalc.optimizers._arguments import check_common, typed
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.registry import Registry
 from memcalc.tensors import Kind, itemsize
 

@@ -12,7 +12,6 @@ weights of linear layers to project (galore's torchrun_main.py: attn and mlp). T
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Condition, Count, as_count, ceil_div, maximum, minimum, not_, where
@@ -20,6 +19,7 @@ from memcalc.optimizers._parts import factored, longer, scalar, shorter, upcast,
 from memcalc.optimizers.base import Implementation, Options, Param, State, optimizer
 from memcalc.optimizers.script import Op, Section, in_turn
 from memcalc.optimizers.transformers import RATE, adafactor_turn, master, update
+from memcalc.records import replace
 from memcalc.tensors import itemsize
 
 OWN: dict[str, Any] = {"rank": 128, "proj_type": "std", "target_modules": ("attn", "mlp")}

@@ -6,7 +6,6 @@ source: deepspeed 0.19.8, read and run on CPU under gloo; one parameter group is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from memcalc.arrays import Condition, Count, as_count, ceil_div, maximum, round_up
 from memcalc.errors import InputError
@@ -23,6 +22,7 @@ from memcalc.parallelism.base import (
     scalar,
 )  # fmt: skip
 from memcalc.parallelism.cuts import most_touched, touched
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import itemsize
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from memcalc.parallelism import plain
 from memcalc.parallelism.base import Layout, Setting
-from memcalc.parallelism.fsdp2_units import Units
 from memcalc.play.around import Hooks
+
+if TYPE_CHECKING:
+    from memcalc.parallelism.fsdp2_units import Units
 
 BACKENDS = ("deepspeed", "fsdp2", "megatron", "torch")
 

@@ -6,7 +6,6 @@ fullest. source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_param.py
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 
 from memcalc.arrays import Count, ceil_div, is_array, maximum, minimum, where
@@ -25,6 +24,7 @@ from memcalc.parallelism.base import (
 )
 from memcalc.parallelism.fsdp2_members import outermost
 from memcalc.parallelism.fsdp2_sharding import sharding_of
+from memcalc.records import replace
 from memcalc.tape.events import Buffer, Role
 from memcalc.tensors import Tensor, itemsize
 

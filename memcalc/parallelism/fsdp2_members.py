@@ -6,13 +6,13 @@ source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fsdp_init.py: _get_man
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from memcalc.arrays import Count
 from memcalc.parallelism.base import ScalarOnlyError
 from memcalc.play.values import alike
+from memcalc.records import replace
 from memcalc.tensors import Span, Tensor
 
 if TYPE_CHECKING:

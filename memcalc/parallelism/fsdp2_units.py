@@ -6,7 +6,6 @@ source: pytorch 2.13 torch/distributed/fsdp/_fully_shard/_fully_shard.py:fully_s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memcalc.arrays import Count, maximum
@@ -14,7 +13,7 @@ from memcalc.errors import NotModelledError
 from memcalc.models import Model
 from memcalc.parallelism.fsdp2_members import each_member, managed, of_kind, outermost
 from memcalc.play.values import Storage
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tensors import Tensor
 
 if TYPE_CHECKING:

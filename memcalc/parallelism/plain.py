@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from memcalc.arrays import Condition, Count, is_array, moved_up, where
 from memcalc.parallelism.base import (
@@ -21,6 +20,7 @@ from memcalc.parallelism.base import (
     step_casts,
     steps_in_turn,
 )  # fmt: skip
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import Tensor, itemsize
 

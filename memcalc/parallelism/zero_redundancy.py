@@ -6,12 +6,12 @@ source: pytorch 2.13 torch/distributed/optim/zero_redundancy_optimizer.py:_parti
 from __future__ import annotations
 
 import heapq
-from dataclasses import replace
 
 from memcalc.errors import InputError
 from memcalc.optimizers.base import Param
 from memcalc.parallelism import plain
 from memcalc.parallelism.base import Holding, Layout, Setting, handed, scalar, step_casts
+from memcalc.records import replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import Tensor, itemsize
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from memcalc.play.graph import Leaf
 from memcalc.play.matmul import linear
 from memcalc.play.pointwise import add, div, dropout, mul, scaled, shifted, sub, to
-from memcalc.play.quantized import linear_4bit
 from memcalc.play.reshape import clone, permute, split_dim
 from memcalc.play.values import Value
 
@@ -76,6 +75,8 @@ class Peft(NamedTuple):
     def _base(self, machine: Machine, layer: Any, value: Value, *, packed: bool) -> Value:
         if not packed:
             return layer.plain(machine, value)  # type: ignore[no-any-return]
+        from memcalc.play.quantized import linear_4bit
+
         shape = (layer.out_features, layer.in_features)
         bias = machine.parameter("bias", shape[:1], "linear") if layer.bias else None
         return linear_4bit(machine, value, shape, bias, stored=machine.policy.dtype_of("linear"), nested=self.nested)

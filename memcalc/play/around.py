@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from memcalc.play.values import Life, Storage, Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, names_of
 
 if TYPE_CHECKING:
     from memcalc.play.graph import Gradients, Leaf, Node
@@ -149,8 +149,8 @@ class _Given:
             if isinstance(arg, Value):
                 if arg.node is not None:
                     yield holder, key, arg
-            elif not hasattr(arg, "tensors") and hasattr(arg, "__dataclass_fields__"):
-                for name in arg.__dataclass_fields__:
+            elif not hasattr(arg, "tensors"):
+                for name in names_of(arg):
                     value = getattr(arg, name)
                     if isinstance(value, Value) and value.node is not None:
                         yield arg, name, value

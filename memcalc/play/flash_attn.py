@@ -14,6 +14,7 @@ from memcalc.kernels.sorting import cub_scan
 from memcalc.play.attention import accumulators
 from memcalc.play.graph import Gradients, Node
 from memcalc.play.pointwise import to
+from memcalc.play.policy import FLASH_ATTN
 from memcalc.play.reduce import split
 from memcalc.play.reshape import _sliced, contiguous, merge_dims, split_dim, transpose
 from memcalc.play.values import Value
@@ -21,8 +22,6 @@ from memcalc.play.values import Value
 if TYPE_CHECKING:
     from memcalc.play.machine import Machine
 
-NAME = "flash_attention_2"
-"""What transformers calls it (``attn_implementation``), and a job's ``attention``."""
 KEY = "training.attention"
 HALF = ("float16", "bfloat16")
 BLOCK = 128
@@ -50,13 +49,13 @@ def flash_attention(
     probability = probability if machine.training else 0.0
     _check(machine, query, value)
     if capped and probability:
-        raise InputError(KEY, NAME, "caps no scores under dropout (mha_fwd)", "use eager, or attention_dropout 0")
+        raise InputError(KEY, FLASH_ATTN, "caps no scores under dropout (mha_fwd)", "use eager, or attention_dropout 0")
     query, key, value = (transpose(machine, each, 1, 2) for each in (query, key, value))
     if query.dtype == "float32":  # get_target_dtype, fa_peft_integration_check
         dtype = machine.autocast or machine.policy.dtype
         query, key, value = (to(machine, each, dtype) for each in (query, key, value))
     if not query.dtype == key.dtype == value.dtype or query.dtype not in HALF:
-        raise InputError(KEY, NAME, "takes FP16 and BF16 alone", "use precision bf16, or attention efficient")
+        raise InputError(KEY, FLASH_ATTN, "takes FP16 and BF16 alone", "use precision bf16, or attention efficient")
     machine.assumed["attention runs on the kernels of flash-attn 2.8.3"] = None
     rows, tokens = query.shape[:2]
     _look(machine, rows, tokens, place)
@@ -71,11 +70,11 @@ def flash_attention(
 def _check(machine: Machine, query: Value, value: Value) -> None:
     size = query.shape[-1]
     if machine.policy.behaviour.major < 8:
-        raise InputError(KEY, NAME, "asks for compute capability 8.0 or more (mha_fwd)", "use auto")
+        raise InputError(KEY, FLASH_ATTN, "asks for compute capability 8.0 or more (mha_fwd)", "use auto")
     if not machine.same(size, value.shape[-1]):
-        raise NotModelledError(KEY, NAME, "is not modelled of heads whose values are narrower than queries", "use auto")
+        raise NotModelledError(KEY, FLASH_ATTN, "is not modelled of heads whose values are narrower than queries", "use auto")
     if not machine.decide(size <= 256):
-        raise InputError(KEY, NAME, f"takes heads of at most 256, not {size}", "use auto")
+        raise InputError(KEY, FLASH_ATTN, f"takes heads of at most 256, not {size}", "use auto")
 
 
 def _look(machine: Machine, rows: Count, tokens: Count, place: Value | None) -> None:

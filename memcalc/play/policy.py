@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from memcalc.play.machine import Machine
 
 
+FLASH_ATTN = "flash_attention_2"
+"""What transformers calls flash-attn's own kernels (``attn_implementation``), and a job's ``attention``."""
+
+
 class Updates(Protocol):
     """What updates parameters inside backward."""
 

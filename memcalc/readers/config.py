@@ -7,7 +7,6 @@ spellings on the Hub read alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,10 +14,10 @@ from pydantic import ValidationError
 from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.families.base import Family, FamilyConfig, known_families, load_family
 from memcalc.models import Model
-from memcalc.readers.complaints import complaint
 from memcalc.readers.files import printable
 from memcalc.readers.keys import nested_config, settled, unknown_keys
 from memcalc.readers.stacking import stack_configs, structure_key
+from memcalc.records import names_of
 from memcalc.tensors import ITEMSIZE
 from memcalc.units import checked_bytes
 
@@ -109,6 +108,8 @@ def validate(family: Family, config: Mapping[str, Any], path: str, *, strict: bo
     try:
         validated = family.config.model_validate(values)
     except ValidationError as error:
+        from memcalc.readers.complaints import complaint
+
         raise complaint(error, path, family.config.model_fields, spelled) from None
     _require_rules(validated, path, spelled)
     return validated
@@ -201,8 +202,8 @@ def _require_pairs(root: Any, where: str) -> None:
         layer = pending.pop()
         if isinstance(layer, list | tuple):
             pending.extend(layer)
-        elif is_dataclass(layer):
-            pending.extend(getattr(layer, entry.name) for entry in fields(layer))
+        elif names := names_of(layer):
+            pending.extend(getattr(layer, name) for name in names)
             size = getattr(layer, "head_dim", None)
             if isinstance(size, int) and size > 4 and size % 2 and getattr(layer, "rotary", None) == size:
                 rule = "is odd, and rotary positions turn dimensions in pairs"

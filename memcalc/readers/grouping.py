@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from memcalc.errors import InputError
+from memcalc.records import replace
 from memcalc.tensors import Span, Tensor
 
 Index: TypeAlias = tuple[int, ...]

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from memcalc.errors import NO_VALUE, InputError, did_you_mean
 from memcalc.models import Model
 from memcalc.readers.config import family_of, model_from_config
 from memcalc.readers.files import load_json, printable
-from memcalc.readers.overlay import overlaid
 from memcalc.readers.parsed import parsed
 from memcalc.readers.paths import CONFIGS, UNREAD, WEIGHTS, Asker, Found, exists, file_in, from_file, placed
+from memcalc.records import replace
 from memcalc.tensors import Tensor
 from memcalc.units import parse_count
 
@@ -169,6 +168,8 @@ def _on_base(written: Mapping[str, Any], called: str, asker: Asker) -> Found:
     if base is None or isinstance(base, Model):
         raise InputError(where, named, "has no config whose keys could be replaced", "name a config")
     changes = {key: value for key, value in written.items() if key not in ("base", "name")}
+    from memcalc.readers.overlay import overlaid
+
     config = overlaid(family_of(base.config, where), base.config, changes, asker.path)
     changed = ", ".join(f"{key}={value}" for key, value in changes.items() if key not in ("hub", "source", "note"))
     return base._replace(config=config, name=called or (f"{base.name} with {changed}" if changed else base.name))

@@ -32,18 +32,28 @@ def unroll(tape: Iterable[Event]) -> Iterator[Leaf]:
         if not isinstance(event, Repeat):
             yield event
             continue
-        times, body = event.times, event.body
-        if not isinstance(times, int):
-            if getattr(times, "ndim", 1):
-                raise InputError("tape.times", times, "stands for many jobs", "unroll the tape of one job")
-            times = int(times)
-        if times < 0:
-            raise InputError("tape.times", times, "is negative", "repeat a body 0 times or more")
+        times, body = turns(event), event.body
         if len(body) == 1 and not isinstance(body[0], Repeat):
             yield from repeat(body[0], times)
         else:
             for _ in range(times):
                 yield from unroll(body)
+
+
+def turns(event: Repeat) -> int:
+    """How often a body of one job's tape is repeated.
+
+    Raises:
+        InputError: the count is an array, of a tape that stands for many jobs, or is negative.
+    """
+    times = event.times
+    if not isinstance(times, int):
+        if getattr(times, "ndim", 1):
+            raise InputError("tape.times", times, "stands for many jobs", "unroll the tape of one job")
+        times = int(times)
+    if times < 0:
+        raise InputError("tape.times", times, "is negative", "repeat a body 0 times or more")
+    return times
 
 
 class Pairs(Generic[_T]):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
 
 from memcalc.measurement import Tensor
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.verify.predict import LISTED, Expected
 
 HOST = "host_optimizer_states"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from memcalc.adapters import with_adapters
 from memcalc.engines.analytic.estimate import ONE_AT_A_TIME, buffers_of, component_bytes, estimate_whole, host_bytes
@@ -13,7 +12,7 @@ from memcalc.job import Job
 from memcalc.measurement import Measurement
 from memcalc.models import Model
 from memcalc.plan import make_plan
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tensors import Tensor
 
 LISTED = ("parameters", "master_parameters", "buffers", "gradients", "optimizer_states")

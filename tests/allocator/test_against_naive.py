@@ -88,7 +88,7 @@ def run(program, config, capacity, descending=False, total=None):
         yield naive, ours, trace, held | waiting
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(program=PROGRAM, descending=st.booleans())
 @pytest.mark.parametrize("way", WAYS)
 def test_same_as_naive(way, program, descending):

@@ -222,7 +222,7 @@ def test_no_size_is_no_request():
         CachingAllocator(capacity=-1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(program=PROGRAM)
 @pytest.mark.parametrize("way", ["default", "small device", "expandable, small device", "max split"])
 def test_what_always_holds(way, program):
@@ -243,7 +243,7 @@ def test_what_always_holds(way, program):
         assert 0 <= extra <= bound.get(way, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(program=PROGRAM)
 @pytest.mark.parametrize("way", ["default", "small device", "expandable, small device", "max split"])
 def test_everything_freed_is_whole_again(way, program):

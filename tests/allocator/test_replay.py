@@ -52,7 +52,7 @@ def tapes(draw):
     return tape
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tape=tapes())
 def test_sums_are_those_of_the_fold(tape):
     """Requested and rounded peaks, overall and by phase, are the fold's, which never expands the tape."""
@@ -64,7 +64,7 @@ def test_sums_are_those_of_the_fold(tape):
     assert {phase: by_phase[phase] for phase in folded.phase_top} == folded.phase_top
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     tape=tapes(), text=st.sampled_from(["", "expandable_segments:True", "roundup_power2_divisions:4", "max_split_size_mb:20"])
 )

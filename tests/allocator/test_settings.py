@@ -52,7 +52,7 @@ VALUE = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(value=VALUE)
 def test_rounding_is_pytorchs(pytorch, value):
     """Divisions for every size are what libc10 answers after the same text, and what it refuses is refused."""

@@ -72,14 +72,14 @@ def told(tape):
     return {place: {name: peaks[name] for name in ("requested", "allocated", "reserved")} for place, peaks in rows}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tapes())
 def test_summits_are_the_replays(tape):
     """Of any program, with bodies that give all back, that leave some or that take from before, every phase is the same."""
     assert summits(tape) == told(tape)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(bodies(), st.integers(2, 40)), min_size=1, max_size=6))
 def test_repeated_bodies_are_played_out(parts):
     """Turns that are left out because they find what the one before found change nothing, fragmented as memory may be."""
@@ -87,7 +87,7 @@ def test_repeated_bodies_are_played_out(parts):
     assert summits(tape) == told(tape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tapes(), st.integers(0, 100), st.booleans())
 def test_it_lives_in_what_the_replay_lives_in(tape, share, descending):
     """With less memory than it would like, cached segments given back and addresses either way, the answer is the replay's."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memcalc.__main__ import run
 from memcalc.baseline import FIGURES, parse_limit, read_baseline
 from memcalc.errors import InputError
 
@@ -27,11 +28,20 @@ def job(tmp_path):
     return write
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """What is written as the baseline of the job ONE."""
+    folder = tmp_path_factory.mktemp("baseline")
+    (folder / "job.yaml").write_text(ONE)
+    assert run(["check", str(folder / "job.yaml"), "--write-baseline", str(folder / "baseline.json")]) == 0
+    return (folder / "baseline.json").read_bytes()
+
+
 @pytest.fixture
-def baseline(memcalc, job, tmp_path):
+def baseline(written, tmp_path):
     """A baseline of the job ONE."""
     path = tmp_path / "baseline.json"
-    assert memcalc("check", job(ONE), "--write-baseline", path).code == 0
+    path.write_bytes(written)
     return path
 
 

@@ -169,7 +169,7 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(sizes, st.integers(1, 64), st.integers(1, 3)), min_size=2, max_size=5), st.sampled_from(QUESTIONS))
 def test_arrays_equal_scalars(points, question):
     """Many jobs evaluated at once give each job's own numbers, to the byte, in every measure and role."""

@@ -22,6 +22,14 @@ LLAMA = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 4096,
 }  # fmt: skip
+T5 = {
+    "model_type": "t5", "d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2,
+    "vocab_size": 1000,
+}  # fmt: skip
+GEMMA = {
+    "model_type": "gemma3_text", "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 1000, "sliding_window": 40, "sliding_window_pattern": 3,
+}  # fmt: skip
 CASES = {
     "llama": {"model": LLAMA},
     "bf16, packed": {"model": LLAMA, "precision": "bf16", "batch": "packed"},
@@ -37,14 +45,14 @@ CASES = {
     "ZeRO-2": {"model": LLAMA, "dp": 4, "zero_stage": 2},
     "ZeRO-3": {"model": LLAMA, "dp": 4, "zero_stage": 3},
     "gpt2": {"model": "distilgpt2"},
-    "t5": {"model": "t5-small"},
+    "t5": {"model": T5},
     "whisper": {"model": "whisper-tiny"},
     "bert": {"model": "distilbert-base-uncased"},
     "deberta": {"model": "deberta-v3-small"},
     "clip": {"model": "clip-vit-base-patch32"},
     "mamba": {"model": "mamba-130m-hf"},
     "mixture": {"model": "qwen1.5-moe-a2.7b"},
-    "gemma 3": {"model": "gemma-3-270m"},
+    "gemma 3": {"model": GEMMA},
     "resnet": {"model": "resnet-18"},
     "ViT": {"model": "vit-base-patch16-224"},
     "litgpt": {"model": "pythia-70m", "implementation": "litgpt"},
@@ -79,8 +87,8 @@ def test_a_job_read_from_formulas_is_the_job_played_alone(kinds, name):
     sizes = random.Random(name)
     vision = name in ("resnet", "ViT")
     model = read_model(CASES[name]["model"])
-    for number in range(4):
-        replayed = number == 3
+    for number in range(3):
+        replayed = number == 2
         mapping = {**CASES[name], "micro_batch_size": sizes.randint(2, 6)}
         if not vision:
             mapping["sequence_length"] = sizes.randint(2, 77)
@@ -102,7 +110,7 @@ def test_sizes_of_one_are_their_own_kind(kinds):
 def test_models_of_one_name_are_not_mixed_up(kinds):
     """Two models that differ in a number, asked for in turns, each have their own formulas."""
     small, large = LLAMA, {**LLAMA, "hidden_size": 512}
-    for tokens in range(20, 27):
+    for tokens in (20, 23, 26):
         for config in (small, large):
             mapping = {"model": config, "micro_batch_size": 2, "sequence_length": tokens}
             assert estimate_mapping(mapping, replayed=False) == alone(mapping, False, kinds)
@@ -122,7 +130,7 @@ def test_many_threads_may_ask(kinds, monkeypatch):
     """Threads that ask for more kinds than are remembered each get the answer that they would get alone."""
     monkeypatch.setattr(structures, "KINDS", 1)
     mappings = [{"model": {**LLAMA, "vocab_size": 900 + size % 3}, "micro_batch_size": 2, "sequence_length": size}
-                for size in range(8, 26)]  # fmt: skip
+                for size in range(8, 17)]  # fmt: skip
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(partial(estimate_mapping, replayed=False), mappings))
     assert found == [alone(mapping, False, kinds) for mapping in mappings]

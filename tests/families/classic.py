@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-
-import yaml
 
 from memcalc.layers.base import Stack
 from memcalc.readers.config import model_from_config
+from tests.families.kept import cases_of
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss"]
 FAMILIES = [
     *MIXTURES, "mamba", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "gpt_bigcode", "mpt",
 ]  # fmt: skip
-CASES = {name: yaml.safe_load((Path(__file__).parent / "cases" / f"{name}.yaml").read_text()) for name in FAMILIES}
+CASES = {name: cases_of(name) for name in FAMILIES}
 
 
 def read(model_type, **keys):

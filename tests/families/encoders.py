@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
-import yaml
 
 from memcalc.layers.base import Maybe, Stack
 from memcalc.readers.config import model_from_config
+from tests.families.kept import cases_of
 
 TORCHVISION = ["torchvision_resnet", "torchvision_vit"]
 FAMILIES = [
     "bert", "roberta", "xlm_roberta", "distilbert", "albert", "electra", "deberta_v2", "t5", "mt5", "bart", "whisper", "vit",
     "clip", "clip_text_model", "clip_vision_model", "resnet",
 ]  # fmt: skip
-CASES = {name: yaml.safe_load((Path(__file__).parent / "cases" / f"{name}.yaml").read_text()) for name in FAMILIES}
+CASES = {name: cases_of(name) for name in FAMILIES}
 ALL = [pytest.param(name, case, id=f"{name}-{i}") for name in FAMILIES for i, case in enumerate(CASES[name])]
 
 

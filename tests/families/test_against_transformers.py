@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import yaml
 
 from memcalc.families.base import known_families, load_family
 from memcalc.readers.config import model_from_config
+from tests.families.kept import STEMS, cases_of
 
 torch = pytest.importorskip("torch", reason="the oracle is torch's own modules")
 transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
 
-CASES = Path(__file__).parent / "cases"
 ALL = [
-    pytest.param(path.stem, case, id=f"{path.stem}-{index}-{case['architecture']}")
-    for path in sorted(CASES.glob("*.yaml"))
-    for index, case in enumerate(yaml.safe_load(path.read_text()))
+    pytest.param(stem, case, id=f"{stem}-{index}-{case['architecture']}")
+    for stem in STEMS
+    for index, case in enumerate(cases_of(stem))
 ]
 
 
@@ -59,9 +57,6 @@ def test_tensor_list_equals_transformers(model_type, case):
 def test_every_family_has_cases():
     """No family goes untested: the default config and at least two odd ones each."""
     missing = [
-        name
-        for name in known_families()
-        if load_family(name).source.startswith("transformers")
-        and not ((CASES / f"{name}.yaml").exists() and len(yaml.safe_load((CASES / f"{name}.yaml").read_text())) >= 3)
+        name for name in known_families() if load_family(name).source.startswith("transformers") and len(cases_of(name)) < 3
     ]
     assert missing == []

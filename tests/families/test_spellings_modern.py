@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
-import yaml
 
 from memcalc.errors import InputError
 from memcalc.families._siglip import SiglipVisionConfig
@@ -16,13 +14,14 @@ from memcalc.layers.base import Stack
 from memcalc.layers.transformer import Attention
 from memcalc.readers.config import model_from_config, validate
 from memcalc.readers.stacking import stack_configs
+from tests.families.kept import cases_of
 
 FAMILIES = [
     "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "phi", "phi3",
     "olmo", "olmo2", "olmo3", "cohere", "stablelm", "starcoder2",
 ]  # fmt: skip
 WINDOWED = ["qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3"]
-CASES = {name: yaml.safe_load((Path(__file__).parent / "cases" / f"{name}.yaml").read_text()) for name in FAMILIES}
+CASES = {name: cases_of(name) for name in FAMILIES}
 ALL = [pytest.param(name, case, id=f"{name}-{i}") for name in FAMILIES for i, case in enumerate(CASES[name])]
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 33, "vocab_size": 101, "num_hidden_layers": 6}
 GQA = {**SMALL, "num_key_value_heads": 2}

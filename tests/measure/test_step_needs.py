@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import random
+from collections import Counter
+from itertools import accumulate
 
-from memcalc.engines.analytic.needs import step_needs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memcalc.engines.analytic.needs import alive_at_the_top, step_needs
 from memcalc.engines.analytic.static import account
 from memcalc.job import read_job
 from memcalc.models import Model
 from memcalc.optimizers.step import step_bytes
 from memcalc.parallelism.engines import layouts
 from memcalc.plan import make_plan
+from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat
+from memcalc.tape.unroll import unroll
 from memcalc.tensors import Tensor
 
 SHAPES = [(7, 130), (64, 48), (48,), (3, 5, 11), (64, 48), (1000,), (2, 3)]
@@ -70,3 +78,34 @@ def test_the_real_textbook_step_needs_what_is_predicted(precision, optimizer):
     kept = sum(counted.role_top[role] for role in ("parameter", "master_parameter", "gradient", "optimizer_state"))
     # the scalars of the norms are freed before the update and are smaller than it
     assert live.peak - before == counted.phase_top["optimizer_step"] - kept == 3 * 4 * 64 * 48
+
+
+@given(st.integers(0, 2**32))
+def test_a_repetition_is_not_written_out_to_find_the_top(seed):
+    """Nested repetitions give the buffers, in the order, that the tape written out event by event gives."""
+    draw = random.Random(seed)
+    buffers = [Buffer(f"b{at % 4}", draw.choice((0, 1, 2, 3, 5)), draw.choice(("temporary", "gradient"))) for at in range(6)]
+
+    def drawn(depth: int) -> list[Event]:
+        return [
+            Repeat(draw.randrange(4), tuple(drawn(depth - 1)))
+            if depth and draw.random() < 0.4
+            else draw.choice((Alloc, Alloc, Free))(draw.choice(buffers))
+            for _ in range(draw.randrange(5))
+        ]
+
+    tape = drawn(3)
+    events = [event for event in unroll(tape) if event.buffer.role != "gradient"]
+    totals = list(accumulate((e.buffer.requested if isinstance(e, Alloc) else -e.buffer.requested for e in events), initial=0))
+    end = totals.index(max(totals))
+    live = Counter()
+    for event in events[:end]:
+        live[id(event.buffer)] += 1 if isinstance(event, Alloc) else -1
+    first = list(dict.fromkeys(id(event.buffer) for event in events[:end]))
+    known = {id(buffer): buffer for buffer in buffers}
+    alike = {}
+    for key in first:
+        if live[key]:
+            name = known[key].site, known[key].requested
+            alike[name] = alike.get(name, 0) + live[key]
+    assert [((buffer.site, buffer.requested), times) for buffer, times in alive_at_the_top(tape)] == list(alike.items())

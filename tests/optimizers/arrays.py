@@ -28,10 +28,13 @@ def grids() -> list[list[tuple[int, ...]]]:
 
 
 def assert_arrays_equal_scalars(entry: Optimizer, arguments: Mapping[str, Any], **told: Any) -> None:
-    """States, shared tables and the step's bytes, in parameters of two dtypes, equal element by element."""
+    """States, shared tables and the step's bytes, in parameters of two dtypes, equal element by element.
+
+    Of any number of dimensions in FP32, and of one, two and four in BF16.
+    """
     options = entry.resolve(arguments)
-    for dtype in ("float32", "bfloat16"):
-        for shapes in grids():
+    for dtype, several in (("float32", grids()), ("bfloat16", grids()[1::2])):
+        for shapes in several:
             singles = [Param(shape, dtype, dtype, **told) for shape in shapes]
             if not entry.accepts(singles[0]):
                 continue

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import Counter
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 from unittest import mock
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle runs real optimizers")
-bnb = pytest.importorskip("bitsandbytes", reason="the oracle is bitsandbytes' own optimizers")
+if find_spec("bitsandbytes") is None:
+    pytest.skip("the oracle is bitsandbytes' own optimizers", allow_module_level=True)
 
 import memcalc.optimizers.bitsandbytes  # noqa: E402, F401  registers the entries
 from memcalc.errors import InputError  # noqa: E402
@@ -19,6 +23,15 @@ from memcalc.optimizers.step import step_bytes  # noqa: E402
 from tests.optimizers.arrays import assert_arrays_equal_scalars  # noqa: E402
 from tests.optimizers.peak import dispatched_peak  # noqa: E402
 from tests.optimizers.walk import assert_held_as_promised, described, held, parameters, take_steps  # noqa: E402
+
+bnb: Any = None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _library() -> None:
+    """Imported where its tests run: it brings the whole of torch's compiler with it."""
+    globals()["bnb"] = import_module("bitsandbytes")
+
 
 NAMES = sorted(name for name in OPTIMIZERS if name.startswith("bitsandbytes:"))
 SHAPES = [(), (63,), (4095,), (64, 64), (4097,), (16, 17, 16), (2, 2, 32, 33)]

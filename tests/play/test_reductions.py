@@ -17,7 +17,7 @@ MOST = 2**60
 CHIPS = (Chip(), Chip(40, 1024), Chip(108))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(1, 4), st.data())
 def test_arrays_are_single_jobs(rank, data):
     """Whatever is reduced of whatever shapes, dimensions of 0 and 1 among them, every job has its own numbers."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.played.against import _steps, heights
-from memcalc.api import estimate_mapping
-from memcalc.engines.analytic.step import play_job
+from memcalc.engines.analytic.estimate import estimate_whole
+from memcalc.job import read_job
+from memcalc.readers.source import read_model
 
 
 def record(jobs: Iterable[dict[str, Any]], file: Path) -> None:
     """Trace every job anew; needs torch and transformers, and peft for adapters."""
     from memcalc.engines.trace.estimate import trace_job
-    from memcalc.job import read_job
 
     found = []
     for job in jobs:
@@ -28,7 +28,8 @@ def record(jobs: Iterable[dict[str, Any]], file: Path) -> None:
 def require_traced(job: dict[str, Any], file: Path, number: int) -> None:
     """That what is saved and left is the trace's to the byte, and both peaks within a thousandth."""
     top, left, saved, peak = json.loads(file.read_text())[number]
-    mine = heights(_steps(play_job(job).events, 2))
+    whole = estimate_whole(read_job(job), read_model(job["model"]), replayed=False)
+    mine = heights(_steps(whole.tape, 2))
     assert (mine.net, mine.saved) == (left, saved)
     assert abs(mine.top - top) <= 0.001 * top
-    assert abs(estimate_mapping(job, replayed=False).peak.requested - peak) <= 0.001 * peak
+    assert abs(whole.footprint.peak.requested - peak) <= 0.001 * peak

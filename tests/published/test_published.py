@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.published import records as published
 from benchmarks.published.convert import HELD, question
 from benchmarks.published.predict import PAGE, asked_for, main, predict, read_kept
-from benchmarks.published.records import load, read
+from benchmarks.published.records import read
 from benchmarks.published.report import page, rows
 from benchmarks.published.scope import engine_of, why_not
 from memcalc.errors import InputError
 
+load = cache(published.load)
+"""The records, read once."""
 SMALL: dict[str, Any] = {
     "id": "small", "source": {"repo": "huggingface/transformers", "path": "x", "commit": "y"}, "kind": "train_step",
     "model": {"name": "small", "arch": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,

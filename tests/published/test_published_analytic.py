@@ -11,13 +11,12 @@ from benchmarks.published.needs import PAGE as NEEDS
 from benchmarks.published.needs import needs
 from benchmarks.published.needs import page as needs_page
 from benchmarks.published.predict import KEPT_ANALYTIC, PAGE_ANALYTIC, answer, asked_for, main, predict, read_kept, run
-from benchmarks.published.records import load
 from benchmarks.published.report import Row
 from benchmarks.published.report_analytic import ALONE, NOT_YET, bound, listing, page
 from benchmarks.published.scope import Features, why_not
 from memcalc.footprint import Peak
 from memcalc.job import read_job
-from tests.published.test_published import SMALL, features, record
+from tests.published.test_published import SMALL, features, load, record
 
 LITGPT = {"repo": "Lightning-AI/litgpt", "code_commit": "3cf6493c"}
 AGAIN = "predict them again: python -m benchmarks.published.predict --engine analytic"

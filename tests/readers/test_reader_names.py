@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import yaml
 
 from memcalc.families.base import known_families, load_family
 from memcalc.readers.config import model_from_config
 from memcalc.readers.names import Stored, ambiguous_owners, described
+from tests.families.kept import STEMS, cases_of
 
-CASES = Path(__file__).parents[1] / "families" / "cases"
 
-
-@pytest.mark.parametrize("stem", [stem for stem in known_families() if (CASES / f"{stem}.yaml").exists()])
+@pytest.mark.parametrize("stem", [stem for stem in known_families() if stem in STEMS])
 def test_guesses_agree_with_the_family(stem):
     """For every family, name and shape alone give each tensor the kind and role its layers give it."""
     checked = 0
-    for case in yaml.safe_load((CASES / f"{stem}.yaml").read_text())[:6]:
+    for case in cases_of(stem)[:6]:
         config = {"model_type": load_family(stem).model_type, "architectures": [case["architecture"]], **case["config"]}
         tensors = [(name, tensor) for tensor in model_from_config(config).tensors for name in tensor.names()]
         if len(tensors) > 5000:

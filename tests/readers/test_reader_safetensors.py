@@ -214,7 +214,7 @@ def heads(draw):
     return head, at + draw(st.sampled_from([0, 0, 0, 1, -1]))
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=heads())
 def test_headers_are_accepted_exactly_where_the_reference_accepts_them(tmp_path, drawn):
     """Over good headers and slightly changed ones, the two accept the same files and read the same from them."""
@@ -231,7 +231,7 @@ def test_headers_are_accepted_exactly_where_the_reference_accepts_them(tmp_path,
         assert found == expected
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 400))
 def test_a_corrupted_file_is_never_a_crash(tmp_path, place, byte, cut):
     """A good file with one byte changed or its end cut off is read or refused; what is read, the reference reads alike."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from memcalc.families.base import FamilyConfig, known_families, load_family
 from memcalc.families.llama import LlamaConfig
 from memcalc.readers.config import build_model, stack_configs, structure_key, validate
+from tests.families.kept import cases_of
 
-CASES = Path(__file__).parents[1] / "families" / "cases"
 DEEP = 6
 """The most layers, groups or stages drawn: lists of layers are written out when the numbers are scalars."""
 
@@ -24,8 +22,7 @@ DEEP = 6
 def bases(stem: str) -> list[tuple[FamilyConfig, str]]:
     """The family's cases, validated, each with its architecture; its default config where it has none."""
     family = load_family(stem)
-    file = CASES / f"{stem}.yaml"
-    cases = yaml.safe_load(file.read_text()) if file.exists() else [{"architecture": family.usual, "config": {}}]
+    cases = cases_of(stem) or [{"architecture": family.usual, "config": {}}]
     return [(validate(family, case["config"], "model"), case["architecture"]) for case in cases]
 
 

@@ -18,14 +18,14 @@ from memcalc.sweep.executors import results
 from memcalc.sweep.work import Order, Piece, Worker
 
 SPEC = {
-    "base": {"memory": "24GiB"},
+    "base": {"memory": "24GiB", "scope": "states"},
     "grid": {
         "model": ["gpt2", "mine.yaml", {"params": 10**9}, "nope"],
         "optimizer": ["adam", "adamw8bit", "admw"],
         "zero_stage": [0, 1],
         "dp": {"from": 1, "to": 3},
     },
-    "include": [{"model": "gpt2", "dp": None, "zero_backend": None}],
+    "include": [{"model": "gpt2", "dp": None, "scope": "step"}],
 }
 
 

@@ -27,7 +27,7 @@ from memcalc.sweep.work import Worker
 SPEC = {
     "base": {"memory": "24GiB", "scope": "states"},
     "grid": {
-        "params": {"from": 10**6, "to": 10**8, "step": 10**6},
+        "params": {"from": 10**6, "to": 10**8, "step": 2 * 10**6},
         "optimizer": ["adam", "adamw8bit", "admw"],
         "zero_stage": [0, 1],
         "dp": [1, 2, 5],
@@ -116,7 +116,7 @@ def test_an_interrupted_run_is_taken_up_where_it_was(tmp_path, monkeypatch, form
     real = Worker.compute
     monkeypatch.setattr(Worker, "compute", lambda self, piece: (computed.append(piece.part), real(self, piece))[1])
     done = run(SPEC).write(output)
-    assert (done.resumed, computed) == (700, list(range(7, 19)))
+    assert (done.resumed, computed) == (700, list(range(7, 10)))
     assert output.read_bytes() == whole
     assert not output.with_name(f"rows.{form}.parts").exists()
 
@@ -224,8 +224,8 @@ def limited(size: int):
 def test_a_limit_of_the_system_is_one_line_and_exit_2(sheet):
     """The operating system itself refuses a write: one line, exit 2, no file."""
     output = sheet.with_name("rows.csv")
-    words = [sys.executable, "-m", "memcalc", "sweep", sheet, "--output", output, "--chunk", "1000"]
-    done = subprocess.run(words, preexec_fn=limited(150_000), capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "memcalc", "sweep", sheet, "--output", output, "--chunk", "500"]
+    done = subprocess.run(words, preexec_fn=limited(75_000), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("memcalc: --output: ")
@@ -285,7 +285,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, job
     for _ in range(30):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         ends = time.monotonic() + 60
-        aim = len(before) + draw.randint(20, 60)
+        aim = len(before) + draw.randint(6, 14)
         while process.poll() is None and len(finished(parts)) < aim and time.monotonic() < ends:
             time.sleep(0.002)
         time.sleep(draw.random() * 0.05)
@@ -296,8 +296,10 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(sheet, job
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, said
-        if not parts.exists():
-            continue  # killed in the very last act: the file is there, and so it stays
+        if kills and not (parts / "journal.jsonl").exists():  # killed in the very last acts: the file is there
+            assert output.read_bytes() == whole
+            before, times = [], {}
+            continue
         after = finished(parts)
         assert after[: len(before)] == before
         redone = [name for name, made in times.items() if (parts / name).exists() and (parts / name).stat().st_mtime_ns != made]
@@ -322,6 +324,7 @@ add = Parts.add
 def interrupting(self, part, *rest):
     add(self, part, *rest)
     if part == 5:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may have ignored
         os.kill(os.getpid(), signal.SIGINT)
 
 Parts.add = interrupting

@@ -88,10 +88,9 @@ def test_each_row_equals_the_single_estimate(spec):
     assert differences(sweep, list(sweep)) == []
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_drawn_points_of_large_grids_equal_their_estimates(seed):
+def test_drawn_points_of_large_grids_equal_their_estimates():
     """Of thousands of points over models, optimizers, precisions, stages, engines and ranks, any drawn one is right."""
-    draw = random.Random(seed)
+    draw = random.Random(1)
     chosen = {
         name: draw.sample(AXES[name], min(len(AXES[name]), most))
         for name, most in (("model", 5), ("optimizer", 4), ("precision", 3), ("zero_stage", 2), ("zero_backend", 2), ("dp", 4))
@@ -105,13 +104,20 @@ def test_drawn_points_of_large_grids_equal_their_estimates(seed):
 
 
 @pytest.mark.parametrize(
-    ("keys", "ranks"),
-    [({"zero_stage": 1}, [2, 7]), ({"zero_stage": 3, "zero_backend": "fsdp2"}, [2, 7]), ({"precision": "amp-bf16"}, [1])],
+    ("keys", "ranks", "every"),
+    [
+        ({"zero_stage": 1}, [2, 7], 2),
+        ({"zero_stage": 3, "zero_backend": "fsdp2"}, [2, 7], 3),
+        ({"precision": "amp-bf16"}, [1], 1),
+    ],
 )
-def test_every_shipped_model_goes_as_arrays(strict, keys, ranks):
-    """Models of one family and the same switches are evaluated together, and each row is its own model's estimate."""
+def test_every_shipped_model_goes_as_arrays(strict, keys, ranks, every):
+    """Models of one family and the same switches are evaluated together, and each row is its own model's estimate.
+
+    All of them on one rank, and over ranks as many as leave each family some.
+    """
     base = {"precision": "bf16", "scope": "states", **keys}
-    sweep = run({"base": base, "grid": {"model": list(shipped("models")), "dp": ranks}})
+    sweep = run({"base": base, "grid": {"model": list(shipped("models"))[::every], "dp": ranks}})
     rows = list(sweep)
     refused = [row for row in rows if row["error"]]
     assert all(row["error"].startswith("model: logit_scale has no dimension to shard") for row in refused)
@@ -178,16 +184,20 @@ SMALL = [
 
 
 @pytest.mark.parametrize(
-    ("keys", "ranks", "every"),
-    [({"precision": "fp32"}, [1], 7), ({"precision": "bf16", "zero_stage": 3, "zero_backend": "fsdp2"}, [2, 3, 7], 11)],
+    ("keys", "ranks", "which", "every"),
+    [
+        ({"precision": "fp32"}, [1], slice(0, None, 3), 3),
+        ({"precision": "bf16", "zero_stage": 3, "zero_backend": "fsdp2"}, [2, 3, 7], slice(None), 16),
+    ],
 )
-def test_every_optimizer_goes_as_arrays(strict, keys, ranks, every):
+def test_every_optimizer_goes_as_arrays(strict, keys, ranks, which, every):
     """Each optimizer's states of models of odd sizes, whole or in uneven pieces, are on arrays what they are alone.
 
-    Quantised ones among them leave tensors of some sizes whole, so that the fullest rank need not be the first.
+    Quantised ones among them leave tensors of some sizes whole, so that the fullest rank need not be the first. In pieces
+    it is all of them; whole, a third, for each library's own tests hold arrays to single jobs.
     """
     base = {"scope": "states", **keys}
-    sweep = run({"base": base, "grid": {"optimizer": list(all_optimizers()), "model": SMALL, "dp": ranks}})
+    sweep = run({"base": base, "grid": {"optimizer": list(all_optimizers())[which], "model": SMALL, "dp": ranks}})
     rows = list(sweep)
     assert sum(row["error"] is None for row in rows) > len(rows) / 2
     assert differences(sweep, rows[::every]) == []
@@ -299,7 +309,7 @@ def test_models_of_one_size_do_not_answer_for_each_other(model, axis):
 
 def test_absurd_sizes_do_not_wrap():
     """Steps of more bytes than int64 holds are errors, and those just below are exact, as they are alone."""
-    sizes = [2, 2**16, 2**20, 2**31 - 1, 2**31, 2**40]
+    sizes = [2, 2**16, 2**31 - 1, 2**31, 2**40]
     for attention in ("auto", "eager"):
         base = {"model": MODELS[0], "attention": attention, "optimizer": "sgd", "precision": "bf16"}
         sweep = run({"base": base, "grid": {"micro_batch_size": sizes, "sequence_length": sizes}})

@@ -53,7 +53,7 @@ def replayed(events, measure):
     return live, top, at_top, tops, phases
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tape)
 @pytest.mark.parametrize("measure", [requested, rounded])
 def test_fold_equals_replay(measure, events):
@@ -65,7 +65,7 @@ def test_fold_equals_replay(measure, events):
     assert {role: stretch.role_top.get(role, 0) for role in ROLES} == tops
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(tape)
 def test_roles_at_the_peak_sum_to_it(events):
     """What was live at the peak, by role, is exactly the peak."""
@@ -73,7 +73,7 @@ def test_roles_at_the_peak_sum_to_it(events):
     assert sum(stretch.at_top.values()) == stretch.top
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(tape, tape)
 def test_phases_have_their_own_peaks(first, second):
     """Each phase's top is the highest point between its mark and the next."""
@@ -98,7 +98,7 @@ def resized(one, by):
     return type(one)(Buffer(one.buffer.site, one.buffer.requested * by // 3, one.buffer.role))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tape, st.integers(1, 7))
 def test_arrays_equal_scalars(events, by):
     """A fold over arrays is the fold of each of its elements: the sweep has no second implementation."""
@@ -139,7 +139,7 @@ def test_allocs_and_frees_cancel():
     assert fold([allocs(buffer, 5), frees(buffer, 5)], requested).stretch.total == 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(tape, tape)
 def test_one_job_in_place_is_the_algebra(first, second):
     """What is added up in place for one job is what the algebra of stretches says: totals, tops, phases and the instant."""

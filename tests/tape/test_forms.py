@@ -48,7 +48,7 @@ def kept_only(parts, number):
     return [event for event in tape_of(parts, number) if not isinstance(event, Free)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.lists(bodies(), max_size=5), st.lists(st.integers(1, 650_000), min_size=1, max_size=6))
 def test_forms_are_every_jobs_fold(parts, numbers):
     """The peak and each role's own, in every measure, are what the fold finds for each job by itself."""
@@ -62,7 +62,7 @@ def test_forms_are_every_jobs_fold(parts, numbers):
             assert all(int(top[at]) == alone.role_top.get(role, 0) for role, top in roles.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(bodies(), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=4),

@@ -45,7 +45,7 @@ def tape_of(parts, b, s, marked=True):
     return [*tape, *left[::2]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(bodies, min_size=1, max_size=5), sizes, st.lists(sizes, min_size=1, max_size=5))
 def test_a_job_read_from_formulas_is_its_fold(parts, played, others):
     """Peak, what is live then, its phase and instant, and each role's own: for every job as if it were folded alone."""
@@ -69,7 +69,7 @@ def test_a_job_read_from_formulas_is_its_fold(parts, played, others):
         assert summits(read_again(tape_of(parts, *symbols), reading)) == summits(tape_of(parts, *pair))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.lists(bodies, min_size=1, max_size=4), sizes, st.lists(sizes, min_size=1, max_size=5))
 def test_many_jobs_read_at_once_are_each_ones_fold(parts, played, others):
     """The same over arrays, of the jobs that the recording holds for."""

@@ -176,7 +176,7 @@ def tapes(draw, most=60, marks=True):
 
 
 @given(tapes(), st.sampled_from(["rounded", "requested"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_grouping_sums_to_the_peak(events, measure):
     """Roles, modules, operators, the tree's leaves and the buffers alive each sum to the peak, and shares to 100 or to 0."""
     timeline = Timeline.of(events, measure=measure)
@@ -196,7 +196,7 @@ def test_every_grouping_sums_to_the_peak(events, measure):
 
 
 @given(tapes(), st.sampled_from([("rounded", rounded), ("requested", requested)]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_totals_are_a_plain_replays(events, measure):
     """The total after every event is what adding and taking away one buffer at a time gives."""
     name, of = measure
@@ -213,7 +213,7 @@ def test_totals_are_a_plain_replays(events, measure):
 
 
 @given(tapes(marks=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_peak_is_the_folds(events):
     """The two readers of a tape agree on its peak."""
     assert Timeline.of(events).peak.bytes == fold(events).stretch.top
@@ -230,7 +230,7 @@ def test_shares_add_up(sizes, digits):
 
 
 @given(tapes(most=400), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_thinning_keeps_every_peak_that_shows(events, columns):
     """In each stretch of a thinned drawing, no curve is higher than what is drawn by a thousandth of the picture."""
     timeline = Timeline.of(events)

@@ -26,7 +26,7 @@ architectures: [LlamaForCausalLM]
 vocab_size: 128
 hidden_size: 64
 intermediate_size: 96
-num_hidden_layers: 2
+num_hidden_layers: 1
 num_attention_heads: 4
 num_key_value_heads: 2
 """

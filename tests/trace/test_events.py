@@ -157,6 +157,7 @@ def test_what_only_a_cycle_keeps_dies_between_iterations():
     """Nine zeros in a cycle of references live to the end of their own iteration, each time, whenever Python would collect."""
     import gc
 
+    gc.unfreeze()
     assert gc.isenabled()
     found = traced("Cyclic", "args0=float32[2,4]")
     assert gc.isenabled()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from memcalc.measurement import Measurement, measurement_from
+from memcalc.verify.files import verify_records
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 97, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 2}
 REQUEST = {"model": {"name": "tiny", **CONFIG}, "training": {"optimizer": "torch:AdamW", "precision": "fp32"}}
@@ -16,6 +19,12 @@ def _row(component, name, tensor, owner, part=""):
         "component": component, "name": name, "part": part, "owner": owner, "dtype": str(tensor.dtype).removeprefix("torch."),
         "shape": list(tensor.shape), "nbytes": tensor.untyped_storage().nbytes(), "device": "cpu",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def committed():
+    """The committed records, every one of them judged."""
+    return verify_records(Path(__file__).parents[2] / "measurements")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from memcalc.allocator.settings import asked_settings
 from memcalc.arrays import Count, rounded
@@ -24,6 +24,7 @@ from memcalc.parallelism.engines import layouts
 from memcalc.plan import Plan, make_plan
 from memcalc.plan_checks import check_settings
 from memcalc.positions import check_positions
+from memcalc.records import replace
 from memcalc.tape.events import COMPONENTS, Mark, Role, allocs
 from memcalc.tape.fold import fold
 from memcalc.units import checked_bytes

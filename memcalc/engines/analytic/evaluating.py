@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -24,7 +23,7 @@ from memcalc.plan import Plan
 from memcalc.play.caching import DynamicCache, KeyValueCache, StaticCache
 from memcalc.play.caching_fp8 import FP8Cache
 from memcalc.play.machine import Machine
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs
 
 

@@ -9,7 +9,6 @@ gradient is stored by then, so that two gradients are alive for a moment (``Opti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcalc.engines.analytic.static import state_holdings
@@ -23,6 +22,7 @@ from memcalc.play.adapting import counted
 from memcalc.play.graph import Leaf
 from memcalc.play.stretch import Told
 from memcalc.play.values import Life
+from memcalc.records import replace
 from memcalc.tape.events import allocs
 
 if TYPE_CHECKING:

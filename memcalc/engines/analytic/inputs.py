@@ -6,7 +6,6 @@ What there is of it follows runtime/family_inputs.py, which a test holds it to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count, minimum
@@ -15,7 +14,7 @@ from memcalc.families._forward import Batch
 from memcalc.families.base import TEXT, Family
 from memcalc.models import Model
 from memcalc.play.values import Life, Storage, Value
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Buffer
 from memcalc.tensors import ITEMSIZE
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from memcalc.allocator.settings import AllocatorSettings, asked_settings
 from memcalc.arrays import is_array, rounded
 from memcalc.behaving import Assumed, behaviour_of
-from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
 from memcalc.engines.analytic.static import Account, gradients_held, keeps_gradients
 from memcalc.engines.analytic.step import family_of, play_step
 from memcalc.engines.analytic.tapes import Around, Played, steady_tape, two_steps
@@ -23,7 +21,7 @@ from memcalc.job import Job
 from memcalc.kernels.reduction import Chip
 from memcalc.models import Model
 from memcalc.plan import Plan
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import COMPONENTS, ROLES, Event, Phase, Role
 from memcalc.tape.fold import fold, requested
 from memcalc.units import checked_bytes
@@ -224,6 +222,8 @@ def assembled(
 
 def _explained(footprint: Footprint, tape: Sequence[Event]) -> tuple[Held, ...]:
     """What the layout keeps, and of the other components what the played step holds."""
+    from memcalc.engines.analytic.explain import PLAYED, REDUCED, held_by_role
+
     reduces = footprint.job["parallelism"]["zero_backend"] in ("deepspeed", "megatron")
     always = not reduces and any(held.component == COMPONENTS["communication"] for held in footprint.buffers)
     roles = (*PLAYED, *REDUCED) if reduces else PLAYED

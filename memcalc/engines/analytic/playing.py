@@ -14,9 +14,8 @@ from memcalc.kernels.behaviour import Behaviour
 from memcalc.models import Model
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
-from memcalc.play.flash_attn import NAME as FLASH_ATTN
 from memcalc.play.machine import Machine
-from memcalc.play.policy import Policy, Updates
+from memcalc.play.policy import FLASH_ATTN, Policy, Updates
 
 TRIES = 100
 """How often a job is played anew whose values another thread kept alive, before that is an error."""

@@ -7,7 +7,6 @@ arrays for many; this is the only implementation of either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from memcalc.arrays import Count, is_array, maximum, rounded, where
@@ -18,7 +17,7 @@ from memcalc.optimizers.base import Param, State
 from memcalc.parallelism.base import Holding, Layout, ScalarOnlyError, scalar
 from memcalc.parallelism.engines import layouts
 from memcalc.plan import Plan
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Buffer, Event, Mark, Repeat, Role, allocs, frees, outliving, within
 from memcalc.tape.fold import Fold, fold, requested
 from memcalc.units import MIB

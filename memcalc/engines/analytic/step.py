@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from memcalc.arrays import Count
@@ -25,6 +24,7 @@ from memcalc.play.graph import Engine, Leaf
 from memcalc.play.machine import Machine
 from memcalc.play.pointwise import scaled, to
 from memcalc.play.values import Value
+from memcalc.records import replace
 from memcalc.tape.events import Alloc, Buffer, allocs
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.parallelism.base import Holding
-from memcalc.records import dataclass
+from memcalc.records import dataclass, replace
 from memcalc.tape.events import Alloc, Buffer, Event, Mark, allocs, frees, outliving
 
 

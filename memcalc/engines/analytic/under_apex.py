@@ -11,7 +11,6 @@ then what was put aside goes. The step drops the masters' gradients at its end (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memcalc.engines.analytic.moments import END, is_moment, mark, written
 from memcalc.engines.analytic.static import keeps_gradients
@@ -24,6 +23,7 @@ from memcalc.play.adapting import counted
 from memcalc.play.around import Hooks
 from memcalc.play.machine import Machine
 from memcalc.play.values import Storage
+from memcalc.records import replace
 from memcalc.tape.events import Event, Mark, allocs, frees
 
 GRAD = ".grad"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from memcalc.arrays import Count, maximum
 from memcalc.engines.analytic.buckets import Placed, Reducer, Reduction
@@ -24,6 +23,7 @@ from memcalc.parallelism.deepspeed import ARGS, flat_order, padded_elements
 from memcalc.parallelism.plain import in_order
 from memcalc.plan import Plan
 from memcalc.play.adapting import counted
+from memcalc.records import replace
 from memcalc.tape.events import Alloc, Buffer, Event, Free, within
 from memcalc.tensors import itemsize
 

@@ -7,12 +7,11 @@ already); core/optimizer/clip_grads.py. Reduction and all-gather are in place (c
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memcalc.engines.analytic.tapes import Around, Played
 from memcalc.models import Model
 from memcalc.parallelism.base import Layout
 from memcalc.plan import Plan
+from memcalc.records import replace
 from memcalc.tape.events import Buffer, within
 
 BLOCKS = 320

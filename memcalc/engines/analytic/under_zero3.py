@@ -8,7 +8,6 @@ coalesced_collectives.py:reduce_scatter_coalesced.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memcalc.arrays import ceil_div, product
 from memcalc.engines.analytic.gathers import Coordinator, Limits, own_parameters
@@ -26,6 +25,7 @@ from memcalc.plan import Plan
 from memcalc.play.adapting import counted
 from memcalc.play.around import Call
 from memcalc.play.machine import Machine
+from memcalc.records import replace
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Mark, allocs, frees
 from memcalc.tape.unroll import unroll
 from memcalc.tensors import itemsize

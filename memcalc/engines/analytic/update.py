@@ -7,7 +7,6 @@ own step, or the textbook's step on masters. Numbers may be arrays.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from memcalc.arrays import Count
 from memcalc.engines.analytic.order import in_order
@@ -21,6 +20,7 @@ from memcalc.optimizers.step import step_events as library_events
 from memcalc.optimizers.textbook import one_by_one, textbook_events
 from memcalc.parallelism.base import Layout, handed
 from memcalc.plan import Plan
+from memcalc.records import replace
 from memcalc.tape.events import Alloc, Buffer, Event, Free, Repeat, allocs, frees, within
 from memcalc.tensors import itemsize
 
