@@ -5,7 +5,8 @@ python -m benchmarks.bounds --check   # exit 1 if it is stale
 
 A published run counts where the committed rule (benchmarks/published/scope.py) asks for it: a whole training step, whose
 allocated or reserved peak was measured. A record of ``measurements/`` counts where it is of a GPU and its peak was predicted by
-``verify``'s engine; there is none yet. Nothing here is chosen by how a prediction came out.
+``verify``'s engine; there is none yet. A figure of a single digit ("about 4 GB") says more of how it was rounded than of a
+prediction, and does not count. Nothing here is chosen by how a prediction came out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from memcalc.readers.source import read_model
 
 METRICS = ("allocated", "reserved")
 COLUMNS = ("id", "engine", "family", "implementation", "metric", "predicted", "measured", "halfwidth")
+DIGITS = 20
+"""A figure of two digits is rounded by a twentieth at most: 10 is 9.5 to 10.5."""
 MEASUREMENTS = Path(__file__).parents[1] / "measurements"
 
 
@@ -40,11 +43,16 @@ def published() -> Iterator[list[Any]]:
         for record in load():
             told = kept.get(record.id, {})
             asked = record.kind == "train_step" and record.metric in METRICS and not why_not(record, engine)
-            if asked and told.get("predicted") is not None:
+            if asked and _said_closely(record) and told.get("predicted") is not None:
                 yield [
                     record.id, told["engine"], family_of(record), record.implementation, record.metric, told["predicted"],
                     record.measured, record.halfwidth,
                 ]  # fmt: skip
+
+
+def _said_closely(record: Record) -> bool:
+    """Whether a figure was published to two digits or more."""
+    return record.measured is not None and record.halfwidth * DIGITS <= record.measured
 
 
 def family_of(record: Record) -> str:

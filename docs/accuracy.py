@@ -42,7 +42,8 @@ BOUNDS = """## How far a peak may be off
 `peak.low` and `peak.high` bound what a step allocates. They rest on runs that were both measured and predicted
 (`memcalc/recorded.json`, which `python -m benchmarks.bounds` writes from `benchmarks/published/` and
 `measurements/`): what counts is the ratio of measured to predicted, widened by what the published figure was rounded
-by, and the bound is the smallest and the largest ratio of the same engine and family. Of n ratios drawn alike, the
+by, and the bound is the smallest and the largest ratio of the same engine and family. A figure of a single digit
+("about 4 GB") is left out, however well it was met: its rounding would be the bound. Of n ratios drawn alike, the
 largest is above a share b of all with confidence 1 - b^n, whatever they are distributed like; the table gives b for
 95 %. A family of fewer than {few} records says too little, and all of its engine's stand in for it; an engine of
 fewer has no bound, and nothing is said to fit. `peak.low` is never below what is kept for good, which is known to the
@@ -50,9 +51,9 @@ byte.
 
 {table}
 
-What this is not: the runs are no random sample. They are of one project's code, cluster by model, and are of one
-rank, without compilation; a step of other code is assumed to be predicted as well as theirs. No reserved peak is on
-record, so there is no bound of it: only that it is no less than what is allocated.
+What this is not: the runs are no random sample. Most are of one project's code (litgpt's), cluster by model, and are
+without compilation; a step of other code is assumed to be predicted as well as theirs. Reserved peaks on record are
+too few for a bound of them.
 
 ## What must fit on the device
 

@@ -187,13 +187,7 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
         names, cache = ("", training.precision, "", 0), "none" if job.mode == "evaluate" else job.inference.cache
     try:
         size, least, at_least = _largest(job, model, key)
-        footprint = _estimated(job, model, key, max(size, least))
-        for _ in range(FRAGMENTED):  # the allocator may need more than the fold says
-            if not size or footprint.fits is None or footprint.fits.verdict in ("fits", "unknown"):
-                break
-            size -= max(1, size // 32)
-            size = size if size >= least else 0
-            footprint = _estimated(job, model, key, max(size, least))
+        footprint, size = _played(job, model, key, size, least)
     except MemcalcError as error:
         return Choice(*names, None, "unknown", reason=str(error), cache=cache, error=error)
     assert footprint.fits is not None
@@ -265,6 +259,33 @@ def _limit(job: Job, family: str) -> int:
     left = int(capacity[2] * (1 - job.hardware.headroom)) - beside
     bound = interval("analytic", family)
     return left if bound is None else int(left / bound.high)
+
+
+def _played(job: Job, model: Model, key: str, size: int, least: int) -> tuple[Footprint, int]:
+    """The estimate of the largest size that the allocator can play, no more than one whose fold is within the memory.
+
+    It may need more than the fold says: a size is taken back until it can, and what lies between is halved.
+    """
+    footprint, beyond = _estimated(job, model, key, max(size, least)), size
+    for _ in range(FRAGMENTED):
+        if not size or _settled(footprint):
+            break
+        beyond = size
+        size -= max(1, size // 32)
+        size = size if size >= least else 0
+        footprint = _estimated(job, model, key, max(size, least))
+    while size and beyond - size > 1 and _settled(footprint):
+        between = (size + beyond) // 2
+        tried = _estimated(job, model, key, between)
+        if _settled(tried):
+            footprint, size = tried, between
+        else:
+            beyond = between
+    return footprint, size
+
+
+def _settled(footprint: Footprint) -> bool:
+    return footprint.fits is None or footprint.fits.verdict in ("fits", "unknown")
 
 
 def _estimated(job: Job, model: Model, key: str, size: int) -> Footprint:
