@@ -39,10 +39,11 @@ def explain(error: ValidationError, path: str, known: Iterable[str] = ()) -> Inp
     findings = error.errors(include_url=False)
     finding = findings[0]
     loc, kind, context = finding["loc"], finding["type"], finding.get("ctx", {})
-    offered = _offered([each for each in findings if each["loc"][: len(loc) - 1] == loc[:-1]]) if loc else []
+    of_it = [each for each in findings if len(each["loc"]) == len(loc) and each["loc"][:-1] == loc[:-1]]
+    offered = _offered(of_it) if loc and loc[-1] in BRANCHES else []
     where = ".".join(str(part) for part in (path, *(loc[:-1] if offered else loc)) if part != "")
     if offered:
-        finite = not any(each["type"] == "finite_number" for each in findings if each["loc"][:-1] == loc[:-1])
+        finite = not any(each["type"] == "finite_number" for each in of_it)
         rule = f"is not {either(offered)}" if finite else "is not a finite number"
         return InputError(where, finding["input"], rule, "give one of them" if finite else "give one that is")
     if kind == "extra_forbidden":

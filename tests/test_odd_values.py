@@ -78,6 +78,21 @@ def test_what_cannot_be_is_one_clear_error(keys, said):
     assert str(refused.value) == said
 
 
+@pytest.mark.parametrize(("keys", "said"), [
+    ({"micro_batch_size": 0, "lora": {"r": math.nan}}, "training.micro_batch_size: 0 is not above 0; give a larger one"),
+    ({"lora": {"r": math.nan}, "optimizer_args": {"lr": {}}},
+     f"{OF}.lr: {{}} is not true, false, a number, text or a list; give one of them"),
+    ({"dp": 0, "zero_stage": 1} | bucket("abc"), "parallelism.dp: 0 is not above 0; give a larger one"),
+    ({"dp": 2, "zero_stage": 7} | bucket(math.nan), "parallelism.zero_stage: 7 is above 3; give a smaller one"),
+    (option({"a": 1}, optimizer=["a"]), "training.optimizer: ['a'] is not text; put it in quotes"),
+])  # fmt: skip
+def test_of_two_values_the_first_is_said(keys, said):
+    """By its own path and rule, though the other may be of several kinds and stands deeper in the same section."""
+    with pytest.raises(InputError) as refused:
+        read_job({"model": "gpt2", **keys})
+    assert str(refused.value) == said
+
+
 def test_a_job_among_many_keeps_its_path():
     """What pydantic finds and what is looked at after it are said of the same place."""
     for value in (math.nan, 10**24):
