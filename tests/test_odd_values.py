@@ -53,6 +53,10 @@ def code(name, key, value):
     (comm(""), f"{COMM}: '' is not true, false or a number; give one of them"),
     (option(math.nan), f"{OF}.lr: nan {FINITE}"), (option([0.9, math.nan], "betas"), f"{OF}.betas: [0.9, nan] {FINITE}"),
     (option("abc"), f"{OF}.lr: abc is not a number; give one, as 1e-4, or leave it out; it changes no byte"),
+    (option("abc", "betas"), f"{OF}.betas: abc is not a list of numbers; give one, as [0.9, 0.95], or leave it out; it changes "
+     "no byte"),
+    (option(0.9, "betas"), f"{OF}.betas: 0.9 is not a list of numbers; give one, as [0.9, 0.95], or leave it out; it changes "
+     "no byte"),
     (option({}), f"{OF}.lr: {{}} is not true, false, a number, text or a list; give one of them"),
     (option("abc", "fused"), f"{OF}.fused: abc is not true or false; the default is None"),
     (option(-1, "momentum", "sgd"), f"{OF}.momentum: -1 is below 0; the default is 0.0"),

@@ -133,7 +133,8 @@ def job_mapping(model: str | None, *, params: str | None = None, sets: list[str]
     mapping["model"] = _model(model, params, [word for word in sets or () if word not in of_job])
     for key in ("optimizer_args", "zero_args", "cache_args"):
         if key in mapping:
-            mapping[key] = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
+            found = pairs(mapping[key], f"--{key[:-1].replace('_', '-')}")
+            mapping[key] = {name: numbers(listed(value)) for name, value in found.items()} if key == "optimizer_args" else found
     return {**mapping, **hardware_mapping(memory=mapping.get("memory"), headroom=mapping.get("headroom"))}
 
 
@@ -170,6 +171,16 @@ def listed(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         return [scalar(word.strip()) for word in value[1:-1].split(",") if word.strip()]
     return value
+
+
+def numbers(value: Any) -> Any:
+    """A value of numbers with commas between is a list of them, as ``0.9,0.95``.
+
+    >>> numbers("0.9,0.95"), numbers("exp_avg,exp_avg_sq"), numbers(0.9)
+    ([0.9, 0.95], 'exp_avg,exp_avg_sq', 0.9)
+    """
+    found = [scalar(word.strip()) for word in value.split(",")] if isinstance(value, str) else []
+    return found if len(found) > 1 and all(type(each) in (int, float) for each in found) else value
 
 
 def hardware_mapping(**flags: str | None) -> dict[str, Any]:
@@ -224,16 +235,18 @@ def pairs(words: list[str] | None, flag: str) -> dict[str, Any]:
 
 
 def lora_options(words: list[str] | None) -> dict[str, Any] | None:
-    """What ``--lora`` says; names of modules with commas between are a list. None where nothing is said.
+    """What ``--lora`` says; names of modules with commas between, or in brackets, are a list. None where nothing is said.
 
     >>> lora_options(["r=8", "target_modules=q_proj,v_proj"])
     {'r': 8, 'target_modules': ['q_proj', 'v_proj']}
+    >>> lora_options(["target_modules=[c_attn]"])
+    {'target_modules': ['c_attn']}
     """
-    found = pairs(words, "--lora")
+    found = {key: listed(value) for key, value in pairs(words, "--lora").items()}
     names = found.get("target_modules")
-    listed = names.split(",") if isinstance(names, str) and names != "all-linear" else []
-    if listed and all(part.replace(".", "_").isidentifier() for part in listed):
-        found["target_modules"] = listed
+    split = names.split(",") if isinstance(names, str) and names != "all-linear" else []
+    if split and all(part.replace(".", "_").isidentifier() for part in split):
+        found["target_modules"] = split
     return found or None
 
 

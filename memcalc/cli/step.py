@@ -42,5 +42,5 @@ def settings_of(lora: list[str] | None, **told: Any) -> dict[str, Any]:
     Raises:
         InputError: an option of LoRA that is not KEY=VALUE.
     """
-    told["lora"] = o.pairs(lora, "--lora") or None
+    told["lora"] = o.lora_options(lora)
     return {key: value for key, value in told.items() if value is not None}

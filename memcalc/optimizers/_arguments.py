@@ -65,11 +65,16 @@ def _listed(value: Any, kind: Sequence[Any], path: str, usual: str) -> Any:
 
 
 def check_common(key: str, value: Any, path: str) -> None:
-    """Refuse text and truth values where a number is meant, though no byte hangs on it: the constructor would refuse them.
+    """Refuse text and truth values where a number is meant, and for betas what is no list, though no byte hangs on it: the
+    constructor would refuse them.
 
     Raises:
         InputError: one.
     """
+    if key == "betas" and value is not None and not _is_numbers(value):
+        raise InputError(
+            path, value, "is not a list of numbers", "give one, as [0.9, 0.95], or leave it out; it changes no byte"
+        )
     if key in TRUTHS and not isinstance(value, bool):
         raise InputError(path, value, "is not true or false", "leave it out; it changes no byte")
     if key in NUMBERS and value is not None and not _is_number(value) and not _is_numbers(value):

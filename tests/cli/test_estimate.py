@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from memcalc.cli.options import job_mapping
+
 from .conftest import process
 
 GPT2 = 124_439_808
@@ -205,6 +207,15 @@ def test_the_job_as_understood_is_a_job(memcalc):
     assert job["training"]["optimizer"] == "torch:Adam"
     assert (job["parallelism"]["zero_backend"], job["parallelism"]["dp_shard"]) == ("deepspeed", 4)
     assert job["training"]["gradient_accumulation_steps"] == 1
+
+
+@pytest.mark.parametrize("betas", ["0.9,0.95", "[0.9,0.95]", "[0.9, 0.95]"])
+def test_an_option_may_be_a_list(memcalc, betas):
+    """Numbers with commas between, in brackets or not, and names of modules in brackets, are lists in the job."""
+    assert job_mapping("gpt2", optimizer_args=[f"betas={betas}"])["optimizer_args"] == {"betas": [0.9, 0.95]}
+    asked = ("estimate", "gpt2", "--scope", "states", "--format", "json", "--optimizer-arg", f"betas={betas}")
+    answer = memcalc(*asked, "--lora", "target_modules=[c_attn]")
+    assert (answer.code, answer.json["job"]["training"]["lora"]) == (0, {"target_modules": ["c_attn"]})
 
 
 @pytest.mark.parametrize(
