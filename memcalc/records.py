@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 else:
     import dataclasses
     import inspect
+    import threading
 
     OFTEN = 64
     """The instance of a class from which on compiling its ``__init__`` (0.2 ms) pays: it is ten times as fast."""
@@ -44,11 +45,15 @@ else:
 
         def __get__(self, record, kind=None):
             made = self.made
-            if isinstance(made.__dict__[self.name], _WhenAsked):
-                for name in _STANDARD:
-                    delattr(made, name)
-                dataclasses.dataclass(made, init=False, eq=False, repr=False, **self.settings)
+            with _MAKING:  # another thread that asks meanwhile finds this one still, and waits here
+                if isinstance(made.__dict__["__match_args__"], _WhenAsked):
+                    dataclasses.dataclass(made, init=False, eq=False, repr=False, **self.settings)
+                    # which leaves what is there already; set last, it says that the others are
+                    made.__match_args__ = tuple(one.name for one in dataclasses.fields(made) if one.init and not one.kw_only)
             return made.__dict__[self.name]
+
+    _MAKING = threading.RLock()
+    """Held while one class gets its three; a base's are asked for on the way."""
 
     def _own_and_inherited(cls):
         """The fields of a class, in order, each with its default: a value, a ``field`` that knows it, or MISSING."""
@@ -171,4 +176,4 @@ def _hash(record: Any) -> int:
     return hash(_values(record))
 
 
-_SHARED = {"__repr__": _repr, "__eq__": _eq, "__hash__": _hash}
+_SHARED = {"__repr__": _repr, "__eq__": _eq, "__hash__": _hash, "__replace__": replace}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import pickle
 import pkgutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, field, fields
 from functools import cached_property
 from importlib import import_module
@@ -118,6 +120,34 @@ def test_a_copy_with_changes_is_the_standard_librarys():
         y: int = 2
 
     assert replace(Plain(1), y=3) == Plain(1, 3)
+
+
+def test_the_copy_modules_replace_is_ours():
+    """``copy.replace`` (Python 3.13) asks a record for ``__replace__``, which is ours and refuses what is no field."""
+    assert Point(1).__replace__(y=5) == Point(1, 5)
+    with pytest.raises(TypeError, match="has no fields \\['z'\\]"):
+        Fixed(1).__replace__(z=3)
+    if sys.version_info >= (3, 13):
+        assert copy.replace(Point(1), y=5) == Point(1, 5)
+
+
+def test_threads_that_ask_at_once_are_all_answered():
+    """What the standard library leaves on a class is made once, and at no time is it not there."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(40):
+
+                @dataclass(frozen=True)
+                class Asked:
+                    x: int
+                    y: int = 2
+
+                made = [pool.submit(lambda kind: (kind.__match_args__, len(fields(kind))), Asked) for _ in range(8)]
+                assert {one.result() for one in made} == {(("x", "y"), 2)}
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_every_record_has_the_fields_of_a_dataclass():
