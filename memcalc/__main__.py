@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from memcalc.collecting import seldom
 from memcalc.errors import EXIT_FAULT, MemcalcError
 
 EXIT_INTERRUPTED = 130
@@ -19,9 +20,7 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with the documented exit code."""
-    # hardly anything here is in cycles, and what is imported stays for good: looking through it for garbage, again and again
-    # and once more at the end, is a tenth of a cold start
-    gc.set_threshold(100_000, 10, 10)
+    seldom()
     code = run(sys.argv[1:] if arguments is None else arguments)
     gc.freeze()
     sys.exit(code)

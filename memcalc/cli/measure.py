@@ -130,11 +130,13 @@ def _one(
 def _record(mapping: dict[str, Any], device: str, settings: Any, app_dir: str | None, command: tuple[str, ...]) -> Any:
     """In this process where ``torchrun`` started it, else in one of its own."""
     if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        from memcalc.collecting import as_usual
         from memcalc.engines.measure.here import Ask, measure_here
 
         model = mapping["model"]
         case = str(mapping.get("name") or (model if isinstance(model, str) else "model"))
-        return measure_here(Ask(mapping, device, settings, case, app_dir, None, command))
+        with as_usual():
+            return measure_here(Ask(mapping, device, settings, case, app_dir, None, command))
     from memcalc.engines.measure import measure_mapping
 
     return measure_mapping(mapping, device=device, settings=settings, app_dir=app_dir, command=command)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="a measurement is a real step")
 
 from memcalc.campaign import RunSettings  # noqa: E402
+from memcalc.cli.measure import _record  # noqa: E402
+from memcalc.collecting import seldom  # noqa: E402
+from memcalc.engines.measure import here  # noqa: E402
 from memcalc.engines.measure.footprint import footprint_of  # noqa: E402
 from memcalc.engines.measure.here import Ask, measure_here  # noqa: E402
 from memcalc.errors import InputError  # noqa: E402
@@ -191,3 +196,16 @@ def test_ranks_have_to_be_there():
     """A job over two ranks cannot be measured by one, and the error says how to start two."""
     with pytest.raises(InputError, match=r"^parallelism\.dp: 2 is not the 1 ranks.*torchrun --nproc-per-node 2"):
         measure(dp=2)
+
+
+def test_a_rank_is_measured_under_pythons_own_thresholds(monkeypatch):
+    """Where torchrun started the command itself, garbage is looked for as in a training script, and afterwards as before."""
+    usual, seen = gc.get_threshold(), []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(here, "measure_here", lambda ask: seen.append(gc.get_threshold()))
+    seldom()
+    try:
+        _record({"model": "gpt2"}, "cpu", None, None, ())
+        assert (seen, gc.get_threshold()) == ([usual], (100_000, 10, 10))
+    finally:
+        gc.set_threshold(*usual)
