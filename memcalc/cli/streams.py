@@ -1,4 +1,4 @@
-"""Where answers go: a stdout whose reader may leave, that may be full, closed, or of an encoding without what is drawn."""
+"""Where answers go: streams whose readers may leave, that may be full, closed, or of an encoding without what is drawn."""
 
 from __future__ import annotations
 
@@ -68,6 +68,23 @@ class Answers:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
+class Remarks(Answers):
+    """Stderr. What cannot be written there is dropped: the exit code says that there was something.
+
+    Args:
+        stream: the real one.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, endless=False)
+
+    def _tried(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except (OSError, ValueError):
+            self._drop()
+
+
 @contextlib.contextmanager
 def answering(*, endless: bool) -> Iterator[None]:
     """Both streams as a command may use them, and as they were afterwards."""
@@ -77,7 +94,7 @@ def answering(*, endless: bool) -> Iterator[None]:
     out, err = (next(nowhere) if stream is None else stream for stream in before)
     if not str(getattr(out, "encoding", None) or "utf-8").lower().startswith("utf") and hasattr(out, "reconfigure"):
         out.reconfigure(errors="replace")  # lines and dots are drawn; without them a table is plainer, not a fault
-    sys.stdout, sys.stderr = Answers(out, endless=endless), err
+    sys.stdout, sys.stderr = Answers(out, endless=endless), Remarks(err)
     try:
         yield
     finally:

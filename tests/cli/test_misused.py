@@ -105,6 +105,22 @@ def test_a_full_disk_is_one_error(monkeypatch, capsys):
     assert said == "memcalc: stdout: cannot be written (No space left on device); make room, or send it elsewhere\n"
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), ValueError("closed")])
+def test_an_error_that_nobody_reads_is_still_an_error(monkeypatch, error):
+    """Where stderr is full, gone or closed, the exit code is what it would have been."""
+    monkeypatch.setattr(sys, "stderr", Refusing(error))
+    assert run(["estimate", "nosuch"]) == 2
+    assert run(["estimate", "gpt2", "--bogus"]) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_stderr_changes_no_exit_code():
+    """Nor does what the interpreter still holds for it at its end."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "memcalc", "estimate", "nosuch"], stderr=full, timeout=60, check=False)
+    assert done.returncode == 2
+
+
 def test_streams_are_given_back(monkeypatch):
     """After a command both are what they were, closed ones too; the wrapper is a stream in every other respect."""
     stream = Refusing(BrokenPipeError(), after=10**9)
