@@ -30,7 +30,8 @@ OptimizerName = Annotated[
     str | None, _option("--optimizer", group=TRAINING, text="See list optimizers (default adam).", metavar="NAME")
 ]
 OptimizerArgs = Annotated[
-    list[str] | None, _option("--optimizer-arg", group=TRAINING, text="An option of it: fused=true.", metavar="KEY=VALUE")
+    list[str] | None,
+    _option("--optimizer-arg", group=TRAINING, text="An option of the optimizer: fused=true.", metavar="KEY=VALUE"),
 ]
 Precision = Annotated[
     str | None, _option("--precision", group=TRAINING, text="Scheme (default fp16); see list precisions.", metavar="NAME")
@@ -75,10 +76,10 @@ CacheKind = Annotated[
     str | None, _option("--cache", group=CACHE, text="dynamic (default), static, quantized-….", metavar="NAME")
 ]
 CacheArgs = Annotated[
-    list[str] | None, _option("--cache-arg", group=CACHE, text="An option of it: nbits=4.", metavar="KEY=VALUE")
+    list[str] | None, _option("--cache-arg", group=CACHE, text="An option of the cache: nbits=4.", metavar="KEY=VALUE")
 ]
 CacheLength = Annotated[
-    int | None, _option("--max-cache-length", group=CACHE, text="Tokens that a static one holds.", metavar="N")
+    int | None, _option("--max-cache-length", group=CACHE, text="Tokens that a static cache holds.", metavar="N")
 ]
 Dp = Annotated[int | None, _option("--dp", group=RANKS, text="Data-parallel ranks.", metavar="N")]
 Stage = Annotated[int | None, _option("--zero-stage", group=RANKS, text="0, 1, 2 or 3.", metavar="N")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 WORDS = (
@@ -109,3 +111,11 @@ def test_a_size_that_is_sought_and_given_is_an_error(memcalc):
         assert answer.err.startswith(
             "memcalc: training.micro_batch_size: 4 is given, and the largest batch is what is sought; "
         )
+
+
+def test_help_names_what_an_option_is_of(memcalc, monkeypatch):
+    """An option of the cache or of the optimizer is said to be: neither stands behind what names one; 80 columns hold it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = memcalc("fit", "--help").out
+    assert {"An option of the cache: nbits=4.", "An option of the optimizer: fused=true."} <= set(re.split(r"\s{2,}|\n", shown))
+    assert max(map(len, shown.splitlines())) <= 80
