@@ -47,7 +47,6 @@ class Choice:
         footprint: at that size, or at 1 where that does not fit; None where it cannot be said.
         reason: why it cannot be said, or of the verdict.
         cache: of keys and values, where nothing trains; the optimizer and checkpointing are empty then.
-        error: what the reason says, where it cannot be said.
         most: what the size may be whatever the memory, as a model has so many positions, or a cache so many places.
     """
 
@@ -62,7 +61,6 @@ class Choice:
     reason: str = ""
     cache: str = ""
     most: int | None = None
-    error: MemcalcError | None = None
 
     @property
     def peak(self) -> int | None:
@@ -119,20 +117,20 @@ def fit(
     _check_read(model, largest)
     check_positions(with_size(job, SIZES[largest], 1), model)
     jobs = trained(job, ways) if trains(job) else forwards(job, ways)
-    found = [_choice(each, model, SIZES[largest]) for each in jobs]
-    _raise_shared(found)
+    errors: list[MemcalcError] = []
+    found = [_choice(each, model, SIZES[largest], errors) for each in jobs]
+    _raise_shared(errors, len(found))
     return sorted(found, key=_rank)
 
 
-def _raise_shared(choices: Sequence[Choice]) -> None:
+def _raise_shared(errors: Sequence[MemcalcError], ways: int) -> None:
     """An error that every way has is one of the job's.
 
     Raises:
         InputError: they have one.
     """
-    first = choices[0].error
-    if isinstance(first, InputError) and {one.reason for one in choices} == {str(first)}:
-        raise first
+    if len({str(one) for one in errors}) == 1 and len(errors) == ways and isinstance(errors[0], InputError):
+        raise errors[0]
 
 
 def _rank(choice: Choice) -> tuple[int, int]:
@@ -177,7 +175,8 @@ def with_size(job: Job, key: str, size: Any) -> Job:
     return job.model_copy(update={section: getattr(job, section).model_copy(update={key: size})})
 
 
-def _choice(job: Job, model: Model, key: str) -> Choice:
+def _choice(job: Job, model: Model, key: str, errors: list[MemcalcError]) -> Choice:
+    """The way of a job; why it cannot be said, if it cannot, is added to ``errors``."""
     training = job.training
     names: tuple[str, str, str, int] = (
         training.optimizer, training.precision, training.activation_checkpointing, job.parallelism.zero_stage
@@ -189,7 +188,8 @@ def _choice(job: Job, model: Model, key: str) -> Choice:
         size, least, at_least = _largest(job, model, key)
         footprint, size = _played(job, model, key, size, least)
     except MemcalcError as error:
-        return Choice(*names, None, "unknown", reason=str(error), cache=cache, error=error)
+        errors.append(error)
+        return Choice(*names, None, "unknown", reason=str(error), cache=cache)
     assert footprint.fits is not None
     told = footprint.job["training"]["optimizer"] or "", *names[1:]
     most = most_of(job, model, key)

@@ -70,6 +70,14 @@ def test_what_cannot_be_played_says_why_and_stops_nothing():
     assert all(one.largest is not None or one.reason for one in found)
 
 
+def test_ways_without_an_answer_are_equal_where_they_say_the_same():
+    """Two searches of one job find equal ways, those that cannot be said too: none holds on to what was raised."""
+    job = {**JOB, "optimizer_args": {"momentum": 0.9}}
+    once, again = (fit(job, Grid(["adamw", "sgd"], ["fp32"], ["none"])) for _ in range(2))
+    assert once == again
+    assert [one.verdict for one in once] == ["fits", "unknown"]
+
+
 @pytest.mark.parametrize(("keys", "largest", "said"), [
     ({"micro_batch_size": 4}, "batch", "training.micro_batch_size: 4 is given, and the largest batch is what is sought; leave "
      "it out, or seek the largest sequence: --largest sequence"),
