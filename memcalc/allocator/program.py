@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index as as_int
 from typing import Any, TypeAlias
 
+from memcalc.errors import InputError
 from memcalc.records import dataclass
 from memcalc.tape.events import PHASES, Alloc, Event, Mark, Phase, Repeat
 from memcalc.tape.unroll import unroll
@@ -77,12 +78,15 @@ class Numbered:
 
     def __init__(self, program: Program, value: Callable[[Any], Any], events: Callable[[], Sequence[Event]]) -> None:
         self.program, self.events = program, events
-        sizes = [_whole(value(size)) for size in program.sizes]
-        self.needs = [sizes[which] for which in program.needs]
+        self.sizes = [_whole(value(size)) for size in program.sizes]
         self.times = [_whole(value(turn.times)) for turn in program.turns()]
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events())
+
+    def needs(self) -> list[int]:
+        """What each buffer needs."""
+        return [self.sizes[which] for which in self.program.needs]
 
     @classmethod
     def of(cls, tape: Iterable[Event]) -> Numbered:
@@ -146,10 +150,13 @@ class _Writer:
     def repeated(self, event: Repeat) -> None:
         """A body so many times over."""
         ops: list[Op] = []
-        for one in unroll(event.body):
-            if one.__class__ is Mark:
-                raise NotPlainError
-            self.leaf(one, ops)
+        try:
+            for one in unroll(event.body):
+                if one.__class__ is Mark:
+                    raise NotPlainError
+                self.leaf(one, ops)
+        except InputError as error:  # a number of turns within, which the full replay refuses in its own words
+            raise NotPlainError from error
         times: Any = event.times
         settles = len(ops) > 1 and _gives_all_back(ops)
         if times.__class__ is int and times >= 0 and (times == 1 or (times * len(ops) <= SHORT and not settles)):

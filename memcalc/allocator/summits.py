@@ -130,16 +130,19 @@ class _Compiled:
     Attributes:
         module: ``memcalc.allocator.compiled``, once it has been loaded; None before, and where it cannot be.
         played: tapes that this process has played.
+        tried: whether it was asked for.
     """
 
     module: ClassVar[Any] = None
     played: ClassVar[int] = 0
+    tried: ClassVar[bool] = False
 
     @classmethod
     def loaded(cls) -> Any:
         """The module, if this process has played enough for it; None otherwise."""
         cls.played += 1
-        if cls.played == PATIENCE + 1:
+        if cls.played > PATIENCE and not cls.tried:
+            cls.tried = True
             from contextlib import suppress
 
             with suppress(Exception):  # no numba, or one that does not run here: it may only cost time
@@ -164,12 +167,12 @@ class _Run:
 
     def play(self, numbered: Numbered) -> list[list[int]]:
         """Phase by phase; what is held when one begins belongs to it."""
-        stacks: list[list[Piece]] = [[] for _ in numbered.needs]
-        times = iter(numbered.times)
+        needs, times = numbered.needs(), iter(numbered.times)
+        stacks: list[list[Piece]] = [[] for _ in needs]
         found = []
         for _, turns in numbered.program.phases:
             for turn in turns:
-                self.turn(turn, next(times), numbered.needs, stacks)
+                self.turn(turn, next(times), needs, stacks)
             found.append(self.tops)
             self.tops = [self.requested, self.allocated, self.reserved]
         return found

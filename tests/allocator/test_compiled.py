@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +80,7 @@ def test_a_process_that_plays_much_has_it_compiled(monkeypatch):
     """The first tapes of a process are played in Python, and those after them by numba; the answers are the same."""
     monkeypatch.setattr(bare, "PATIENCE", 3)
     monkeypatch.setattr(bare._Compiled, "played", 0)
+    monkeypatch.setattr(bare._Compiled, "tried", False)
     monkeypatch.setattr(bare._Compiled, "module", None)
     tape = [Mark("forward"), Alloc(Buffer("weight", 3 * MIB, "parameter"))]
     answers = []
@@ -92,6 +94,7 @@ def test_without_numba_all_stays_as_it_is(monkeypatch):
     """Where numba is not installed, a process that plays much goes on in Python, and asks for it once."""
     monkeypatch.setattr(bare, "PATIENCE", 0)
     monkeypatch.setattr(bare._Compiled, "played", 0)
+    monkeypatch.setattr(bare._Compiled, "tried", False)
     monkeypatch.setattr(bare._Compiled, "module", None)
     monkeypatch.delitem(sys.modules, "memcalc.allocator.compiled", raising=False)
     monkeypatch.delattr("memcalc.allocator.compiled", raising=False)
@@ -111,3 +114,16 @@ def test_a_program_is_written_once_for_all_sizes():
     assert in_python(numbered) == [[14 * MIB] * 2 + [20 * MIB]]
     with pytest.raises(NotPlainError):
         Numbered(program, lambda size: -1, list)
+
+
+def test_what_numba_must_not_compile_stays_in_python(monkeypatch):
+    """Where numba is told not to compile, the loop in arrays would be slower than the one it stands in for: it is not taken."""
+    monkeypatch.setattr(compiled.numba.config, "DISABLE_JIT", True)
+    with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):
+        compiled.ready()
+
+
+def test_repetitions_within_whose_count_is_no_number_are_no_program():
+    """A formula for the turns of a body inside a body: the bare loops leave the tape to the full replay."""
+    with pytest.raises(NotPlainError):
+        program_of([Repeat(2, (Repeat(np.array([1, 2]), (Alloc(Buffer("b", 3, "activation")), Mark("forward"))),))])

@@ -68,3 +68,13 @@ def test_what_evaluations_have_in_common_is_made_once(monkeypatch):
     assert [shared.kept(make, objects[2], numbers)[1] is numbers for _ in range(2)] == [True, True]
     assert len(asked) == 6
     assert len(shared.made) == 2
+
+
+def test_structures_of_the_latest_kinds_are_remembered(monkeypatch):
+    """A sweep over many numbers that are no batch's sizes holds the structures of some kinds, those used last, and no more."""
+    monkeypatch.setattr(sharing, "KEPT", 3)
+    shared, owner = Shared(), object()
+    first = shared._structures(0, owner)
+    for number in (1, 2, 0, 3, 4):
+        assert (shared._structures(number, owner) is first) is (number == 0)
+    assert list(shared.known) == [0, 3, 4]

@@ -18,16 +18,14 @@ from memcalc.symbols import NotParametricError
 
 T = TypeVar("T")
 KEPT = 64
-"""Plans, models and accounts that evaluations of arrays have in common."""
+"""Plans, models and accounts that evaluations of arrays have in common, and kinds of jobs whose structures are remembered."""
 
 
 class Shared:
     """Structures of jobs that are held as arrays, and what else they have in common, from one evaluation to the next."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, list[Structure]] = {}
-        self.owners: dict[int, object] = {}
-        self.alone: set[Any] = set()
+        self.known: dict[Any, tuple[object, list[Structure] | None]] = {}
         self.made: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
 
     def kept(self, make: Callable[..., T], *taken: Any) -> T:
@@ -73,10 +71,9 @@ class Shared:
         shown = job.model_copy(update={"training": job.training.model_copy(update=dict.fromkeys(sizes, LEAST))})
         mesh = (ranks, plan.shards, plan.replicas, plan.accumulation)
         key = (id(owner), *mesh, tuple(sizes), shown.model_dump_json())
-        self.owners[id(owner)] = owner
-        if key in self.alone or not sizes:
+        found = self._structures(key, owner)
+        if found is None or not sizes:
             return None
-        found = self.known.setdefault(key, [])
         for structure in found:
             if (reading := structure.recording.read(sizes)) is not None:
                 return structure, reading
@@ -86,12 +83,20 @@ class Shared:
         try:
             structure = structure_of(job, plan, model, account, first, ranks)
         except (NotParametricError, ScalarOnlyError):
-            self.alone.add(key)
+            self.known[key] = owner, None
             return None
         found.append(structure)
         reading = structure.recording.read(sizes)
         assert reading is not None, "it was played with the first of them"
         return structure, reading
+
+    def _structures(self, key: Any, owner: object) -> list[Structure] | None:
+        """The structures of a key, the latest used are kept; None where its jobs are played one by one."""
+        kept = self.known.pop(key, (owner, []))  # what a key tells by identity stays alive with it
+        while len(self.known) >= KEPT:
+            del self.known[next(iter(self.known))]
+        self.known[key] = kept
+        return kept[1]
 
 
 def _varies(one: Any) -> bool:

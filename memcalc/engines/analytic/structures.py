@@ -57,16 +57,14 @@ class Structure:
         recording: the formulas' atoms, and the questions.
         steady: the steady step's tape.
         steps: two iterations.
-        program: what the allocator's bare loops play of them; None where they do not.
         assumed: what it was assumed to run on.
         more: what was assumed on the way.
-        read: the steady step's instants, as far as somebody has asked for them.
+        read: the steady step's instants, and what the allocator plays, as far as somebody has asked for them.
     """
 
     recording: Recording
     steady: list[Event]
     steps: list[Event]
-    program: Program | None
     assumed: Assumed
     more: tuple[str, ...]
     read: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +78,14 @@ class Structure:
 
     def tape(self, reading: Reading) -> Iterable[Event]:
         """Two iterations for one job; the events themselves are written once somebody asks for them."""
-        if self.program is not None:
+        if "program" not in self.read:
+            self.read["program"] = None
+            with suppress(NotPlainError):  # what the bare loops do not play, the full replay does
+                self.read["program"] = program_of(self.steps)
+        program: Program | None = self.read["program"]
+        if program is not None:
             with suppress(NotPlainError):
-                return Numbered(self.program, reading.value, lambda: read_again(self.steps, reading))
+                return Numbered(program, reading.value, lambda: read_again(self.steps, reading))
         return read_again(self.steps, reading)
 
     def arrays(self) -> FormulaArrays:
@@ -109,11 +112,7 @@ def structure_of(
     steps, assumed = steps_of(asked, plan, model, account, ranks)
     if len(steps) > 1:
         raise NotParametricError("which rank is the highest differs from job to job")
-    both = two_steps(*steps[0])
-    program = None
-    with suppress(NotPlainError):
-        program = program_of(both)
-    return Structure(recording, steady_tape(*steps[0]), both, program, assumed, steps[0][1].assumed)
+    return Structure(recording, steady_tape(*steps[0]), two_steps(*steps[0]), assumed, steps[0][1].assumed)
 
 
 @dataclass
