@@ -85,7 +85,7 @@ class Interval:
 
     def told(self, family: str) -> str:
         """What it rests on, in one sentence."""
-        mine = f", {self.own} of them {family}" if self.pooled else f" of {family}"
+        mine = f", {self.own or 'none'} of them {family}" if self.pooled else f" of {family}"
         return (
             f"peak.low and peak.high are {float(self.low):.3f} and {float(self.high):.3f} times the prediction, the range of "
             f"{self.n} published runs (of {', '.join(self.implementations)}{mine}); of runs like these {self.share:.0%} "

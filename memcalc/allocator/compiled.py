@@ -1,4 +1,4 @@
-"""Tapes played by the bare loop as numba has compiled it (``memcalc.allocator.loop``): that loop in a tenth of the time.
+"""Tapes played by the bare loop as numba has compiled it (``memcalc.allocator.loop``): that loop in a fifth of the time.
 
 numba takes half a second to load, and some six to compile the loop the first time; it keeps the result beside the file, or in
 the user's cache, and compiles anew in every process where it may write neither.

@@ -8,8 +8,7 @@ A body that is repeated, and gives back in each turn all that it takes, is playe
 segment. From there on each turn finds what the one before found: which bytes are free follows from the segments and from the
 blocks that live, because neighbours that are free are always joined.
 
-A process that has played :data:`PATIENCE` tapes has ``memcalc.allocator.compiled`` play the further ones, where numba is
-installed.
+A process that has played :data:`PATIENCE` tapes has ``memcalc.allocator.compiled`` play further ones, where numba is installed.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def _told(tops: Sequence[Sequence[int]], numbered: Numbered) -> Summits:
 
 
 class _Compiled:
-    """The compiled loop, where there is one.
+    """The compiled loop.
 
     Attributes:
         module: ``memcalc.allocator.compiled``, once it has been loaded; None before, and where it cannot be.
